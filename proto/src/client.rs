@@ -1,0 +1,258 @@
+//! Clients that speak domain types. Every unary call has a deadline, so that a tracker that hangs is
+//! an error and not a wait; streams are bounded by the keep-alive of their connection.
+
+use std::time::Duration;
+
+use tokio_stream::{Stream, StreamExt};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId,
+    convert::{self, FileChunks, FileOutcome, Holder, HolderChanges, WireError},
+    manifest::ManifestError,
+    transport::{self, CALL_TIMEOUT},
+    wire::{self, peer_client, tracker_client},
+};
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The other end said no, or could not be reached.
+    #[error("{}", .0.message())]
+    Status(#[from] Status),
+    /// The other end sent something that cannot be.
+    #[error("malformed answer: {0}")]
+    Malformed(#[from] WireError),
+    /// The manifest that the tracker sent contradicts itself.
+    #[error("malformed manifest: {0}")]
+    Manifest(#[from] ManifestError),
+}
+
+impl ClientError {
+    /// The gRPC code; `Internal` for a malformed answer.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Status(status) => status.code(),
+            Self::Malformed(_) | Self::Manifest(_) => Code::Internal,
+        }
+    }
+
+    /// Whether the other end was not reached, as opposed to having refused.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+    }
+}
+
+impl From<ClientError> for Status {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Status(status) => status,
+            malformed => Status::internal(malformed.to_string()),
+        }
+    }
+}
+
+/// A granted lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Names the lease in later calls.
+    pub id: u64,
+    /// It ends this long after its last renewal.
+    pub lasts: Duration,
+    /// Renew it this often.
+    pub renew_every: Duration,
+}
+
+/// A file and how many hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSummary {
+    /// Which file.
+    pub file: FileInfo,
+    /// Live peers with every chunk.
+    pub full_holders: u32,
+    /// Live peers with some chunks.
+    pub partial_holders: u32,
+}
+
+/// Talks to the tracker. Cheap to clone; reconnects by itself.
+#[derive(Debug, Clone)]
+pub struct TrackerClient {
+    inner: tracker_client::TrackerClient<Channel>,
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Waits at most [`CALL_TIMEOUT`] even if the other end ignores the deadline in the request.
+async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ClientError> {
+    match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs())).into()),
+    }
+}
+
+impl TrackerClient {
+    /// Connects when first used, and again whenever the connection is lost.
+    pub fn new(endpoint: &Endpoint) -> Self {
+        Self { inner: tracker_client::TrackerClient::new(endpoint.connect_lazy()) }
+    }
+
+    /// Opens a lease.
+    pub async fn register_peer(&mut self, peer: PeerId, address: &Address) -> Result<Lease, ClientError> {
+        let request = wire::RegisterPeerRequest { peer_id: peer.to_string(), address: address.to_string() };
+        let answer = call(self.inner.register_peer(timed(request))).await?;
+        let renew = Duration::from_millis(answer.renew_millis.into());
+        if renew < Duration::from_millis(10) {
+            return Err(WireError::Bounds("renew_millis").into());
+        }
+        Ok(Lease { id: answer.lease_id, lasts: Duration::from_millis(answer.lease_millis.into()), renew_every: renew })
+    }
+
+    /// Announces chunks; one outcome for each entry, in order. At most [`convert::MAX_BATCH`] entries.
+    pub async fn register_chunk(&mut self, lease: u64, files: &[FileChunks]) -> Result<Vec<FileOutcome>, ClientError> {
+        let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
+        let answer = call(self.inner.register_chunk(timed(request))).await?;
+        if answer.results.len() != files.len() {
+            return Err(WireError::Bounds("results").into());
+        }
+        Ok(answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Keeps a lease alive; returns files whose names were released meanwhile.
+    pub async fn renew_lease(&mut self, lease: u64) -> Result<Vec<FileInfo>, ClientError> {
+        let answer = call(self.inner.renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
+        Ok(answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Ends a lease.
+    pub async fn leave(&mut self, lease: u64) -> Result<(), ClientError> {
+        call(self.inner.leave(timed(wire::LeaveRequest { lease_id: lease }))).await?;
+        Ok(())
+    }
+
+    /// Takes a file back; whether its name is free now.
+    pub async fn withdraw_file(&mut self, lease: u64, name: &FileName) -> Result<bool, ClientError> {
+        let request = wire::WithdrawFileRequest { lease_id: lease, name: name.to_string() };
+        Ok(call(self.inner.withdraw_file(timed(request))).await?.name_released)
+    }
+
+    /// One page of names, and the token of the next page unless this is the last.
+    pub async fn list_files(
+        &mut self,
+        request: wire::ListFilesRequest,
+    ) -> Result<(Vec<FileSummary>, Option<String>), ClientError> {
+        let answer = self.list_files_wire(request).await?;
+        let files = answer.files.into_iter().map(|summary| {
+            let file = summary.file.ok_or(WireError::Missing("file"))?.try_into()?;
+            Ok(FileSummary { file, full_holders: summary.full_holders, partial_holders: summary.partial_holders })
+        });
+        let files = files.collect::<Result<_, WireError>>()?;
+        Ok((files, Some(answer.next_page_token).filter(|token| !token.is_empty())))
+    }
+
+    /// [`TrackerClient::list_files`], passed through unconverted.
+    pub async fn list_files_wire(
+        &mut self,
+        request: wire::ListFilesRequest,
+    ) -> Result<wire::ListFilesResponse, ClientError> {
+        call(self.inner.list_files(timed(request))).await
+    }
+
+    /// `FileLocations`, passed through unconverted.
+    pub async fn file_locations_wire(
+        &mut self,
+        request: wire::FileLocationsRequest,
+    ) -> Result<wire::FileLocationsResponse, ClientError> {
+        call(self.inner.file_locations(timed(request))).await
+    }
+
+    /// A file's whole manifest, page by page, checked against its id.
+    pub async fn manifest(&mut self, name: &FileName) -> Result<Manifest, ClientError> {
+        let mut hashes: Vec<Digest> = Vec::new();
+        loop {
+            let first_hash = u32::try_from(hashes.len()).map_err(|_| WireError::Bounds("chunk_sha256"))?;
+            let request = wire::FileLocationsRequest {
+                name: name.to_string(),
+                first_hash,
+                omit_holders: true,
+                ..Default::default()
+            };
+            let answer = self.file_locations_wire(request).await?;
+            let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
+            let page = convert::hashes(&answer.chunk_sha256)?;
+            let complete = page.is_empty() || hashes.len() + page.len() >= file.layout.chunk_count().get() as usize;
+            hashes.extend(page);
+            if complete {
+                let manifest = Manifest::new(file.layout, hashes)?;
+                // Another file took the name between two pages, or the tracker is broken.
+                if manifest.id() != file.id {
+                    return Err(WireError::Digest("file_id").into());
+                }
+                return Ok(manifest);
+            }
+        }
+    }
+
+    /// Every live holder of a file, page by page.
+    pub async fn holders(&mut self, name: &FileName) -> Result<(FileInfo, Vec<Holder>), ClientError> {
+        let mut holders = Vec::new();
+        let mut token = String::new();
+        loop {
+            let request = wire::FileLocationsRequest {
+                name: name.to_string(),
+                omit_hashes: true,
+                holders_token: token,
+                ..Default::default()
+            };
+            let answer = self.file_locations_wire(request).await?;
+            for holder in answer.holders {
+                holders.push(holder.try_into()?);
+            }
+            token = answer.next_holders_token;
+            if token.is_empty() {
+                return Ok((answer.file.ok_or(WireError::Missing("file"))?.try_into()?, holders));
+            }
+        }
+    }
+
+    /// Changes of a file's holders: a snapshot, then batches.
+    pub async fn watch_file(
+        &mut self,
+        name: &FileName,
+    ) -> Result<impl Stream<Item = Result<HolderChanges, ClientError>> + Unpin + Send + use<>, ClientError> {
+        // No deadline on the request: it would end the stream.
+        let stream = call(self.inner.watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
+        Ok(stream.map(|message| Ok(message?.try_into()?)))
+    }
+}
+
+/// Asks one other peer for chunks. Cheap to clone; connects when first used.
+#[derive(Debug, Clone)]
+pub struct PeerClient {
+    inner: peer_client::PeerClient<Channel>,
+}
+
+impl PeerClient {
+    /// A client over one connection of its own.
+    pub fn new(address: &Address) -> Result<Self, tonic::transport::Error> {
+        Ok(Self { inner: peer_client::PeerClient::new(transport::endpoint(address.to_url())?.connect_lazy()) })
+    }
+
+    /// Streams a chunk from `offset` (bytes) on. The bytes are as untrusted as their sender; the caller
+    /// bounds the wait for each message.
+    pub async fn fetch_chunk(
+        &mut self,
+        file: FileId,
+        chunk: crate::ChunkIndex,
+        offset: u32,
+    ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
+        let request = wire::FetchChunkRequest { file_id: file.to_string(), chunk: chunk.get(), offset };
+        Ok(self.inner.fetch_chunk(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,156 @@
+//! Who a peer is, and where it is reached. The two are apart: a peer that moves stays the same peer.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+/// Longest address: a 255-byte host, a colon, five digits.
+pub const MAX_ADDRESS: usize = 261;
+
+/// A peer's lasting identity: 16 random bytes, written as 32 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId([u8; 16]);
+
+/// The text is not 32 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a peer id: expected 32 lower-case hex digits")]
+pub struct PeerIdError;
+
+impl PeerId {
+    /// Wraps 16 random bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = PeerIdError;
+
+    fn from_str(text: &str) -> Result<Self, PeerIdError> {
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(PeerIdError);
+        }
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| PeerIdError)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a peer is reached: `HOST:PORT`, the host a name, an IPv4 address or a bracketed IPv6
+/// address, the port not 0. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(Arc<str>);
+
+/// Why a text is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not HOST:PORT (a name, an IPv4 or a bracketed IPv6 address, and a port from 1 to 65535)")]
+pub struct AddressError(String);
+
+impl Address {
+    /// Checks an address.
+    pub fn new(text: &str) -> Result<Self, AddressError> {
+        let error = || AddressError(text.chars().take(MAX_ADDRESS).collect());
+        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let host_is_fine = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            // The same letters that a URL's host takes without escaping, so that no address can
+            // smuggle a path, a user name or another port into a URL.
+            None => {
+                !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+            }
+        };
+        let port_is_fine = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+        if text.len() > MAX_ADDRESS || !host_is_fine || !port_is_fine {
+            return Err(error());
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// `HOST:PORT`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `http://HOST:PORT`.
+    pub fn to_url(&self) -> String {
+        format!("http://{}", self.0)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl From<std::net::SocketAddr> for Address {
+    /// The port must not be 0: take it from a bound socket.
+    fn from(address: std::net::SocketAddr) -> Self {
+        Self(address.to_string().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for good in ["127.0.0.1:1", "[::1]:7401", "peer-1.rack_2.example:65535"] {
+            assert_eq!(Address::new(good).unwrap().to_url(), format!("http://{good}"));
+        }
+        let long = format!("{}:1", "h".repeat(300));
+        for bad in [
+            "",
+            ":1",
+            "host",
+            "host:0",
+            "host:65536",
+            "host:+1",
+            "host:",
+            "::1:80",
+            "[::1:80",
+            "[zz]:1",
+            "a/b:1",
+            "u@h:1",
+            "h:1/x",
+            "h h:1",
+            "h:1:2",
+            &long,
+        ] {
+            assert!(Address::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn peer_ids() {
+        let id = PeerId::from_bytes([0xab; 16]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "ab", &"AB".repeat(16), &"ab".repeat(17)] {
+            assert!(bad.parse::<PeerId>().is_err(), "{bad}");
+        }
+    }
+}
