@@ -251,6 +251,8 @@ pub struct FileChunks {
     pub hashes: Vec<Digest>,
     /// Chunks that the sender holds in addition to those announced before.
     pub held: ChunkSet,
+    /// The sender holds nothing of it any more; `held` and `hashes` mean nothing then.
+    pub gone: bool,
 }
 
 impl TryFrom<wire::FileChunks> for FileChunks {
@@ -270,7 +272,7 @@ impl TryFrom<wire::FileChunks> for FileChunks {
         if held.count() != count {
             return Err(WireError::ChunkSet("length is not the file's chunk_count"));
         }
-        Ok(Self { file, first_hash: entry.first_hash, hashes, held })
+        Ok(Self { file, first_hash: entry.first_hash, hashes, held, gone: entry.gone })
     }
 }
 
@@ -281,6 +283,7 @@ impl From<&FileChunks> for wire::FileChunks {
             chunk_sha256: hashes_to_wire(&entry.hashes),
             first_hash: entry.first_hash,
             held: Some((&entry.held).into()),
+            gone: entry.gone,
         }
     }
 }
