@@ -1,1 +1,35 @@
-//! Stub.
+//! What the end-to-end tests stand on: the real binaries, started on free ports in a temporary folder,
+//! beside counterparts that misbehave on purpose.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`binaries`] | the path of `tracker-svc`, `peer-svc` and `peer-cli`, built from the present sources |
+//! | [`process`] | a child process whose output is kept, and shown when a test fails |
+//! | [`cluster`] | a tracker and peers: start, kill, restart in place |
+//! | [`cli`] | runs of `peer-cli --json`: events and exit code |
+//! | [`content`] | reproducible random files and their manifests |
+//! | [`fake_peer`] | an in-process peer that lies, stalls, vanishes, or serves chunk by chunk |
+//! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
+//! | [`wait`] | waiting for a condition, with a deadline |
+//! | [`small_disk`] | a file system that is soon full |
+//!
+//! Invariants: every port is 0 at first; nothing here waits for a time, only for conditions; no process
+//! outlives the value that started it; the daemons are known by their contract alone (flags, ready
+//! lines, gRPC, exit codes), never by their insides.
+
+pub mod binaries;
+pub mod cli;
+pub mod cluster;
+pub mod content;
+pub mod fake_peer;
+pub mod gate;
+pub mod process;
+pub mod small_disk;
+pub mod wait;
+
+pub use cli::{Run, Running};
+pub use cluster::{Cluster, Peer, Tracker};
+pub use content::Content;
+pub use fake_peer::{FakePeer, Manner};
+pub use gate::Gate;
+pub use wait::until;

@@ -1,0 +1,256 @@
+//! A peer that lives in the test: it registers with the real tracker, keeps its lease, counts what is
+//! asked of it, and behaves in whatever manner the test wants.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use drizzle_proto::{
+    Address, ChunkSet, PeerId,
+    client::{Lease, TrackerClient},
+    convert::{FileChunks, FileOutcome, MAX_HASHES},
+    transport,
+    wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
+};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::{Semaphore, mpsc},
+};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status};
+
+use crate::Content;
+
+/// What a fake peer does when asked for a chunk.
+#[derive(Debug, Clone)]
+pub enum Manner {
+    /// Serves the true bytes.
+    Honest,
+    /// Serves the true bytes of one chunk for each permit that the test adds.
+    Gated(Arc<Semaphore>),
+    /// Serves as many bytes as it should, none of them right.
+    WrongBytes,
+    /// Serves wrong bytes for this chunk, the true ones for others.
+    WrongChunk(u32),
+    /// Sends this many true bytes and then nothing, forever.
+    Stalls(usize),
+    /// Sends this many true bytes, then an error.
+    BreaksOff(usize),
+    /// Sends this many true bytes, then says that this was all.
+    EndsEarly(usize),
+    /// Sends the true bytes, then goes on without end.
+    SendsTooMuch,
+    /// Sends a message of this many bytes.
+    HugeMessage(usize),
+    /// Sends messages without a byte, without end.
+    EmptyMessages,
+    /// Answers with this status.
+    Says(Code),
+}
+
+/// The fake. Dropped, it is gone at once, as by `kill -9`: its connections break, its lease runs out.
+#[derive(Debug)]
+pub struct FakePeer {
+    /// Where it is asked.
+    pub address: SocketAddr,
+    /// Who it says it is.
+    pub id: PeerId,
+    requests: Arc<Mutex<Vec<u32>>>,
+    // Its own, so that the server's every task can be ended at once.
+    runtime: Option<Runtime>,
+}
+
+impl FakePeer {
+    /// A peer that says it holds all of `content`.
+    pub async fn start(tracker: &str, content: &Content, manner: Manner) -> Self {
+        let all = ChunkSet::full(content.manifest.layout().chunk_count());
+        Self::holding(tracker, content, all, manner).await
+    }
+
+    /// A peer that says it holds some chunks of `content`. It is registered when this returns.
+    ///
+    /// # Panics
+    /// If the tracker does not take it.
+    pub async fn holding(tracker: &str, content: &Content, held: ChunkSet, manner: Manner) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let id = PeerId::from_bytes(rand::random());
+        let service = Service { content: Arc::new(content.clone()), manner, requests: requests.clone() };
+        let mut membership = Membership {
+            tracker: TrackerClient::new(&transport::endpoint(tracker.to_owned()).expect("a tracker's URL")),
+            content: service.content.clone(),
+            held,
+            id,
+        };
+        let starting = runtime.spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("a bound port has an address");
+            let server = transport::server().add_service(peer_server::PeerServer::new(service));
+            tokio::spawn(server.serve_with_incoming(transport::incoming(listener)));
+            let lease = membership.join(address).await.expect("the tracker takes the fake");
+            tokio::spawn(async move { membership.keep(lease, address).await });
+            address
+        });
+        let address = starting.await.expect("the fake starts");
+        Self { address, id, requests, runtime: Some(runtime) }
+    }
+
+    /// The chunks that it was asked for, in order, repeats included.
+    ///
+    /// # Panics
+    /// If a request panicked.
+    pub fn requests(&self) -> Vec<u32> {
+        self.requests.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Forgets the requests so far.
+    ///
+    /// # Panics
+    /// If a request panicked.
+    pub fn forget_requests(&self) {
+        self.requests.lock().expect("nobody panics with it").clear();
+    }
+
+    /// Gone, without a word.
+    pub fn vanish(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for FakePeer {
+    fn drop(&mut self) {
+        self.vanish();
+    }
+}
+
+struct Membership {
+    tracker: TrackerClient,
+    content: Arc<Content>,
+    held: ChunkSet,
+    id: PeerId,
+}
+
+impl Membership {
+    async fn join(&mut self, address: SocketAddr) -> Result<Lease, String> {
+        let address = Address::new(&address.to_string()).map_err(|error| error.to_string())?;
+        let lease = self.tracker.register_peer(self.id, &address).await.map_err(|error| error.to_string())?;
+        let mut first_hash = 0;
+        loop {
+            let hashes = self.content.manifest.hashes()[first_hash as usize..].iter().take(MAX_HASHES);
+            let entry = FileChunks {
+                file: self.content.info(),
+                first_hash,
+                hashes: hashes.copied().collect(),
+                held: self.held.clone(),
+                gone: false,
+            };
+            let outcomes = self.tracker.register_chunk(lease.id, &[entry]).await.map_err(|error| error.to_string())?;
+            match &outcomes[..] {
+                [FileOutcome::Registered] => return Ok(lease),
+                [FileOutcome::NeedHashes(next)] if *next > first_hash => first_hash = *next,
+                other => return Err(format!("{other:?}")),
+            }
+        }
+    }
+
+    /// Renews, and joins again after a restart of the tracker.
+    async fn keep(&mut self, mut lease: Lease, address: SocketAddr) {
+        loop {
+            tokio::time::sleep(lease.renew_every).await;
+            let lost = self.tracker.renew_lease(lease.id).await.is_err_and(|e| e.code() == Code::FailedPrecondition);
+            if lost && let Ok(new) = self.join(address).await {
+                lease = new;
+            }
+        }
+    }
+}
+
+struct Service {
+    content: Arc<Content>,
+    manner: Manner,
+    requests: Arc<Mutex<Vec<u32>>>,
+}
+
+type Sender = mpsc::Sender<Result<FetchChunkResponse, Status>>;
+
+#[tonic::async_trait]
+impl peer_server::Peer for Service {
+    type FetchChunkStream = Pin<Box<dyn Stream<Item = Result<FetchChunkResponse, Status>> + Send>>;
+
+    async fn fetch_chunk(
+        &self,
+        request: Request<FetchChunkRequest>,
+    ) -> Result<Response<Self::FetchChunkStream>, Status> {
+        let request = request.into_inner();
+        self.requests.lock().expect("nobody panics with it").push(request.chunk);
+        if let Manner::Says(code) = self.manner {
+            return Err(Status::new(code, "so says the fake"));
+        }
+        let bytes = self.content.chunk(request.chunk)[request.offset as usize..].to_vec();
+        let manner = match self.manner {
+            Manner::WrongChunk(chunk) if chunk == request.chunk => Manner::WrongBytes,
+            Manner::WrongChunk(_) => Manner::Honest,
+            ref manner => manner.clone(),
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        // It ends when the downloader goes away: sending fails then.
+        tokio::spawn(behave(manner, bytes, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn behave(manner: Manner, mut bytes: Vec<u8>, to: Sender) {
+    match manner {
+        Manner::Honest => _ = send(&to, &bytes).await,
+        Manner::Gated(gate) => {
+            // A request whose downloader is gone must not use up a permit.
+            let permit = tokio::select! {
+                biased;
+                () = to.closed() => None,
+                permit = gate.acquire() => permit.ok(),
+            };
+            if let Some(permit) = permit {
+                permit.forget();
+                send(&to, &bytes).await;
+            }
+        }
+        Manner::WrongBytes => {
+            bytes.iter_mut().for_each(|byte| *byte = !*byte);
+            send(&to, &bytes).await;
+        }
+        Manner::Stalls(after) => {
+            send(&to, &bytes[..after.min(bytes.len())]).await;
+            to.closed().await;
+        }
+        Manner::BreaksOff(after) => {
+            send(&to, &bytes[..after.min(bytes.len())]).await;
+            let _ = to.send(Err(Status::internal("the fake breaks off"))).await;
+        }
+        Manner::EndsEarly(after) => _ = send(&to, &bytes[..after.min(bytes.len())]).await,
+        Manner::SendsTooMuch => {
+            send(&to, &bytes).await;
+            while send(&to, &[0; 1000]).await {}
+        }
+        Manner::HugeMessage(size) => {
+            let _ = to.send(Ok(FetchChunkResponse { data: vec![0; size].into() })).await;
+            to.closed().await;
+        }
+        Manner::EmptyMessages => while to.send(Ok(FetchChunkResponse::default())).await.is_ok() {},
+        Manner::Says(_) | Manner::WrongChunk(_) => unreachable!("resolved before the stream begins"),
+    }
+}
+
+/// In messages as the contract wants them; whether the receiver still listens.
+async fn send(to: &Sender, bytes: &[u8]) -> bool {
+    for part in bytes.chunks(transport::MESSAGE_SIZE) {
+        if to.send(Ok(FetchChunkResponse { data: part.to_vec().into() })).await.is_err() {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,24 @@
+//! Waiting for conditions. The deadline is for failures only: it is generous, and no test passes or
+//! fails by how fast the machine is.
+
+use std::time::{Duration, Instant};
+
+/// A condition that does not hold after this long never will.
+pub const DEADLINE: Duration = Duration::from_secs(90);
+
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks again and again until there is an answer, and returns it.
+///
+/// # Panics
+/// After [`DEADLINE`], saying `what` did not come about.
+pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = condition().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited {} s in vain: {what}", DEADLINE.as_secs());
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

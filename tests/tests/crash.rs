@@ -1,0 +1,248 @@
+//! A crash loses time, not data: kill -9 of the downloader, of a source, of the tracker.
+
+use std::sync::Arc;
+
+use drizzle_tests::{
+    Cluster, Content, FakePeer, Manner, Peer,
+    content::{SMALL_CHUNK, alter_secretly, files_below, random},
+    until,
+};
+use tokio::sync::Semaphore;
+
+const CHUNKS: usize = 40;
+
+/// A source that serves one chunk per permit.
+async fn gated(cluster: &Cluster, content: &Content) -> (FakePeer, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    (FakePeer::start(&cluster.tracker.url(), content, Manner::Gated(gate.clone())).await, gate)
+}
+
+/// Waits until the tracker knows that `peer` holds this many chunks: what is announced is stored.
+async fn until_announced(cluster: &Cluster, peer: &Peer, chunks: usize) {
+    until(&format!("{chunks} announced chunks"), async || {
+        let holders = cluster.holders("A").await;
+        holders.get(&peer.id()).filter(|holder| holder.chunks.len() as usize >= chunks).map(|_| ())
+    })
+    .await;
+}
+
+/// Kills the downloader once `stored` chunks are announced, and checks that the next attempt fetches the
+/// others, each once, and none of those.
+async fn killed_downloader_resumes(stored: usize) {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (source, gate) = gated(&cluster, &a).await;
+    let mut downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    gate.add_permits(stored);
+    download.until_stored(stored).await;
+    if stored > 0 {
+        until_announced(&cluster, &downloader, stored).await;
+    } else {
+        until("a first request", async || (!source.requests().is_empty()).then_some(())).await;
+    }
+    downloader.daemon.kill();
+    download.ended().await.expect(5);
+    assert_eq!(files_below(&downloader.dir), [""; 0], "nothing unverified is visible");
+
+    // Requests that were waiting at the gate died with their connection; they take no permit.
+    source.forget_requests();
+    gate.add_permits(10 * CHUNKS);
+    downloader.daemon.restart().await;
+    let run = downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+    assert_eq!(run.resumed(), (stored * SMALL_CHUNK as usize) as u64);
+    assert_eq!(run.fetched(), ((CHUNKS - stored) * SMALL_CHUNK as usize) as u64);
+    let mut requests = source.requests();
+    requests.sort_unstable();
+    requests.dedup();
+    assert_eq!(requests.len(), CHUNKS - stored, "distinct chunks asked for after the crash");
+}
+
+#[tokio::test]
+async fn a_downloader_killed_before_its_first_chunk_starts_over() {
+    killed_downloader_resumes(0).await;
+}
+
+#[tokio::test]
+async fn a_downloader_killed_after_its_first_chunk_resumes() {
+    killed_downloader_resumes(1).await;
+}
+
+#[tokio::test]
+async fn a_downloader_killed_in_the_middle_resumes() {
+    killed_downloader_resumes(CHUNKS / 2).await;
+}
+
+#[tokio::test]
+async fn a_downloader_killed_before_its_last_chunk_resumes() {
+    killed_downloader_resumes(CHUNKS - 1).await;
+}
+
+#[tokio::test]
+async fn a_downloader_killed_again_and_again_gets_there() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (_source, gate) = gated(&cluster, &a).await;
+    let mut downloader = cluster.peer("downloader").await;
+    for round in 1..=6 {
+        let mut download = downloader.start_cli(["download", "A"]);
+        gate.add_permits(6);
+        // Killed at whatever it does after the first new chunk: no condition holds it still.
+        download.until_stored(1).await;
+        downloader.daemon.kill();
+        download.ended().await;
+        downloader.daemon.restart().await;
+        assert_eq!(files_below(&downloader.dir), [""; 0], "round {round}");
+    }
+    gate.add_permits(10 * CHUNKS);
+    downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+}
+
+#[tokio::test]
+async fn a_downloader_killed_just_after_the_end_has_the_file() {
+    let cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    one.share(&a).await;
+    let mut two = cluster.peer("two").await;
+    two.download("A").await;
+    two.daemon.kill();
+    a.assert_at(&two.path("A"));
+    two.daemon.restart().await;
+    cluster.until_held("A", 2).await;
+    assert_eq!(two.download("A").await.fetched(), 0);
+}
+
+#[tokio::test]
+async fn stored_chunks_that_were_altered_during_the_crash_are_not_believed() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (_source, gate) = gated(&cluster, &a).await;
+    let mut downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    gate.add_permits(CHUNKS / 2);
+    download.until_stored(CHUNKS / 2).await;
+    until_announced(&cluster, &downloader, CHUNKS / 2).await;
+    downloader.daemon.kill();
+    download.ended().await.expect(5);
+    // The partial file is as large as the whole one; its every stored chunk gets a wrong byte.
+    let partial = largest_file(&downloader.dir.join(".drizzle"));
+    for chunk in 0..CHUNKS as u64 {
+        alter_secretly(&partial, chunk * u64::from(SMALL_CHUNK) + 7);
+    }
+    gate.add_permits(10 * CHUNKS);
+    downloader.daemon.restart().await;
+    downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+}
+
+fn largest_file(folder: &std::path::Path) -> std::path::PathBuf {
+    let files = files_below(folder).into_iter().map(|name| folder.join(name));
+    files.max_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len())).expect("a partial file")
+}
+
+#[tokio::test]
+async fn a_killed_source_is_replaced_by_the_one_that_is_left() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (mut one, gate_one) = cluster.gated_peer("one").await;
+    let (two, gate_two) = cluster.gated_peer("two").await;
+    one.share(&a).await;
+    two.share(&a).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    gate_one.allow(8 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    one.daemon.kill();
+    gate_one.cut();
+    gate_two.open();
+    let run = download.ended().await.expect(0);
+    a.assert_at(&downloader.path("A"));
+    let sources = run.sources();
+    assert!(sources[&gate_one.address().to_string()].chunks >= 1, "{sources:?}");
+    assert!(sources[&gate_two.address().to_string()].chunks >= 1, "{sources:?}");
+    assert!(run.blamed().iter().any(|(peer, ..)| *peer == gate_one.address().to_string()), "{:?}", run.blamed());
+}
+
+#[tokio::test]
+async fn a_tracker_restart_in_mid_download_goes_unnoticed() {
+    let mut cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (one, gate) = cluster.gated_peer("one").await;
+    one.share(&a).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    gate.allow(10 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    cluster.tracker.daemon.kill();
+    cluster.tracker.daemon.restart().await;
+    gate.open();
+    download.ended().await.expect(0);
+    a.assert_at(&downloader.path("A"));
+    // Both peers come back by themselves.
+    cluster.until_held("A", 2).await;
+}
+
+#[tokio::test]
+async fn a_download_goes_on_without_the_tracker() {
+    let mut cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let (one, gate) = cluster.gated_peer("one").await;
+    one.share(&a).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    gate.allow(10 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    cluster.tracker.daemon.kill();
+    gate.open();
+    download.ended().await.expect(0);
+    a.assert_at(&downloader.path("A"));
+}
+
+#[tokio::test]
+async fn a_killed_tracker_still_refuses_other_content() {
+    let mut cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    let a = Content::small_chunks("A", 1, 4);
+    one.share(&a).await;
+    drop(one);
+    cluster.tracker.daemon.kill();
+    cluster.tracker.daemon.restart().await;
+
+    let two = cluster.peer("two").await;
+    std::fs::write(two.path("A"), random(2, 50_000)).unwrap();
+    let run = two.cli(["share".as_ref(), two.path("A").as_os_str()]).await.expect(1);
+    let said = run.events.iter().map(ToString::to_string).collect::<String>() + &run.stderr;
+    assert!(said.contains(&a.info().id.to_string()), "the registered id is named: {said}");
+
+    // The same content is welcome from anybody.
+    let three = cluster.peer("three").await;
+    three.share(&a).await;
+    cluster.until_held("A", 1).await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_lease_ran_out_is_forgotten() {
+    let cluster = Cluster::with_tracker_args(["--lease", "1s"]).await;
+    let mut one = cluster.peer("one").await;
+    one.share(&Content::small_chunks("A", 1, 4)).await;
+    assert_eq!(cluster.listed().await, [("A".into(), 1, 0)]);
+    one.daemon.kill();
+    until("no holder", async || (cluster.listed().await == [("A".into(), 0, 0)]).then_some(())).await;
+    one.daemon.restart().await;
+    cluster.until_held("A", 1).await;
+}
+
+#[tokio::test]
+async fn a_peer_starts_before_its_tracker() {
+    let mut cluster = Cluster::start().await;
+    cluster.tracker.daemon.kill();
+    let one = cluster.peer("one").await;
+    let a = Content::small_chunks("A", 1, 4);
+    one.share(&a).await;
+    assert!(!one.status().await.tracker_connected);
+    cluster.tracker.daemon.restart().await;
+    cluster.until_held("A", 1).await;
+}

@@ -1,0 +1,114 @@
+//! Many of everything: downloaders at one peer, files in a folder.
+
+use std::{collections::BTreeSet, fs};
+
+use drizzle_proto::wire::ListFilesRequest;
+use drizzle_tests::{
+    Cluster, Content, Running,
+    cluster::Options,
+    content::{files_below, random},
+    until,
+};
+
+#[tokio::test]
+async fn thirty_two_peers_download_from_one_at_once() {
+    let cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    let a = Content::new("A", random(1, 4 << 20), 64 << 10);
+    one.share(&a).await;
+    let mut peers = Vec::new();
+    for number in 0..32 {
+        peers.push(cluster.peer(&format!("peer-{number}")).await);
+    }
+    let downloads: Vec<Running> = peers.iter().map(|peer| peer.start_cli(["download", "A"])).collect();
+    for (download, peer) in downloads.into_iter().zip(&peers) {
+        let run = download.ended().await.expect(0);
+        assert_eq!(run.fetched(), a.bytes.len() as u64);
+        assert_eq!(run.blamed(), [], "nobody misbehaved");
+        a.assert_at(&peer.path("A"));
+    }
+    cluster.until_held("A", 33).await;
+}
+
+#[tokio::test]
+async fn one_peer_downloads_thirty_two_files_at_once() {
+    let cluster = Cluster::start().await;
+    let contents: Vec<Content> =
+        (0..32).map(|n| Content::new(&format!("file-{n:02}"), random(n, 500_000), 256 << 10)).collect();
+    let options = contents.iter().fold(Options::default(), |o, c| o.file(c.name.as_str(), &c.bytes));
+    let _one = cluster.peer_with("one", options).await;
+    let two = cluster.peer("two").await;
+    cluster.until_held("file-31", 1).await;
+    let downloads: Vec<Running> = contents.iter().map(|c| two.start_cli(["download", c.name.as_str()])).collect();
+    for (download, content) in downloads.into_iter().zip(&contents) {
+        download.ended().await.expect(0);
+        content.assert_at(&two.path(content.name.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn several_callers_of_one_download_share_one_transfer() {
+    let cluster = Cluster::start().await;
+    let (one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 32);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    let mut runs: Vec<Running> = (0..4).map(|_| two.start_cli(["download", "A"])).collect();
+    for run in &mut runs {
+        run.until("the start", |events| events.iter().any(|event| event["event"] == "started")).await;
+    }
+    assert_eq!(two.status().await.transfers.len(), 1);
+    gate.open();
+    for run in runs {
+        run.ended().await.expect(0);
+    }
+    assert!(gate.passed() < 2 * a.bytes.len() as u64, "{} bytes came over the link", gate.passed());
+    a.assert_at(&two.path("A"));
+}
+
+#[tokio::test]
+async fn ten_thousand_small_files_are_shared_and_listed_in_pages() {
+    const FILES: usize = 10_000;
+    let cluster = Cluster::start().await;
+    let dir = cluster.folder().join("one");
+    for number in 0..FILES {
+        let name = format!("set/{:02}/{number:05}.bin", number % 100);
+        let path = dir.join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, number.to_le_bytes()).unwrap();
+    }
+    let expected = files_below(&dir);
+    assert_eq!(expected.len(), FILES);
+    let one = cluster.peer("one").await;
+    until("every file shared", async || (one.status().await.shared_files as usize == FILES).then_some(())).await;
+    until("every file listed", async || (cluster.listed().await.len() == FILES).then_some(())).await;
+
+    let mut tracker = cluster.tracker.client();
+    let (mut names, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    loop {
+        let request = ListFilesRequest { page_size: 1000, page_token: page_token.clone(), prefix: "set/".into() };
+        let (files, next) = tracker.list_files(request).await.unwrap();
+        assert!(files.len() <= 1000);
+        assert!(files.iter().all(|file| file.full_holders == 1));
+        names.extend(files.into_iter().map(|file| file.file.name.to_string()));
+        pages += 1;
+        match next {
+            Some(next) => page_token = next,
+            None => break,
+        }
+    }
+    assert_eq!(names, expected, "in byte order, each once");
+    assert!(pages >= 10);
+    let half: BTreeSet<String> = one
+        .cli(["files", "set/5"])
+        .await
+        .expect(0)
+        .events
+        .iter()
+        .map(|line| line["name"].as_str().expect("a name on every line").to_owned())
+        .collect();
+    assert_eq!(half.len(), 1000);
+    // What each file costs the tracker is bounded: 2 KiB plus its hashes, beside what it has anyway.
+    let memory = cluster.tracker.daemon.process.peak_memory();
+    assert!(memory < (64 << 20) + FILES as u64 * 2048, "{memory} bytes");
+}

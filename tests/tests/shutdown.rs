@@ -1,0 +1,86 @@
+//! Readiness, SIGTERM, and what is left afterwards.
+
+use drizzle_tests::{Cluster, Content, content::SMALL_CHUNK, content::files_below, until};
+use rustix::process::Signal;
+
+#[tokio::test]
+async fn a_daemon_says_one_line_and_ends_with_0() {
+    let mut cluster = Cluster::start().await;
+    let mut peer = cluster.peer("peer").await;
+    peer.share(&Content::small_chunks("A", 1, 4)).await;
+    assert_eq!(peer.daemon.terminate().await, 0, "{}", peer.daemon.process.stderr());
+    assert_eq!(cluster.listed().await, [("A".into(), 0, 0)], "it left: the tracker forgot it at once");
+    assert_eq!(cluster.tracker.daemon.terminate().await, 0, "{}", cluster.tracker.daemon.process.stderr());
+    for (daemon, keys) in [(&cluster.tracker.daemon, &["tracker"][..]), (&peer.daemon, &["control", "id", "peer"])] {
+        let said = daemon.process.stdout();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(daemon.ready.keys().collect::<Vec<_>>(), keys);
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_a_daemon_as_well() {
+    let mut cluster = Cluster::start().await;
+    let mut peer = cluster.peer("peer").await;
+    peer.daemon.process.signal(Signal::INT);
+    assert_eq!(peer.daemon.process.ended().await, 0);
+    cluster.tracker.daemon.process.signal(Signal::INT);
+    assert_eq!(cluster.tracker.daemon.process.ended().await, 0);
+}
+
+#[tokio::test]
+async fn a_serving_peer_finishes_its_chunks_before_it_ends() {
+    let cluster = Cluster::start().await;
+    let (mut one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 32);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    let mut download = two.start_cli(["download", "A", "--timeout", "2s"]);
+    gate.allow(6 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    one.daemon.process.signal(Signal::TERM);
+    until("its leave", async || (!cluster.holders("A").await.contains_key(&one.id())).then_some(())).await;
+    gate.open();
+    assert_eq!(one.daemon.process.ended().await, 0, "{}", one.daemon.process.stderr());
+    // What was under way came through whole; what was not asked for any more is lacking.
+    let run = download.ended().await;
+    assert!(run.code == 7 || run.code == 0, "{:?}", run.events.last());
+    assert!(run.steps().iter().all(|step| step.step != "failed" || step.peer == gate.address().to_string()));
+}
+
+#[tokio::test]
+async fn a_downloading_peer_ends_at_once_and_resumes() {
+    let cluster = Cluster::start().await;
+    let (one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 32);
+    one.share(&a).await;
+    let mut two = cluster.peer("two").await;
+    let mut download = two.start_cli(["download", "A"]);
+    gate.allow(10 * SMALL_CHUNK as usize);
+    download.until_stored(2).await;
+    assert_eq!(two.daemon.terminate().await, 0, "{}", two.daemon.process.stderr());
+    let run = download.ended().await;
+    assert!(run.code != 0 && run.code != 101, "the caller is told: {} {:?}", run.code, run.events.last());
+    assert_eq!(files_below(&two.dir), [""; 0]);
+    gate.open();
+    two.daemon.restart().await;
+    let run = two.download("A").await;
+    assert!(run.resumed() >= 2 * u64::from(SMALL_CHUNK), "{}", run.resumed());
+    a.assert_at(&two.path("A"));
+}
+
+#[tokio::test]
+async fn a_tracker_with_watchers_ends() {
+    let mut cluster = Cluster::start().await;
+    let (one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 32);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    let mut download = two.start_cli(["download", "A"]);
+    gate.allow(4 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    assert_eq!(cluster.tracker.daemon.terminate().await, 0, "{}", cluster.tracker.daemon.process.stderr());
+    gate.open();
+    download.ended().await.expect(0);
+    a.assert_at(&two.path("A"));
+}
