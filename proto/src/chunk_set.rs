@@ -138,6 +138,12 @@ impl ChunkSet {
         left
     }
 
+    /// Whether some chunk is in both sets, over the same count.
+    pub fn intersects(&self, other: &Self) -> bool {
+        debug_assert_eq!(self.count, other.count);
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
     /// The chunks in the set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         let count = self.count;
@@ -281,6 +287,7 @@ mod tests {
             prop_assert_eq!(set.len() as usize, chunks.len());
             prop_assert_eq!(set.is_full(), chunks.len() == n as usize);
             prop_assert_eq!(set.difference(&set_of(n, &other)), set_of(n, &chunks.difference(&other).copied().collect()));
+            prop_assert_eq!(set.intersects(&set_of(n, &other)), chunks.intersection(&other).next().is_some());
             let mut union = set.clone();
             union.union_with(&set_of(n, &other));
             prop_assert_eq!(union, set_of(n, &chunks.union(&other).copied().collect()));

@@ -1,0 +1,381 @@
+//! Who holds what, who can take another fetch right now, and who rests until when.
+//!
+//! Invariants:
+//! - `shelves[load]` lists exactly the holders that have something, carry `load` fetches and have room
+//!   for one more; `resting` lists exactly those that rest.
+//! - `bound` is a lower bound on the rarity of every waiting chunk that the holder has. It lets a search
+//!   skip the rare chunks that only saturated holders have without looking at them one by one.
+//! - A chunk for which a holder once gave wrong bytes is never again taken to be held by it.
+//!
+//! A holder that is gone stays on record with nothing to offer, so that its offences and the fetches it
+//! still carries are known when it returns.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use drizzle_proto::{ChunkIndex, ChunkSet, PeerId};
+use rand::{Rng, RngExt, seq::IndexedRandom};
+
+use super::{conduct::Conduct, rarity::RarityOrder};
+
+/// Where a holder stands in [`Holders`].
+pub(super) type Key = usize;
+
+/// Up to so many holders are tried blindly before the whole shelf is looked through.
+const BLIND_TRIES: usize = 8;
+
+/// What a holder has.
+#[derive(Debug, Clone)]
+pub(super) enum Held {
+    /// Nothing, or the holder is gone.
+    Nothing,
+    /// The whole file; not counted in the chunks' relative rarity.
+    All,
+    /// These chunks, perhaps by now all.
+    Part(ChunkSet),
+}
+
+impl Held {
+    pub(super) fn contains(&self, chunk: ChunkIndex) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Part(chunks) => chunks.contains(chunk),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::All => false,
+            Self::Part(chunks) => chunks.is_empty(),
+        }
+    }
+
+    fn intersects(&self, chunks: &ChunkSet) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => !chunks.is_empty(),
+            Self::Part(held) => held.intersects(chunks),
+        }
+    }
+}
+
+/// One holder.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) peer: PeerId,
+    pub(super) held: Held,
+    pub(super) conduct: Conduct,
+    /// Fetches that it carries for us.
+    pub(super) load: usize,
+    /// How many of them are second copies.
+    pub(super) copies: usize,
+    /// Chunks for which it gave wrong bytes.
+    denied: BTreeSet<ChunkIndex>,
+    bound: u32,
+    /// Load and place on that shelf.
+    shelf: Option<(usize, usize)>,
+    /// Its entry in `resting`.
+    rests: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Holders {
+    all: Vec<Holder>,
+    keys: HashMap<PeerId, Key>,
+    shelves: Vec<Vec<Key>>,
+    resting: BTreeSet<(Instant, Key)>,
+    per_holder: usize,
+    /// Holders of the whole file.
+    seeds: u32,
+}
+
+impl Holders {
+    pub(super) fn new(per_holder: usize) -> Self {
+        Self {
+            all: Vec::new(),
+            keys: HashMap::new(),
+            shelves: vec![Vec::new(); per_holder],
+            resting: BTreeSet::new(),
+            per_holder,
+            seeds: 0,
+        }
+    }
+
+    pub(super) fn get(&self, key: Key) -> &Holder {
+        &self.all[key]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Holder> {
+        self.all.iter()
+    }
+
+    pub(super) fn seeds(&self) -> u32 {
+        self.seeds
+    }
+
+    pub(super) fn find(&self, peer: PeerId) -> Option<Key> {
+        self.keys.get(&peer).copied()
+    }
+
+    /// The holder's record, made if it is new.
+    pub(super) fn enter(&mut self, peer: PeerId) -> Key {
+        *self.keys.entry(peer).or_insert_with(|| {
+            self.all.push(Holder {
+                peer,
+                held: Held::Nothing,
+                conduct: Conduct::new(self.per_holder),
+                load: 0,
+                copies: 0,
+                denied: BTreeSet::new(),
+                bound: 0,
+                shelf: None,
+                rests: None,
+            });
+            self.all.len() - 1
+        })
+    }
+
+    /// Changes a holder's load or conduct and puts it where it now belongs.
+    pub(super) fn update(&mut self, key: Key, change: impl FnOnce(&mut Holder)) {
+        change(&mut self.all[key]);
+        self.place(key);
+    }
+
+    fn place(&mut self, key: Key) {
+        let holder = &mut self.all[key];
+        let (was, is) = (holder.rests, holder.conduct.rest_until());
+        if was != is {
+            was.map(|until| self.resting.remove(&(until, key)));
+            is.map(|until| self.resting.insert((until, key)));
+            holder.rests = is;
+        }
+        if let Some((load, at)) = holder.shelf.take() {
+            self.shelves[load].swap_remove(at);
+            if let Some(&moved) = self.shelves[load].get(at) {
+                self.all[moved].shelf = Some((load, at));
+            }
+        }
+        let holder = &mut self.all[key];
+        if !holder.held.is_empty() && holder.load < holder.conduct.room() {
+            holder.shelf = Some((holder.load, self.shelves[holder.load].len()));
+            self.shelves[holder.load].push(key);
+        }
+    }
+
+    /// Ends every rest that is over.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some(&(until, key)) = self.resting.first()
+            && until <= now
+        {
+            self.update(key, |holder| holder.conduct.awake());
+        }
+    }
+
+    /// When the next rest of a holder that has anything is over.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.resting.iter().find(|&&(_, key)| !self.all[key].held.is_empty()).map(|&(until, _)| until)
+    }
+
+    /// The holder has exactly these chunks. Only what changed is touched.
+    pub(super) fn set(&mut self, key: Key, mut chunks: ChunkSet, order: &mut RarityOrder) {
+        for &denied in &self.all[key].denied {
+            chunks.remove(denied);
+        }
+        match std::mem::replace(&mut self.all[key].held, Held::Nothing) {
+            Held::All if chunks.is_full() => {
+                self.all[key].held = Held::All;
+                return;
+            }
+            Held::Part(old) if !chunks.is_full() => {
+                self.gain(key, &chunks.difference(&old), order);
+                self.lose(&old.difference(&chunks), order);
+                self.all[key].held = Held::Part(chunks);
+            }
+            old => {
+                match old {
+                    Held::Nothing => {}
+                    Held::All => self.seeds -= 1,
+                    Held::Part(old) => self.lose(&old, order),
+                }
+                self.all[key].bound = u32::MAX;
+                if chunks.is_full() {
+                    self.seeds += 1;
+                    self.all[key].bound = 0;
+                    self.all[key].held = Held::All;
+                } else {
+                    self.gain(key, &chunks, order);
+                    self.all[key].held = Held::Part(chunks);
+                }
+            }
+        }
+        self.place(key);
+    }
+
+    /// The holder has these chunks too.
+    pub(super) fn add(&mut self, key: Key, chunks: &ChunkSet, order: &mut RarityOrder) {
+        match std::mem::replace(&mut self.all[key].held, Held::Nothing) {
+            Held::All => self.all[key].held = Held::All,
+            Held::Nothing => self.set(key, chunks.clone(), order),
+            Held::Part(mut held) => {
+                let mut new = chunks.difference(&held);
+                for &denied in &self.all[key].denied {
+                    new.remove(denied);
+                }
+                self.gain(key, &new, order);
+                held.union_with(&new);
+                self.all[key].held = Held::Part(held);
+                self.place(key);
+            }
+        }
+    }
+
+    /// The holder has nothing to offer any more.
+    pub(super) fn clear(&mut self, key: Key, order: &mut RarityOrder) {
+        match std::mem::replace(&mut self.all[key].held, Held::Nothing) {
+            Held::Nothing => {}
+            Held::All => self.seeds -= 1,
+            Held::Part(old) => self.lose(&old, order),
+        }
+        self.place(key);
+    }
+
+    /// The holder has not this chunk, whatever was said; if `forever`, whatever will be said. The chunk
+    /// was just asked of it and so does not wait: no bound depends on it.
+    pub(super) fn strike(&mut self, key: Key, chunk: ChunkIndex, forever: bool, order: &mut RarityOrder) {
+        debug_assert!(!order.is_waiting(chunk));
+        if forever {
+            self.all[key].denied.insert(chunk);
+        }
+        match &mut self.all[key].held {
+            Held::Nothing => {}
+            Held::All => {
+                let mut rest = ChunkSet::full(order.count());
+                rest.remove(chunk);
+                self.set(key, rest, order);
+            }
+            Held::Part(chunks) => {
+                if chunks.remove(chunk) {
+                    order.lower(chunk);
+                    self.place(key);
+                }
+            }
+        }
+    }
+
+    fn gain(&mut self, key: Key, chunks: &ChunkSet, order: &mut RarityOrder) {
+        for chunk in chunks.iter() {
+            order.raise(chunk);
+            if order.is_waiting(chunk) {
+                let bound = &mut self.all[key].bound;
+                *bound = order.rarity(chunk).min(*bound);
+            }
+        }
+    }
+
+    fn lose(&mut self, chunks: &ChunkSet, order: &mut RarityOrder) {
+        let mut rarest = u32::MAX;
+        for chunk in chunks.iter() {
+            order.lower(chunk);
+            if order.is_waiting(chunk) {
+                rarest = order.rarity(chunk).min(rarest);
+            }
+        }
+        // No chunk fell by more than one, and none below `rarest`.
+        for holder in self.all.iter_mut().filter(|holder| rarest < holder.bound && holder.bound < u32::MAX) {
+            holder.bound -= 1;
+        }
+    }
+
+    /// A chunk waits again: the bounds of those that have it must not exclude it.
+    pub(super) fn returned(&mut self, chunk: ChunkIndex, order: &RarityOrder) {
+        let rarity = order.rarity(chunk);
+        for holder in self.all.iter_mut().filter(|holder| rarity < holder.bound) {
+            if holder.held.contains(chunk) {
+                holder.bound = rarity;
+            }
+        }
+    }
+
+    /// The lowest rarity at which an available holder may have a waiting chunk; `None` if none is available.
+    pub(super) fn lowest_bound(&self) -> Option<u32> {
+        self.shelves.iter().flatten().map(|&key| self.all[key].bound).min()
+    }
+
+    /// No available holder has a waiting chunk that is rarer than `rarity`.
+    pub(super) fn raise_bounds(&mut self, rarity: u32) {
+        for &key in self.shelves.iter().flatten() {
+            let bound = &mut self.all[key].bound;
+            *bound = rarity.max(*bound);
+        }
+    }
+
+    /// The available holders that may have a waiting chunk of this rarity, by load.
+    pub(super) fn candidates(&self, rarity: u32) -> Candidates {
+        let may_have = |key: &Key| self.all[*key].bound <= rarity;
+        Candidates(self.shelves.iter().map(|shelf| shelf.iter().copied().filter(may_have).collect()).collect())
+    }
+
+    /// Available holders that carry nothing for us but second copies.
+    pub(super) fn rescuers(&self) -> Candidates {
+        let free = |key: &Key| self.all[*key].load == self.all[*key].copies;
+        Candidates(self.shelves.iter().map(|shelf| shelf.iter().copied().filter(free).collect()).collect())
+    }
+}
+
+/// Holders that could take a fetch, by load. Valid until the holders change.
+#[derive(Debug)]
+pub(super) struct Candidates(Vec<Vec<Key>>);
+
+impl Candidates {
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// A random one among the least loaded that have the chunk.
+    pub(super) fn pick(&self, chunk: ChunkIndex, holders: &Holders, rng: &mut (impl Rng + ?Sized)) -> Option<Key> {
+        let has = |key: Key| holders.all[key].held.contains(chunk);
+        self.0.iter().filter(|shelf| !shelf.is_empty()).find_map(|shelf| {
+            // Mostly some random one will do; the result is equally likely either way.
+            let blind = if shelf.len() > BLIND_TRIES { BLIND_TRIES } else { 0 };
+            (0..blind).map(|_| shelf[rng.random_range(0..shelf.len())]).find(|&key| has(key)).or_else(|| {
+                let able: Vec<Key> = shelf.iter().copied().filter(|&key| has(key)).collect();
+                able.choose(rng).copied()
+            })
+        })
+    }
+
+    /// Keeps only those that have one of the chunks.
+    pub(super) fn retain(&mut self, chunks: &ChunkSet, holders: &Holders) {
+        for shelf in &mut self.0 {
+            shelf.retain(|&key| holders.all[key].held.intersects(chunks));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Holders {
+    /// Recomputes what is kept incrementally.
+    pub(super) fn check(&self, order: &RarityOrder, waiting: &ChunkSet) {
+        for chunk in waiting.iter() {
+            let parts = self.all.iter().filter(|holder| matches!(&holder.held, Held::Part(c) if c.contains(chunk)));
+            assert_eq!(order.rarity(chunk) as usize, parts.count(), "rarity of {chunk}");
+        }
+        for (key, holder) in self.all.iter().enumerate() {
+            let available = !holder.held.is_empty() && holder.load < holder.conduct.room();
+            assert_eq!(holder.shelf.is_some(), available);
+            if let Some((load, at)) = holder.shelf {
+                assert_eq!((load, self.shelves[load][at]), (holder.load, key));
+            }
+            for chunk in waiting.iter().filter(|&chunk| holder.held.contains(chunk)) {
+                assert!(holder.bound <= order.rarity(chunk), "bound {} hides {chunk}", holder.bound);
+            }
+            assert!(holder.denied.iter().all(|&chunk| !holder.held.contains(chunk)));
+        }
+        assert_eq!(self.seeds as usize, self.all.iter().filter(|holder| matches!(holder.held, Held::All)).count());
+        assert_eq!(self.resting.len(), self.all.iter().filter(|holder| holder.rests.is_some()).count());
+    }
+}

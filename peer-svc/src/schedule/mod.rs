@@ -1,0 +1,411 @@
+//! Which chunk to fetch next, and from whom: the pure scheduler of one download.
+//!
+//! Events go in (who holds what, how a fetch ended), fetches come out. The daemon drives it with tokio,
+//! tests drive it with a virtual clock. The policy and its measurements are in the swarm engine's
+//! design: rarest first with random ties, a random holder among the least loaded, few streams per
+//! holder, a second copy only at the very end.
+//!
+//! What holds at all times (the tests of this module check each line under random events):
+//! - no more fetches run than [`Limits`] allows, whole and per holder;
+//! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
+//!   never gave wrong bytes for this very chunk;
+//! - a stored chunk is never asked for again;
+//! - the chunk picked is of minimal rarity among those that some available holder has;
+//! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
+//!   every chunk that anybody holds is already requested;
+//! - each missing chunk is either waiting in the rarity order or in flight.
+//!
+//! **Rarity** counts every known holder of the chunk, avoided or not: an avoided holder's copy still
+//! exists in the swarm, and a penalty that begins or ends must not reorder 262,144 chunks. (A chunk that
+//! a holder turned out not to have is taken off that holder and no longer counts.) Copies in flight here
+//! count by taking the chunk out of the order altogether; between second copies they count as one.
+//!
+//! It never reads a clock, draws from a global random source, touches a file or a connection, or knows
+//! about messages of the wire. It does not know its own peer: whoever feeds it leaves that one out.
+
+mod conduct;
+mod holders;
+mod offence;
+mod rarity;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use drizzle_proto::{ChunkIndex, ChunkSet, PeerId};
+use rand::{Rng, seq::IndexedRandom};
+
+use self::{
+    holders::{Held, Holders, Key},
+    offence::Ledger,
+    rarity::RarityOrder,
+};
+
+pub use self::offence::{Blame, Offence};
+
+/// No second copy before the first has taken this long, however fast chunks usually come.
+const MIN_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a chunk is taken to need before any has come.
+const TYPICAL_AT_FIRST: Duration = Duration::from_secs(1);
+
+/// How much may run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Fetches of the whole download, second copies included; at least 1.
+    pub in_flight: usize,
+    /// Fetches at one holder; at least 1.
+    pub per_holder: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { in_flight: 8, per_holder: 4 }
+    }
+}
+
+/// Names one fetch for as long as the scheduler lives; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchId(u64);
+
+/// An assignment: ask this holder for this chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetch {
+    /// For [`Scheduler::finished`].
+    pub id: FetchId,
+    /// What to ask for.
+    pub chunk: ChunkIndex,
+    /// Whom to ask.
+    pub holder: PeerId,
+}
+
+/// How a fetch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The chunk was verified and written.
+    Stored,
+    /// The holder has no free upload slot.
+    Busy,
+    /// The holder did something wrong.
+    Failed(Offence),
+    /// We gave up ourselves; nobody's fault.
+    Cancelled,
+}
+
+/// Missing chunks that are not in flight and cannot be asked of anybody now, by cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supply {
+    /// No known holder has them.
+    pub unheld: ChunkSet,
+    /// Every known holder of them is avoided for an offence at present.
+    pub avoided: ChunkSet,
+}
+
+#[derive(Debug)]
+struct Flight {
+    chunk: ChunkIndex,
+    holder: Key,
+    since: Instant,
+    /// Asked for although another copy was in flight.
+    is_copy: bool,
+}
+
+/// Owner of what is missing, who holds it and what is in flight, for one download.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    missing: ChunkSet,
+    order: RarityOrder,
+    holders: Holders,
+    flights: BTreeMap<FetchId, Flight>,
+    next_id: u64,
+    /// How long a chunk takes, averaged over the last few.
+    typical: Option<Duration>,
+    ledger: Ledger,
+}
+
+impl Scheduler {
+    /// A download that still needs the `wanted` chunks, with no holder known yet.
+    pub fn new(wanted: &ChunkSet, limits: Limits) -> Self {
+        let limits = Limits { in_flight: limits.in_flight.max(1), per_holder: limits.per_holder.max(1) };
+        Self {
+            limits,
+            missing: wanted.clone(),
+            order: RarityOrder::new(wanted),
+            holders: Holders::new(limits.per_holder),
+            flights: BTreeMap::new(),
+            next_id: 0,
+            typical: None,
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// The holder has exactly these chunks of the same file; replaces what was known. Chunks for which
+    /// it gave wrong bytes are left out for good.
+    pub fn holder_is(&mut self, peer: PeerId, chunks: ChunkSet) {
+        debug_assert_eq!(chunks.count(), self.missing.count(), "chunks of another file");
+        let key = self.holders.enter(peer);
+        self.holders.set(key, chunks, &mut self.order);
+    }
+
+    /// The holder has these chunks too.
+    pub fn holder_added(&mut self, peer: PeerId, chunks: &ChunkSet) {
+        debug_assert_eq!(chunks.count(), self.missing.count(), "chunks of another file");
+        let key = self.holders.enter(peer);
+        self.holders.add(key, chunks, &mut self.order);
+    }
+
+    /// The holder has nothing to offer any more. Its fetches in flight go on, and its offences are
+    /// remembered should it come back.
+    pub fn holder_gone(&mut self, peer: PeerId) {
+        if let Some(key) = self.holders.find(peer) {
+            self.holders.clear(key, &mut self.order);
+        }
+    }
+
+    /// As [`Scheduler::holder_gone`] for every holder that is not to be kept. To replace the whole view:
+    /// retain those in the new one, then [`Scheduler::holder_is`] for each; only differences cost.
+    pub fn retain_holders(&mut self, mut keep: impl FnMut(PeerId) -> bool) {
+        let gone: Vec<_> = self.holders.iter().map(|holder| holder.peer).filter(|&peer| !keep(peer)).collect();
+        for peer in gone {
+            self.holder_gone(peer);
+        }
+    }
+
+    /// The next fetch to start, if any may start now. Call until `None`, after every event and at
+    /// [`Scheduler::wake_at`]. Every fetch must be [finished](Scheduler::finished) exactly once.
+    pub fn next(&mut self, now: Instant, rng: &mut (impl Rng + ?Sized)) -> Option<Fetch> {
+        self.holders.wake(now);
+        if self.flights.len() >= self.limits.in_flight || self.missing.is_empty() {
+            return None;
+        }
+        let (chunk, key, is_copy) = match self.pick_waiting(rng) {
+            Some((chunk, key)) => (chunk, key, false),
+            None => self.pick_copy(now, rng).map(|(chunk, key)| (chunk, key, true))?,
+        };
+        debug_assert!(self.missing.contains(chunk) && self.holders.get(key).held.contains(chunk));
+        debug_assert!(self.holders.get(key).load < self.limits.per_holder);
+        debug_assert!(self.copies_of(chunk).count() == usize::from(is_copy));
+        self.order.take(chunk);
+        self.holders.update(key, |holder| {
+            holder.load += 1;
+            holder.copies += usize::from(is_copy);
+        });
+        let id = FetchId(self.next_id);
+        self.next_id += 1;
+        self.flights.insert(id, Flight { chunk, holder: key, since: now, is_copy });
+        Some(Fetch { id, chunk, holder: self.holders.get(key).peer })
+    }
+
+    /// A fetch has ended. Returns the other copies of a chunk that is now stored: cancel them, and
+    /// report each as finished too when it has ended (they take up room until then). An id that is not
+    /// in flight is ignored.
+    pub fn finished(
+        &mut self,
+        id: FetchId,
+        outcome: Outcome,
+        now: Instant,
+        rng: &mut (impl Rng + ?Sized),
+    ) -> Vec<FetchId> {
+        let Some(Flight { chunk, holder: key, since, is_copy }) = self.flights.remove(&id) else {
+            return Vec::new();
+        };
+        let most = self.limits.per_holder;
+        self.holders.update(key, |holder| {
+            holder.load -= 1;
+            holder.copies -= usize::from(is_copy);
+            match outcome {
+                Outcome::Stored => holder.conduct.delivered(holder.load, most),
+                Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
+                Outcome::Failed(offence) => holder.conduct.offended(offence, now),
+                Outcome::Cancelled => {}
+            }
+        });
+        if let Outcome::Failed(offence) = outcome {
+            self.ledger.note(self.holders.get(key).peer, offence, chunk);
+            if offence.loses_chunk() {
+                self.holders.strike(key, chunk, offence == Offence::WrongBytes, &mut self.order);
+            }
+        }
+        if outcome == Outcome::Stored {
+            self.learn_duration(now.saturating_duration_since(since));
+            self.missing.remove(chunk);
+            return self.copies_of(chunk).map(|(id, _)| id).collect();
+        }
+        if self.missing.contains(chunk) {
+            self.give_back(chunk);
+        }
+        Vec::new()
+    }
+
+    /// The earliest moment at which [`Scheduler::next`] might return a fetch although nothing has
+    /// happened; `None` if only an event can help. Ask after `next` has returned `None`.
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.flights.len() >= self.limits.in_flight || self.missing.is_empty() {
+            return None;
+        }
+        let overdue = self.in_endgame().then(|| {
+            let patience = self.patience();
+            self.single_copies().map(move |flight| flight.since + patience).filter(|&at| at > now).min()
+        });
+        self.holders.next_wake().into_iter().chain(overdue.flatten()).min()
+    }
+
+    /// Whether every wanted chunk is stored. Cancelled copies may still be in flight.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// The chunks that are not stored yet, in flight or not.
+    pub fn missing(&self) -> &ChunkSet {
+        &self.missing
+    }
+
+    /// Fetches that were started and have not finished, second copies included.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// What keeps the download from going on. Looks at every holder: for messages and deadlines, not
+    /// for every event.
+    pub fn supply(&self, now: Instant) -> Supply {
+        let mut unheld = self.missing.clone();
+        for flight in self.flights.values() {
+            unheld.remove(flight.chunk);
+        }
+        let mut avoided = unheld.clone();
+        for holder in self.holders.iter() {
+            let is_avoided = holder.conduct.is_avoided(now);
+            for set in std::iter::once(&mut unheld).chain((!is_avoided).then_some(&mut avoided)) {
+                match &holder.held {
+                    Held::Nothing => {}
+                    Held::All => *set = ChunkSet::empty(set.count()),
+                    Held::Part(chunks) => *set = set.difference(chunks),
+                }
+            }
+        }
+        Supply { avoided: avoided.difference(&unheld), unheld }
+    }
+
+    /// Everything that holders did wrong so far, by holder and kind of offence.
+    pub fn blame(&self) -> Vec<Blame> {
+        self.ledger.report(self.missing.count())
+    }
+
+    /// The missing chunks for which some holder's content was wrong or had changed.
+    pub fn tainted(&self) -> ChunkSet {
+        let sound = ChunkSet::full(self.missing.count()).difference(&self.missing);
+        self.ledger.tainted(self.missing.count()).difference(&sound)
+    }
+
+    /// The rarest waiting chunk that an available holder has.
+    fn pick_waiting(&mut self, rng: &mut (impl Rng + ?Sized)) -> Option<(ChunkIndex, Key)> {
+        loop {
+            let least = self.holders.lowest_bound()?;
+            let Some(rarity) = self.order.rarest_from(least) else {
+                self.holders.raise_bounds(u32::MAX);
+                return None;
+            };
+            if let Some(found) = self.search(rarity, rng) {
+                return Some(found);
+            }
+            self.holders.raise_bounds(rarity + 1);
+        }
+    }
+
+    /// A random chunk of this rarity that an available holder has.
+    ///
+    /// Tries chunks in random order, which nearly always ends at once. Once the tries have cost as much
+    /// as it takes to find out which holders have any of these chunks at all, that is done instead, and
+    /// only those are tried further.
+    fn search(&mut self, rarity: u32, rng: &mut (impl Rng + ?Sized)) -> Option<(ChunkIndex, Key)> {
+        let mut candidates = self.holders.candidates(rarity);
+        let words = self.missing.count().get() as usize / 64;
+        // A try jumps about in memory; finding out walks through it, some eight times as fast.
+        let mut budget = Some((self.order.waiting_at(rarity) + candidates.len() * words) / 8);
+        for nth in 0..self.order.waiting_at(rarity) {
+            let chunk = self.order.draw(rarity, nth, rng)?;
+            if let Some(key) = candidates.pick(chunk, &self.holders, rng) {
+                return Some((chunk, key));
+            }
+            if let Some(left) = budget {
+                budget = left.checked_sub(candidates.len());
+                if budget.is_none() {
+                    candidates.retain(&self.order.set_at(rarity), &self.holders);
+                }
+            }
+            if candidates.len() == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// A second copy of the rarest chunk that is overdue at its only holder.
+    fn pick_copy(&self, now: Instant, rng: &mut (impl Rng + ?Sized)) -> Option<(ChunkIndex, Key)> {
+        if !self.in_endgame() {
+            return None;
+        }
+        let patience = self.patience();
+        let rescuers = self.holders.rescuers();
+        let mut rarest: Vec<(ChunkIndex, Key)> = Vec::new();
+        for flight in self.single_copies().filter(|flight| now >= flight.since + patience) {
+            let by_rarity =
+                rarest.first().map(|&(chunk, _)| self.order.rarity(flight.chunk).cmp(&self.order.rarity(chunk)));
+            if by_rarity.is_some_and(|than_found| than_found.is_gt()) {
+                continue;
+            }
+            // The slow holder itself is no rescuer: it carries a first copy.
+            if let Some(key) = rescuers.pick(flight.chunk, &self.holders, rng) {
+                debug_assert_ne!(key, flight.holder);
+                if by_rarity.is_some_and(|than_found| than_found.is_lt()) {
+                    rarest.clear();
+                }
+                rarest.push((flight.chunk, key));
+            }
+        }
+        rarest.choose(rng).copied()
+    }
+
+    /// Whether every chunk that anybody holds is requested. Chunks that nobody has must not keep a
+    /// slow one from being rescued.
+    fn in_endgame(&self) -> bool {
+        let least = if self.holders.seeds() > 0 { 0 } else { 1 };
+        self.order.rarest_from(least).is_none()
+    }
+
+    /// A copy of a missing chunk is lost: what is left of it becomes the first copy, and if nothing is
+    /// left the chunk waits again.
+    fn give_back(&mut self, chunk: ChunkIndex) {
+        match self.flights.values_mut().find(|flight| flight.chunk == chunk) {
+            Some(left) => {
+                let was_copy = std::mem::take(&mut left.is_copy);
+                self.holders.update(left.holder, |holder| holder.copies -= usize::from(was_copy));
+            }
+            None => {
+                self.order.put(chunk);
+                self.holders.returned(chunk, &self.order);
+            }
+        }
+    }
+
+    fn single_copies(&self) -> impl Iterator<Item = &Flight> {
+        self.flights
+            .values()
+            .filter(|flight| self.missing.contains(flight.chunk) && self.copies_of(flight.chunk).count() == 1)
+    }
+
+    fn copies_of(&self, chunk: ChunkIndex) -> impl Iterator<Item = (FetchId, &Flight)> {
+        self.flights.iter().filter(move |(_, flight)| flight.chunk == chunk).map(|(&id, flight)| (id, flight))
+    }
+
+    fn patience(&self) -> Duration {
+        (2 * self.typical.unwrap_or(TYPICAL_AT_FIRST)).max(MIN_PATIENCE)
+    }
+
+    fn learn_duration(&mut self, took: Duration) {
+        self.typical = Some(self.typical.map_or(took, |typical| (7 * typical + took) / 8));
+    }
+}

@@ -1,0 +1,225 @@
+//! The invariants of the module header, checked against a plain model under random events.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CHUNKS: u32 = 10;
+const HOLDERS: u8 = 5;
+
+#[derive(Debug, Clone)]
+enum Event {
+    Is(u8, u16),
+    Added(u8, u16),
+    Gone(u8),
+    Next,
+    NextUntilNone,
+    /// The nth fetch in flight ends.
+    End(usize, Outcome),
+    Pass(u64),
+    /// To just before, or exactly, the announced wake-up.
+    Wake(bool),
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    use Offence::*;
+    let offences =
+        proptest::sample::select(vec![WrongBytes, Changed, Stalled, BrokeOff, Refused, NotHeld, Unreachable]);
+    prop_oneof![
+        4 => Just(Outcome::Stored),
+        2 => Just(Outcome::Busy),
+        1 => Just(Outcome::Cancelled),
+        2 => offences.prop_map(Outcome::Failed),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let bits = prop_oneof![2 => any::<u16>(), 1 => Just(u16::MAX)];
+    prop_oneof![
+        2 => (0..HOLDERS, bits).prop_map(|(holder, bits)| Event::Is(holder, bits)),
+        2 => (0..HOLDERS, any::<u16>()).prop_map(|(holder, bits)| Event::Added(holder, bits)),
+        1 => (0..HOLDERS).prop_map(Event::Gone),
+        3 => Just(Event::Next),
+        3 => Just(Event::NextUntilNone),
+        5 => (any::<prop::sample::Index>(), outcomes()).prop_map(|(nth, outcome)| Event::End(nth.index(64), outcome)),
+        2 => (0u64..3000).prop_map(Event::Pass),
+        2 => any::<bool>().prop_map(Event::Wake),
+    ]
+}
+
+fn bits(bits: u16) -> ChunkSet {
+    some(CHUNKS, (0..CHUNKS).filter(|chunk| bits >> chunk & 1 == 1))
+}
+
+/// What must be true, kept the simplest way.
+struct Model {
+    bench: Bench,
+    limits: Limits,
+    held: BTreeMap<PeerId, ChunkSet>,
+    denied: BTreeSet<(PeerId, ChunkIndex)>,
+    stored: ChunkSet,
+    flights: Vec<Fetch>,
+}
+
+impl Model {
+    fn load(&self, holder: PeerId) -> usize {
+        self.flights.iter().filter(|fetch| fetch.holder == holder).count()
+    }
+
+    fn copies(&self, chunk: ChunkIndex) -> usize {
+        self.flights.iter().filter(|fetch| fetch.chunk == chunk).count()
+    }
+
+    fn rarity(&self, chunk: ChunkIndex) -> usize {
+        self.held.values().filter(|held| held.contains(chunk)).count()
+    }
+
+    fn waiting(&self) -> Vec<ChunkIndex> {
+        let chunks = count(CHUNKS).indices();
+        chunks.filter(|&chunk| !self.stored.contains(chunk) && self.copies(chunk) == 0).collect()
+    }
+
+    /// Holders that could be asked for a chunk now, by the scheduler's own view of their conduct.
+    fn able(&self, chunk: ChunkIndex) -> Vec<PeerId> {
+        let able = |&(holder, held): &(&PeerId, &ChunkSet)| {
+            let holders = &self.bench.scheduler.holders;
+            let room = holders.find(*holder).map_or(0, |key| holders.get(key).conduct.room());
+            held.contains(chunk) && self.load(*holder) < room
+        };
+        self.held.iter().filter(able).map(|(&holder, _)| holder).collect()
+    }
+
+    fn tell(&mut self, holder: u8, chunks: &ChunkSet) {
+        let denied = self.denied.iter().filter(|(denied, _)| *denied == peer(holder)).map(|&(_, chunk)| chunk);
+        let mut chunks = chunks.clone();
+        denied.for_each(|chunk| _ = chunks.remove(chunk));
+        self.held.entry(peer(holder)).or_insert_with(|| bits(0)).union_with(&chunks);
+    }
+
+    fn next(&mut self) -> Option<Fetch> {
+        let fetch = self.bench.next();
+        let waiting = self.waiting();
+        let Some(fetch) = fetch else {
+            if self.flights.len() < self.limits.in_flight {
+                let idle = waiting.iter().find(|&&chunk| !self.able(chunk).is_empty());
+                assert_eq!(idle, None, "a chunk could have been asked for");
+            }
+            return None;
+        };
+        let able = self.able(fetch.chunk);
+        assert!(!self.stored.contains(fetch.chunk), "stored already");
+        assert!(able.contains(&fetch.holder), "{} is not able", fetch.holder);
+        let least = able.iter().map(|&holder| self.load(holder)).min();
+        if waiting.contains(&fetch.chunk) {
+            let rarest = waiting.iter().filter(|&&chunk| !self.able(chunk).is_empty()).map(|&chunk| self.rarity(chunk));
+            assert_eq!(rarest.min(), Some(self.rarity(fetch.chunk)), "not the rarest");
+            assert_eq!(least, Some(self.load(fetch.holder)), "not the least loaded");
+        } else {
+            assert!(waiting.iter().all(|&chunk| self.rarity(chunk) == 0), "a copy before the endgame");
+            assert_eq!(self.copies(fetch.chunk), 1, "a third copy");
+            assert!(self.flights.iter().all(|other| (other.chunk, other.holder) != (fetch.chunk, fetch.holder)));
+        }
+        self.flights.push(fetch);
+        assert!(self.flights.len() <= self.limits.in_flight);
+        assert!(self.load(fetch.holder) <= self.limits.per_holder);
+        Some(fetch)
+    }
+
+    fn end(&mut self, nth: usize, outcome: Outcome) {
+        if self.flights.is_empty() {
+            return;
+        }
+        let fetch = self.flights.swap_remove(nth % self.flights.len());
+        let losers = self.bench.end(fetch, outcome);
+        let mut expected = Vec::new();
+        match outcome {
+            Outcome::Stored => {
+                self.stored.insert(fetch.chunk);
+                expected.extend(self.flights.iter().filter(|other| other.chunk == fetch.chunk).map(|other| other.id));
+            }
+            Outcome::Failed(offence) => {
+                if matches!(offence, Offence::WrongBytes | Offence::Changed | Offence::NotHeld) {
+                    self.held.get_mut(&fetch.holder).map(|held| held.remove(fetch.chunk));
+                }
+                if offence == Offence::WrongBytes {
+                    self.denied.insert((fetch.holder, fetch.chunk));
+                }
+                let blame = self.bench.scheduler.blame();
+                let names =
+                    |b: &Blame| b.holder == fetch.holder && b.offence == offence && b.chunks.contains(fetch.chunk);
+                assert!(blame.iter().any(names));
+            }
+            Outcome::Busy | Outcome::Cancelled => {}
+        }
+        assert_eq!(losers, expected);
+        assert_eq!(self.bench.end(fetch, Outcome::Stored), [], "finishing twice must change nothing");
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Is(holder, is) => {
+                self.bench.scheduler.holder_is(peer(holder), bits(is));
+                self.held.insert(peer(holder), bits(0));
+                self.tell(holder, &bits(is));
+            }
+            Event::Added(holder, more) => {
+                self.bench.scheduler.holder_added(peer(holder), &bits(more));
+                self.tell(holder, &bits(more));
+            }
+            Event::Gone(holder) => {
+                self.bench.scheduler.holder_gone(peer(holder));
+                self.held.remove(&peer(holder));
+            }
+            Event::Next => _ = self.next(),
+            Event::NextUntilNone => while self.next().is_some() {},
+            Event::End(nth, outcome) => self.end(nth, outcome),
+            Event::Pass(ms) => self.bench.now += Duration::from_millis(ms),
+            Event::Wake(exactly) => {
+                while self.next().is_some() {}
+                let wake = self.bench.scheduler.wake_at(self.bench.now);
+                assert!(wake.is_none_or(|wake| wake > self.bench.now));
+                let before = wake.map_or(self.bench.now + 3_600_000 * MS, |wake| wake - Duration::from_nanos(1));
+                self.bench.now = before;
+                assert_eq!(self.next(), None, "woken too late");
+                self.bench.now = wake.filter(|_| exactly).unwrap_or(before);
+            }
+        }
+    }
+
+    fn check(&self) {
+        let scheduler = &self.bench.scheduler;
+        assert_eq!(scheduler.missing(), &full(CHUNKS).difference(&self.stored));
+        assert_eq!(scheduler.in_flight(), self.flights.len());
+        let waiting: ChunkSet = some(CHUNKS, self.waiting().into_iter().map(ChunkIndex::get));
+        for chunk in count(CHUNKS).indices() {
+            assert_eq!(scheduler.order.is_waiting(chunk), waiting.contains(chunk), "waiting: {chunk}");
+        }
+        let unheld = some(CHUNKS, waiting.iter().filter(|&chunk| self.rarity(chunk) == 0).map(ChunkIndex::get));
+        assert_eq!(scheduler.supply(self.bench.now).unheld, unheld);
+        scheduler.holders.check(&scheduler.order, &waiting);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_invariants_hold_under_random_events(
+        seed in any::<u64>(),
+        in_flight in 1usize..7,
+        per_holder in 1usize..4,
+        events in proptest::collection::vec(events(), 1..120),
+    ) {
+        let limits = limits(in_flight, per_holder);
+        let mut bench = Bench::new(CHUNKS, limits, &[]);
+        bench.rng = rng(seed);
+        let (held, denied) = (BTreeMap::new(), BTreeSet::new());
+        let mut model = Model { bench, limits, held, denied, stored: bits(0), flights: Vec::new() };
+        for event in events {
+            model.apply(event);
+            model.check();
+        }
+    }
+}
