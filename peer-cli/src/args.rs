@@ -1,0 +1,164 @@
+//! The command line. Whatever can be refused without the daemon is refused here, with exit code 2.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use drizzle_proto::{Address, ChunkRanges, FileName, Layout};
+
+use crate::exit;
+
+/// Shares files with other machines and fetches theirs, through the peer daemon on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "peer-cli", version, after_help = exit::HELP, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// Control address of the peer daemon: http://HOST:PORT or HOST:PORT
+    #[arg(long, global = true, env = "DRIZZLE_PEER", value_name = "URL", default_value = "http://127.0.0.1:7402", value_parser = peer)]
+    pub(crate) peer: Address,
+
+    /// Print JSON: one object, or one per line for lists and for the events of a download
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Offer files, or all files in folders, to other peers
+    Share(Share),
+    /// Stop offering a file; it stays on disk
+    Unshare {
+        /// What the file is called in the swarm
+        name: FileName,
+    },
+    /// Fetch a file from every peer that has some of it
+    Download(Download),
+    /// List the files that there are
+    Files {
+        /// Only names that start with this
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+    /// Show which peer holds which chunks of a file
+    Locations {
+        /// What the file is called in the swarm
+        name: FileName,
+    },
+    /// Show how the daemon is and what it transfers
+    Status,
+    /// End a running download; its chunks are kept
+    Cancel {
+        /// What the file is called in the swarm
+        name: FileName,
+    },
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Share {
+    /// Files, or folders whose files are all shared
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What to call the file in the swarm (with one PATH only)
+    #[arg(long)]
+    pub(crate) name: Option<FileName>,
+    /// Bytes of a chunk, such as 1MiB, 256K or 65536: a power of two from 16 KiB to 64 MiB [default: about
+    /// 1000 chunks]
+    #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
+    pub(crate) chunk_size: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct Download {
+    /// What the file is called in the swarm
+    pub(crate) name: FileName,
+    /// Where to put it; into PATH if that is a folder or ends with '/' [default: the daemon's folder]
+    #[arg(short, long, value_name = "PATH", conflicts_with = "chunks")]
+    pub(crate) output: Option<PathBuf>,
+    /// Fetch only these chunks, such as 0-9,15, and hold them for others; no file appears
+    #[arg(long, value_name = "LIST")]
+    pub(crate) chunks: Option<ChunkRanges>,
+    /// Give up after this long without progress, such as 90s or 10m [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+fn peer(text: &str) -> Result<Address, String> {
+    let address = text.strip_prefix("http://").unwrap_or(text);
+    let address = address.strip_suffix('/').unwrap_or(address);
+    Address::new(address)
+        .map_err(|_| "expected http://HOST:PORT or HOST:PORT, such as http://127.0.0.1:7402".to_owned())
+}
+
+fn chunk_size(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        unit => return Err(format!("unknown unit {unit:?}: use K, KiB, M or MiB (units of 1024)")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a size such as 1MiB, 256K or 65536".to_owned())?;
+    let bytes = number.saturating_mul(1 << shift);
+    let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Layout::new(0, size)
+        .map(|_| size)
+        .map_err(|_| format!("{bytes} bytes are not a power of two from 16 KiB to 64 MiB"))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|error| format!("{error}, such as 90s or 10m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn chunk_sizes() {
+        for (text, size) in
+            [("65536", 65536), ("16K", 16 << 10), ("256KiB", 256 << 10), ("1 MiB", 1 << 20), ("64m", 64 << 20)]
+        {
+            assert_eq!(chunk_size(text), Ok(size), "{text}");
+        }
+        for text in
+            ["", "K", "8K", "128M", "1MB", "3M", "-1", "1.5M", "99999999999999999999", "18014398509481984K", "é"]
+        {
+            assert!(chunk_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn peers_with_and_without_scheme() {
+        for text in ["http://localhost:7402", "localhost:7402", "http://localhost:7402/"] {
+            assert_eq!(peer(text).unwrap().to_url(), "http://localhost:7402");
+        }
+        for text in ["", "localhost", "https://localhost:1", "http://a:1/x", "unix:///x"] {
+            assert!(peer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(timeout("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(timeout("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(timeout("soon").is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! `download`: starts a transfer, or attaches to it, and follows it to its end.
+//!
+//! Whatever happens, the view is told exactly one end. The transfer belongs to the daemon: only a signal
+//! cancels it, and a reader of stdout that leaves does not.
+
+use std::time::{Duration, Instant};
+
+use drizzle_proto::{
+    Address,
+    wire::{self, download_event::Event},
+};
+use tokio::time::MissedTickBehavior;
+use tonic::{Status, Streaming};
+
+use crate::{
+    args,
+    connect::Daemon,
+    exit::{Exit, Failure},
+    format::bytes,
+    paths,
+    progress::Progress,
+    render::{self, View},
+    signals::Interrupts,
+};
+
+/// How often the screen and the rates are brought up to date.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a cancelled transfer may take to end; the daemon drains what is in flight.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(
+    peer: &Address,
+    download: args::Download,
+    json: bool,
+    interrupts: Interrupts,
+) -> Result<Exit, Failure> {
+    let mut view = render::view(json);
+    let mut progress = Progress::new(download.name.to_string());
+    match follow(peer, &download, view.as_mut(), &mut progress, interrupts).await {
+        Ok(done) => {
+            view.done(&progress, &done)?;
+            Ok(Exit::Done)
+        }
+        Err(failure) => {
+            let exit = failure.exit;
+            view.failed(&progress, failure)?.map_or(Ok(exit), Err)
+        }
+    }
+}
+
+fn request(download: &args::Download) -> Result<wire::DownloadRequest, Failure> {
+    let output = download.output.as_ref().map(|output| paths::destination(output, &download.name));
+    // 0 would mean the default on the wire.
+    let millis = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+    Ok(wire::DownloadRequest {
+        name: download.name.to_string(),
+        output: output.transpose()?.unwrap_or_default(),
+        chunks: download.chunks.as_ref().map(Into::into),
+        timeout_millis: download.timeout.map_or(0, millis),
+    })
+}
+
+async fn follow(
+    peer: &Address,
+    download: &args::Download,
+    view: &mut dyn View,
+    progress: &mut Progress,
+    mut interrupts: Interrupts,
+) -> Result<wire::DownloadDone, Failure> {
+    let request = request(download)?;
+    let daemon = tokio::select! {
+        daemon = Daemon::connect(peer) => daemon?,
+        exit = interrupts.next() => return Err(Failure::new(exit, "interrupted")),
+    };
+    let mut control = daemon.control.clone();
+    let stream = tokio::select! {
+        stream = control.download(request) => stream,
+        // The request may have arrived.
+        exit = interrupts.next() => {
+            view.cancelling()?;
+            return cancel(&daemon, None, progress, exit).await;
+        }
+    };
+    let mut stream = stream.map_err(|status| not_started(&daemon, &status))?.into_inner();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            exit = interrupts.next() => {
+                view.cancelling()?;
+                return cancel(&daemon, Some(stream), progress, exit).await;
+            }
+            now = ticks.tick() => {
+                progress.observe(now.into_std());
+                view.tick(progress, Instant::now())?;
+            }
+            message = stream.message() => match ended(&daemon, &progress.name, message) {
+                Ok(Some(event)) => {
+                    progress.apply(&event);
+                    view.event(progress, &event)?;
+                }
+                Ok(None) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+}
+
+fn not_started(daemon: &Daemon, status: &Status) -> Failure {
+    daemon.failure(status).hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is.")
+}
+
+/// An event on the way, or in `Err` how the download ended.
+fn ended(
+    daemon: &Daemon,
+    name: &str,
+    message: Result<Option<wire::DownloadEvent>, Status>,
+) -> Result<Option<Event>, Result<wire::DownloadDone, Failure>> {
+    match message {
+        Ok(Some(wire::DownloadEvent { event: Some(Event::Done(done)) })) => Err(Ok(done)),
+        Ok(Some(wire::DownloadEvent { event: Some(Event::Failed(failed)) })) => {
+            Err(Err(Failure::from_download(name, failed)))
+        }
+        Ok(Some(other)) => Ok(other.event),
+        Ok(None) => Err(Err(daemon.gone("it ended the answer too early"))),
+        Err(status) => Err(Err(not_started(daemon, &status))),
+    }
+}
+
+/// Asks the daemon to cancel, and reads on meanwhile: the last event tells what lacks, or that it was done
+/// already.
+async fn cancel(
+    daemon: &Daemon,
+    stream: Option<Streaming<wire::DownloadEvent>>,
+    progress: &mut Progress,
+    exit: Exit,
+) -> Result<wire::DownloadDone, Failure> {
+    let mut control = daemon.control.clone();
+    let request = wire::CancelTransferRequest { name: progress.name.clone() };
+    let both = async { tokio::join!(control.cancel_transfer(request), last(daemon, stream, progress)) };
+    let answer = tokio::time::timeout(CANCEL_TIMEOUT, both).await;
+    let name = &progress.name;
+    let (answer, end) = match answer {
+        Ok((answer, end)) => (answer.map(|_| ()), end),
+        Err(_) => (Err(Status::deadline_exceeded("no answer in time")), None),
+    };
+    match (answer, end) {
+        (_, Some(Ok(done))) => Ok(done),
+        (Err(status), _) if status.code() != tonic::Code::NotFound => {
+            let reason =
+                format!("interrupted, but the daemon did not cancel the transfer: {}", daemon.failure(&status).reason);
+            Err(Failure::new(exit, reason).hint(format!("`peer-cli cancel {name}` ends it if it still runs.")))
+        }
+        (_, end) => {
+            let kept = match progress.total {
+                0 => String::new(),
+                total => format!(" ({} of {})", bytes(progress.stored), bytes(total)),
+            };
+            let reason = format!("cancelled {name}; its verified chunks are kept{kept}");
+            let failure = Failure::new(exit, reason).hint("Run the same command to go on from there.");
+            match end {
+                Some(Err(ended)) => Err(Failure { chunks: ended.chunks, blamed: ended.blamed, ..failure }),
+                _ => Err(failure),
+            }
+        }
+    }
+}
+
+/// How the stream ends, if there is one.
+async fn last(
+    daemon: &Daemon,
+    stream: Option<Streaming<wire::DownloadEvent>>,
+    progress: &mut Progress,
+) -> Option<Result<wire::DownloadDone, Failure>> {
+    let mut stream = stream?;
+    loop {
+        match ended(daemon, &progress.name, stream.message().await) {
+            Ok(event) => event.iter().for_each(|event| progress.apply(event)),
+            Err(end) => return Some(end),
+        }
+    }
+}

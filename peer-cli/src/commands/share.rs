@@ -1,0 +1,167 @@
+//! `share`: hashing progress on a terminal, then a line for each file.
+
+use drizzle_proto::wire::{self, share_event::Event, share_result::Status};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde::Serialize;
+
+use super::FileFields;
+use crate::{
+    args,
+    connect::Daemon,
+    exit::{Exit, Failure},
+    format::{bytes, clean, count},
+    output::Out,
+    paths, render,
+};
+
+/// More lines than this about files that went well, or that did not, are summed up.
+const LINES: u32 = 20;
+
+#[derive(Serialize)]
+struct Shared<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    file: FileFields<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
+}
+
+/// What to ask; fails for what cannot be asked.
+pub(super) fn request(share: &args::Share) -> Result<wire::ShareRequest, Failure> {
+    if share.name.is_some() && share.paths.len() > 1 {
+        return Err(Failure::new(Exit::Usage, "--name names one file: give one PATH with it"));
+    }
+    Ok(wire::ShareRequest {
+        paths: share.paths.iter().map(|path| paths::absolute(path)).collect::<Result<_, _>>()?,
+        name: share.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        chunk_size: share.chunk_size.unwrap_or(0),
+    })
+}
+
+pub(super) async fn run(
+    daemon: &Daemon,
+    request: wire::ShareRequest,
+    json: bool,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    let explain = |status: tonic::Status| {
+        let failure = daemon.failure(&status);
+        failure.hint_if(Exit::NoSuchFile, "The daemon reads the files: the path must exist where `peer-svc` runs.")
+    };
+    let mut stream = daemon.control.clone().share(request).await.map_err(explain)?.into_inner();
+    let bar = (!json && render::is_terminal()).then(bar);
+    let mut tally = Tally::default();
+    while let Some(event) = stream.message().await.map_err(explain)? {
+        match event.event {
+            Some(Event::Progress(progress)) => {
+                if let Some(bar) = &bar {
+                    hashing(bar, &progress);
+                }
+            }
+            Some(Event::Result(result)) => {
+                if let Some(bar) = &bar {
+                    bar.finish_and_clear();
+                }
+                tally.add(&result, json, out)?;
+            }
+            None => {}
+        }
+    }
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    if !json {
+        tally.sum_up(out)?;
+    }
+    Ok(if tally.refused + tally.failed > 0 { Exit::Other } else { Exit::Done })
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stdout_with_hz(15));
+    bar.set_style(render::bars::style(true));
+    bar
+}
+
+fn hashing(bar: &ProgressBar, progress: &wire::HashProgress) {
+    bar.set_length(progress.bytes_total.max(1));
+    bar.set_prefix(format!("hashing {}/{}", progress.files_done, progress.files_total));
+    bar.set_message(format!("{} of {}", bytes(progress.bytes_done), bytes(progress.bytes_total)));
+    bar.set_position(progress.bytes_done);
+}
+
+/// What came of the files so far.
+#[derive(Debug, Default)]
+struct Tally {
+    registered: u32,
+    pending: u32,
+    refused: u32,
+    failed: u32,
+    unwritten: u32,
+}
+
+impl Tally {
+    fn add(&mut self, result: &wire::ShareResult, json: bool, out: &mut Out) -> Result<(), Failure> {
+        let good = self.registered + self.pending;
+        let bad = self.refused + self.failed;
+        let (status, before) = match result.status() {
+            Status::Registered => (&mut self.registered, good),
+            Status::Pending => (&mut self.pending, good),
+            Status::Refused => (&mut self.refused, bad),
+            Status::Failed | Status::Unspecified => (&mut self.failed, bad),
+        };
+        *status += 1;
+        if json {
+            let unknown = wire::FileInfo::default();
+            let file = result.file.as_ref().unwrap_or(&unknown).into();
+            out.json(&Shared { status: word(result.status()), file, detail: &result.detail })?;
+        } else if before < LINES {
+            out.line(&line(result))?;
+        } else {
+            self.unwritten += 1;
+        }
+        Ok(())
+    }
+
+    fn sum_up(&self, out: &mut Out) -> Result<(), Failure> {
+        let all = self.registered + self.pending + self.refused + self.failed;
+        if all == 0 {
+            out.line("nothing to share: there is no regular file in there")?;
+        }
+        if self.unwritten > 0 {
+            let counts = [
+                (self.registered, "shared"),
+                (self.pending, "waiting for the tracker"),
+                (self.refused, "refused"),
+                (self.failed, "failed"),
+            ];
+            let counts = counts.iter().filter(|(number, _)| *number > 0);
+            let counts: Vec<_> = counts.map(|(number, what)| format!("{number} {what}")).collect();
+            out.line(&format!("... {} more; in all {}", count(self.unwritten, "file"), counts.join(", ")))?;
+        }
+        if self.pending > 0 {
+            out.line("The tracker is away: pending files are registered as soon as it is back.")?;
+        }
+        Ok(())
+    }
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Registered => "registered",
+        Status::Pending => "pending",
+        Status::Refused => "refused",
+        Status::Failed | Status::Unspecified => "failed",
+    }
+}
+
+fn line(result: &wire::ShareResult) -> String {
+    let file = result.file.clone().unwrap_or_default();
+    let name = clean(&file.name);
+    let content = format!("{}, {}, id {}", bytes(file.size), count(file.chunk_count, "chunk"), clean(&file.file_id));
+    match result.status() {
+        Status::Registered => format!("shared {name} ({content})"),
+        Status::Pending => format!("pending {name} ({content})"),
+        Status::Refused => format!("refused {name}: {}", clean(&result.detail)),
+        Status::Failed | Status::Unspecified => format!("failed {name}: {}", clean(&result.detail)),
+    }
+}

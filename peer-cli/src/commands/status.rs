@@ -1,0 +1,152 @@
+//! `status`: how the daemon is and what it transfers.
+
+use std::fmt::Write;
+
+use drizzle_proto::wire;
+use serde::Serialize;
+
+use super::FileFields;
+use crate::{
+    connect::Daemon,
+    exit::{Exit, Failure},
+    format::{bytes, clean, count},
+    output::Out,
+    progress::Progress,
+};
+
+#[derive(Serialize)]
+struct Status<'a> {
+    peer_id: &'a str,
+    advertise: &'a str,
+    version: &'a str,
+    tracker: &'a str,
+    tracker_connected: bool,
+    dir: &'a str,
+    shared_files: u32,
+    partial_files: u32,
+    refused: &'a [String],
+    upload_slots: u32,
+    uploads_running: u32,
+    uploaded_bytes: u64,
+    downloaded_bytes: u64,
+    hashing: Option<Hashing>,
+    transfers: Vec<Transfer<'a>>,
+}
+
+#[derive(Serialize)]
+struct Hashing {
+    files_done: u32,
+    files_total: u32,
+    bytes_done: u64,
+    bytes_total: u64,
+}
+
+#[derive(Serialize)]
+struct Transfer<'a> {
+    #[serde(flatten)]
+    file: FileFields<'a>,
+    bytes: u64,
+    total: u64,
+    seconds: f64,
+    sources: Vec<Source<'a>>,
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    peer: &'a str,
+    bytes: u64,
+    chunks: u32,
+    in_flight: u32,
+}
+
+pub(super) async fn run(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Exit, Failure> {
+    let status = daemon.answer(daemon.control.clone().status(wire::StatusRequest {})).await?;
+    if json {
+        out.json(&document(&status))?;
+    } else {
+        out.text(&text(&status))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn document(status: &wire::StatusResponse) -> Status<'_> {
+    Status {
+        peer_id: &status.peer_id,
+        advertise: &status.advertise,
+        version: &status.version,
+        tracker: &status.tracker,
+        tracker_connected: status.tracker_connected,
+        dir: &status.dir,
+        shared_files: status.shared_files,
+        partial_files: status.partial_files,
+        refused: &status.refused,
+        upload_slots: status.upload_slots,
+        uploads_running: status.uploads_running,
+        uploaded_bytes: status.uploaded_bytes,
+        downloaded_bytes: status.downloaded_bytes,
+        hashing: status.hashing.map(|now| Hashing {
+            files_done: now.files_done,
+            files_total: now.files_total,
+            bytes_done: now.bytes_done,
+            bytes_total: now.bytes_total,
+        }),
+        transfers: status.transfers.iter().filter_map(transfer).collect(),
+    }
+}
+
+fn transfer(transfer: &wire::Transfer) -> Option<Transfer<'_>> {
+    let sources = transfer.progress.as_ref().map_or(&[][..], |progress| &progress.sources);
+    Some(Transfer {
+        file: transfer.file.as_ref()?.into(),
+        bytes: transfer.progress.as_ref().map_or(0, |progress| progress.bytes_stored),
+        total: transfer.bytes_wanted,
+        seconds: transfer.elapsed_millis as f64 / 1000.0,
+        sources: sources
+            .iter()
+            .map(|from| Source { peer: &from.peer, bytes: from.bytes, chunks: from.chunks, in_flight: from.in_flight })
+            .collect(),
+    })
+}
+
+fn text(status: &wire::StatusResponse) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:<9} {}", clean(&value));
+    };
+    let tracker = if status.tracker_connected { "connected" } else { "away: the daemon keeps trying" };
+    line("peer", format!("{} (version {})", status.peer_id, status.version));
+    line("address", status.advertise.clone());
+    line("tracker", format!("{} ({tracker})", status.tracker));
+    line("folder", status.dir.clone());
+    line("files", format!("{} shared, {} partial", status.shared_files, status.partial_files));
+    line("uploads", format!("{} of {} slots taken", status.uploads_running, status.upload_slots));
+    line("sent", bytes(status.uploaded_bytes));
+    line("received", bytes(status.downloaded_bytes));
+    if let Some(now) = status.hashing {
+        let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
+        line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
+    }
+    for name in &status.refused {
+        line("refused", format!("{name}: the name belongs to other content"));
+    }
+    for transfer in &status.transfers {
+        line("download", transfer_line(transfer));
+    }
+    text
+}
+
+fn transfer_line(transfer: &wire::Transfer) -> String {
+    let stored = transfer.progress.as_ref().map_or(0, |progress| progress.bytes_stored);
+    let sources = transfer.progress.as_ref().map_or(0, |progress| progress.sources.len());
+    let mut progress = Progress::new(String::new());
+    (progress.total, progress.stored) = (transfer.bytes_wanted, stored);
+    format!(
+        "{}: {} %, {} of {}, {}",
+        transfer.file.as_ref().map_or("", |file| &file.name),
+        progress.percent(),
+        bytes(stored),
+        bytes(transfer.bytes_wanted),
+        count(sources as u64, "source"),
+    )
+}

@@ -1,0 +1,72 @@
+//! The connection to the local daemon. It is made before anything is asked, so that a daemon that does
+//! not run is told apart from a question that it cannot answer.
+
+use std::{error::Error, time::Duration};
+
+use drizzle_proto::{Address, transport, wire::control_client::ControlClient};
+use tonic::{Response, Status, transport::Channel};
+
+use crate::exit::{Exit, Failure};
+
+/// Longer than the daemon itself waits for its tracker, so that its word on that arrives.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon {
+    pub(crate) control: ControlClient<Channel>,
+    url: String,
+}
+
+impl Daemon {
+    pub(crate) async fn connect(peer: &Address) -> Result<Self, Failure> {
+        let url = peer.to_url();
+        let unreachable = |error: tonic::transport::Error| {
+            let cause = innermost(&error);
+            Failure::new(Exit::Unreachable, format!("no peer daemon answers at {url}: {cause}"))
+                .hint("Start `peer-svc`, or say where it runs with --peer or DRIZZLE_PEER.")
+        };
+        let endpoint = transport::endpoint(url.clone()).map_err(unreachable)?;
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        Ok(Self { control: ControlClient::new(channel), url })
+    }
+
+    /// Waits for the answer to a unary call.
+    pub(crate) async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.failure(&status)),
+            Err(_) => Err(Failure::new(
+                Exit::Unreachable,
+                format!("the peer daemon at {} gave no answer within {} s", self.url, ANSWER_TIMEOUT.as_secs()),
+            )
+            .hint("See its log, and start it again if it hangs.")),
+        }
+    }
+
+    /// Why a call failed: what the daemon said, or that it went away.
+    pub(crate) fn failure(&self, status: &Status) -> Failure {
+        // A status that the daemon sent has no source; one that the transport made up has.
+        match status.source() {
+            None => Failure::from_status(status),
+            Some(cause) => self.gone(innermost(cause)),
+        }
+    }
+
+    /// The daemon went away in mid-call.
+    pub(crate) fn gone(&self, cause: impl std::fmt::Display) -> Failure {
+        Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.url))
+            .hint("Start `peer-svc` again, then run the same command: verified chunks are kept.")
+    }
+}
+
+/// The last link of the chain says what happened; those above it only where.
+fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}

@@ -1,0 +1,5 @@
+//! Runs the real binary against a daemon that plays a script.
+
+mod exit_codes;
+mod output;
+mod support;

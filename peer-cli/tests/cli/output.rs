@@ -1,0 +1,273 @@
+//! What the commands ask and print, through the real binary.
+
+use crate::support::*;
+use drizzle_proto::wire::{self, chunk_event::Step, download_event::Event};
+use serde_json::json;
+
+fn chunk(step: Step, chunk: u32, reason: &str) -> Event {
+    let step = step.into();
+    Event::Chunk(wire::ChunkEvent { step, chunk, peer: "10.0.0.2:7401".into(), reason: reason.into() })
+}
+
+#[test]
+fn json_events_of_a_download() {
+    let waiting = Event::Waiting(wire::DownloadWaiting { reason: "nobody holds chunk 4".into() });
+    let events = vec![
+        started("m/a"),
+        chunk(Step::Requested, 4, ""),
+        chunk(Step::Failed, 4, "stalled"),
+        waiting,
+        chunk(Step::Stored, 4, ""),
+        progress(1),
+        done("/x/a"),
+    ];
+    let daemon = Daemon::start(Script { download: events.into(), ..Script::default() });
+    let ran = daemon.run(&["--json", "download", "m/a"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let id = "ab".repeat(32);
+    let expected = [
+        format!(r#"{{"event":"started","name":"m/a","file_id":"{id}","bytes":10485760,"resumed":2097152}}"#),
+        r#"{"event":"chunk","step":"requested","chunk":4,"peer":"10.0.0.2:7401"}"#.into(),
+        r#"{"event":"chunk","step":"failed","chunk":4,"peer":"10.0.0.2:7401","reason":"stalled"}"#.into(),
+        r#"{"event":"waiting","reason":"nobody holds chunk 4"}"#.into(),
+        r#"{"event":"chunk","step":"stored","chunk":4,"peer":"10.0.0.2:7401"}"#.into(),
+        r#"{"event":"progress","bytes":3145728,"total":10485760,"sources":[{"peer":"10.0.0.2:7401","bytes":1048576,"chunks":1,"in_flight":1}]}"#.into(),
+        r#"{"event":"done","name":"m/a","path":"/x/a","bytes":8388608,"seconds":2.5,"sources":[{"peer":"10.0.0.2:7401","bytes":8388608,"chunks":8}]}"#.into(),
+    ];
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn json_ends_of_a_download() {
+    let blamed = wire::DownloadDone { blamed: vec![blame()], ..wire::DownloadDone::default() };
+    let daemon = Daemon::start(Script { download: vec![Event::Done(blamed)].into(), ..Script::default() });
+    let blame = json!([{"peer": "10.0.0.2:7401", "offence": "wrong bytes", "chunks": [3, 4, 5, 7]}]);
+    assert_eq!(
+        daemon.run(&["download", "a", "--json"]).json(),
+        [
+            json!({"event": "done", "name": "a", "path": null, "bytes": 0, "seconds": 0.0, "sources": [], "blamed": blame})
+        ]
+    );
+    let end = failed(wire::download_failed::Kind::Integrity, "no honest holder");
+    let daemon = Daemon::start(Script { download: vec![end].into(), ..Script::default() });
+    assert_eq!(
+        daemon.run(&["download", "a", "--json"]).json(),
+        [
+            json!({"event": "failed", "name": "a", "reason": "no honest holder", "chunks": [3, 4, 5, 7], "blamed": blame})
+        ]
+    );
+}
+
+#[test]
+fn plain_lines_of_a_download() {
+    // A thousand failures of one kind are one line; escape sequences do not reach a terminal.
+    let mut events = vec![started("a")];
+    events.extend((0..1000).map(|_| chunk(Step::Failed, 4, "broke\u{1b}[2J off")));
+    events.extend([progress(3), progress(4), done("/x/a")]);
+    let daemon = Daemon::start(Script { download: events.into(), ..Script::default() });
+    let ran = daemon.run(&["download", "a"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "a: fetching 10.0 MiB, 2.00 MiB of them here already; the file has 10 chunks");
+    assert_eq!(lines[1], "a: 10.0.0.2:7401: broke\u{fffd}[2J off (chunk 4)");
+    assert!(lines[2].starts_with("a: 50 %, 5.00 MiB of 10.0 MiB, "), "{lines:?}");
+    assert!(lines[3].starts_with("a: 60 %, 6.00 MiB of 10.0 MiB, "), "{lines:?}");
+    assert_eq!(lines[4], "done: a: 8.00 MiB fetched in 2.5 s (3.20 MiB/s): /x/a");
+    assert_eq!(lines[5], "  from 10.0.0.2:7401: 8.00 MiB, 8 chunks");
+    assert_eq!(lines.len(), 6);
+}
+
+#[test]
+fn the_request_has_absolute_paths_and_all_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().canonicalize().unwrap();
+    std::fs::create_dir(here.join("sub")).unwrap();
+    let daemon = Daemon::start(Script { download: vec![done("/x")].into(), ..Script::default() });
+    let run = |args: &[&str]| daemon.command(args).current_dir(&here).output().unwrap();
+    run(&["download", "m/a", "-o", "sub", "--timeout", "1m"]);
+    run(&["download", "m/a", "-o", "new/"]);
+    run(&["download", "m/a", "-o", "sub/../b", "--timeout", "0s"]);
+    run(&["download", "m/a", "--chunks", "0-9,15"]);
+    run(&["share", "./f", "--name", "x/y", "--chunk-size", "256K"]);
+    run(&["share", "f", "../g"]);
+    let path = |tail: &str| here.join(tail).into_os_string().into_string().unwrap();
+    let ask = |output: String, timeout_millis| {
+        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, chunks: None, timeout_millis })
+    };
+    let up = here.parent().unwrap().join("g").into_os_string().into_string().unwrap();
+    assert_eq!(
+        daemon.calls(),
+        [
+            ask(path("sub/a"), 60_000),
+            ask(path("new/a"), 0),
+            ask(path("b"), 1),
+            Call::Download(wire::DownloadRequest {
+                name: "m/a".into(),
+                chunks: ranges(&[(0, 9), (15, 15)]),
+                ..wire::DownloadRequest::default()
+            }),
+            Call::Share(wire::ShareRequest { paths: vec![path("f")], name: "x/y".into(), chunk_size: 256 << 10 }),
+            Call::Share(wire::ShareRequest { paths: vec![path("f"), up], ..wire::ShareRequest::default() }),
+        ]
+    );
+}
+
+fn pages() -> Vec<wire::ListFilesResponse> {
+    let summary = |name: &str| wire::FileSummary { file: Some(file(name)), full_holders: 2, partial_holders: 1 };
+    vec![
+        wire::ListFilesResponse { files: vec![summary("a"), summary("b")], next_page_token: "1".into() },
+        wire::ListFilesResponse { files: vec![summary("c/long")], next_page_token: String::new() },
+    ]
+}
+
+#[test]
+fn files_of_all_pages() {
+    let daemon = Daemon::start(Script { files: pages().into(), ..Script::default() });
+    let ran = daemon.run(&["files"]);
+    let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "SIZE", "CHUNKS", "FULL", "PARTIAL"]);
+    assert_eq!(lines[3], ["c/long", "10.0", "MiB", "10", "2", "1"]);
+    assert_eq!(lines.len(), 4);
+    let json = daemon.run(&["--json", "files", "pre"]).json();
+    assert_eq!(json.len(), 3);
+    assert_eq!(
+        json[2],
+        json!({"name": "c/long", "file_id": "ab".repeat(32), "size": 10 * MIB, "chunk_size": MIB, "chunk_count": 10,
+            "full_holders": 2, "partial_holders": 1})
+    );
+    let Some(Call::Files(last)) = daemon.calls().pop() else { panic!("no call") };
+    assert_eq!((last.prefix.as_str(), last.page_token.as_str()), ("pre", "1"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    // Pages without end: only noticing the closed pipe ends this.
+    let mut page = pages().remove(0);
+    page.files = vec![page.files.remove(0); 1000];
+    let listing = vec![
+        wire::ListFilesResponse { next_page_token: "1".into(), ..page.clone() },
+        wire::ListFilesResponse { next_page_token: "0".into(), ..page },
+    ];
+    let daemon = Daemon::start(Script { files: listing.into(), ..Script::default() });
+    let mut running = daemon.spawn(&["files"]);
+    running.hang_up();
+    let ran = running.finish();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+}
+
+#[test]
+fn a_download_outlives_the_reader_of_its_lines() {
+    let events = vec![started("a"), failed(wire::download_failed::Kind::Integrity, "no honest holder")];
+    let daemon = Daemon::start(Script { download: events.into(), ..Script::default() });
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = Ran::from(daemon.command(&["download", "a"]).stdout(writer).output().unwrap());
+    assert_eq!(ran.code, Some(4), "its true exit code: {ran:?}");
+}
+
+#[test]
+fn locations() {
+    let holder = |at: u8, runs: &[u32]| wire::Holder {
+        peer_id: format!("{at:02}").repeat(16),
+        address: format!("10.0.0.{at}:7401"),
+        chunks: Some(wire::ChunkSet { length: 10, runs: runs.to_vec(), bits: Default::default() }),
+    };
+    let page = |holder, token: &str| wire::FileLocationsResponse {
+        file: Some(file("a")),
+        holders: vec![holder],
+        next_holders_token: token.into(),
+        ..Default::default()
+    };
+    let pages = vec![page(holder(1, &[0, 10]), "1"), page(holder(2, &[0, 3, 7, 1]), "")];
+    let daemon = Daemon::start(Script { locations: pages.into(), ..Script::default() });
+    let ran = daemon.run(&["locations", "a"]);
+    assert_eq!(
+        ran.stdout,
+        format!(
+            "name     a\nfile id  {}\nsize     10.0 MiB (10485760 bytes)\nchunks   10 of 1.00 MiB\n\n\
+             PEER            HELD  CHUNKS\n10.0.0.1:7401  10/10  all\n10.0.0.2:7401   4/10  0-2,7\n",
+            "ab".repeat(32)
+        )
+    );
+    let json = daemon.run(&["--json", "locations", "a"]).json();
+    assert_eq!(
+        json[0]["holders"][1],
+        json!({"peer": "10.0.0.2:7401", "peer_id": "02".repeat(16), "held": 4, "full": false, "ranges": [[0, 2], [7, 7]]})
+    );
+}
+
+#[test]
+fn status() {
+    let status = wire::StatusResponse {
+        peer_id: "01".repeat(16),
+        tracker: "http://t:7400".into(),
+        refused: vec!["b".into()],
+        transfers: vec![wire::Transfer {
+            file: Some(file("a")),
+            bytes_wanted: 10 * MIB,
+            progress: Some(wire::DownloadProgress { bytes_stored: 5 * MIB, sources: vec![source(5)] }),
+            elapsed_millis: 1500,
+        }],
+        ..Default::default()
+    };
+    let daemon = Daemon::start(Script { status, ..Script::default() });
+    let ran = daemon.run(&["status"]);
+    for part in ["away", "refused   b:", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
+        assert!(ran.stdout.contains(part), "{part}: {ran:?}");
+    }
+    let json = daemon.run(&["--json", "status"]).json().remove(0);
+    assert_eq!((&json["tracker_connected"], &json["hashing"]), (&false.into(), &json!(null)));
+    let transfer = &json["transfers"][0];
+    assert_eq!(
+        (&transfer["name"], &transfer["bytes"], &transfer["seconds"]),
+        (&"a".into(), &json!(5 * MIB), &1.5.into())
+    );
+}
+
+#[test]
+fn many_shares_are_summed_up() {
+    use wire::share_result::Status::{Pending, Refused, Registered};
+    let result = |status: wire::share_result::Status, at: u32| {
+        let result = wire::ShareResult {
+            status: status.into(),
+            file: Some(file(&format!("f{at}"))),
+            detail: "other content".into(),
+        };
+        wire::share_event::Event::Result(result)
+    };
+    let mut results: Vec<_> = (0..30).map(|at| result(Registered, at)).collect();
+    results.push(result(Refused, 30));
+    results.push(result(Pending, 31));
+    let daemon = Daemon::start(Script { share: results.into(), ..Script::default() });
+    let ran = daemon.run(&["share", "."]);
+    assert_eq!(ran.stdout.lines().filter(|line| line.starts_with("shared f")).count(), 20);
+    assert!(ran.stdout.contains("refused f30: other content\n"), "{ran:?}");
+    let sum = "... 11 files more; in all 30 shared, 1 waiting for the tracker, 1 refused\n";
+    assert!(ran.stdout.contains(sum), "{ran:?}");
+    let json = daemon.run(&["--json", "share", "."]).json();
+    assert_eq!(json.len(), 32);
+    assert_eq!((&json[30]["status"], &json[30]["detail"]), (&"refused".into(), &"other content".into()));
+}
+
+#[test]
+fn unshare_and_cancel() {
+    let daemon = Daemon::start(Script { unshare: true.into(), ..Script::default() });
+    assert_eq!(daemon.run(&["--json", "unshare", "a"]).json(), [json!({"name": "a", "name_released": true})]);
+    let ran = daemon.run(&["cancel", "a"]);
+    assert!(ran.stdout.contains("kept"), "{ran:?}");
+    assert_eq!(daemon.calls(), [Call::Cancel("a".into())]);
+}
+
+#[test]
+fn help_and_completions() {
+    let daemon = Daemon::start(Script::default());
+    for args in [&["--help"][..], &["download", "--help"]] {
+        let ran = daemon.run(args);
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.stdout.contains("Exit codes:") && ran.stdout.contains("130"), "{ran:?}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = daemon.run(&["completions", shell]);
+        assert!(ran.stdout.contains("peer-cli") && ran.stdout.contains("locations"), "{shell}");
+    }
+}
