@@ -1,2 +1,47 @@
-//! Stub.
-fn main() {}
+//! `tracker-svc`: parse, bind, wait, drain.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracker_svc::{
+    bind,
+    config::{Cli, Command, LogFormat, health_url},
+    health,
+};
+
+/// The allocator of the C library keeps freed memory of many threads to itself; this one gives it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    if let Some(Command::Healthcheck { address }) = &cli.command {
+        return health::check(&health_url(address.as_deref(), cli.listen)).await;
+    }
+    start_logging(cli.log_format);
+    let config = cli.config().context("--data-dir is missing")?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut tracker = bind(config).await?;
+    writeln!(io::stdout(), "ready tracker={}", tracker.address())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        error = tracker.failed() => return Err(error.into()),
+    }
+    tracker.shutdown().await;
+    Ok(())
+}
+
+fn start_logging(format: LogFormat) {
+    let filter =
+        tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

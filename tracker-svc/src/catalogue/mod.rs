@@ -1,0 +1,130 @@
+//! What the tracker must not forget: which content each name stands for.
+//!
+//! [`Catalogue`] is a trait so that a shared store can take the place of the embedded one when several
+//! trackers serve one fleet. It is blocking; [`crate::registry`] calls it away from the async threads.
+//!
+//! Invariants: a name stands for the content that was first registered under it, until it is released;
+//! once a call has answered, its effect survives a crash; a manifest is kept exactly as long as a name
+//! stands for it. Knows nothing of peers that are alive, nor of who holds what.
+
+mod redb;
+
+use std::path::PathBuf;
+
+use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, Manifest, PeerId};
+
+pub use self::redb::RedbCatalogue;
+
+/// Most names. A name costs some 200 bytes on disk plus 32 for each chunk, and nothing in memory.
+pub const MAX_NAMES: u64 = 10_000_000;
+
+/// Why the catalogue failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// The folder for it cannot be made.
+    #[error("cannot create the data directory {path}: {source}")]
+    Directory {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("{0} is in use by another tracker; give each tracker its own --data-dir")]
+    InUse(PathBuf),
+    /// It cannot be opened.
+    #[error("cannot open the catalogue {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ::redb::Error,
+    },
+    /// It is not what a tracker wrote.
+    #[error(
+        "the catalogue {path} is damaged ({reason}); restore it from a copy, or move it away to start with an empty one"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// Another version of the tracker wrote it.
+    #[error("the catalogue {path} has format {found}; this tracker reads format {expected}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// Reading or writing failed, for instance because the disk is full.
+    #[error("the catalogue cannot be read or written: {0}")]
+    Storage(#[source] ::redb::Error),
+}
+
+/// A name, what it stands for, and who registered it first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Name and content.
+    pub file: FileInfo,
+    /// The peer that registered it.
+    pub owner: PeerId,
+}
+
+/// What is known of a file that somebody claims to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What the name stands for.
+    pub registered: Option<FileInfo>,
+    /// The layout of the claimed content, if its manifest is here, under whichever name.
+    pub content: Option<Layout>,
+}
+
+/// A name to be registered.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Name and content.
+    pub file: FileInfo,
+    /// The content's manifest; not needed if another name stands for the same content.
+    pub manifest: Option<Manifest>,
+}
+
+/// What became of a [`Registration`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The name was free and stands for this content now.
+    New,
+    /// The name stood for this content already.
+    Same,
+    /// The name stands for other content.
+    Other(FileInfo),
+    /// The manifest is lacking.
+    NoManifest,
+    /// There are [`MAX_NAMES`] names.
+    Full,
+}
+
+/// The durable half of the tracker. Every call may block for as long as a disk takes.
+pub trait Catalogue: Send + Sync + 'static {
+    /// What is known of each of these files, in order.
+    fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError>;
+
+    /// Registers names, all in one durable step, and says what became of each, in order. Of two
+    /// registrations of one name, in one call or in two concurrent ones, exactly one is first.
+    fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError>;
+
+    /// Frees a name; whether it was taken.
+    fn release(&self, name: &FileName) -> Result<bool, CatalogueError>;
+
+    /// What a name stands for.
+    fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError>;
+
+    /// Names with this prefix in byte order, after the given one; at most `limit`.
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError>;
+
+    /// Some of a content's chunk hashes: from `first` on, at most `count`. Empty if there are none.
+    fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError>;
+}

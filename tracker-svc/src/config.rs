@@ -1,0 +1,137 @@
+//! The command line and the environment, checked before anything is opened.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The tracker of Drizzle: knows which peers are alive, which files they share, and who holds which chunk.
+///
+/// Prints one line to stdout when it serves, `ready tracker=ADDRESS`; everything else goes to stderr
+/// (RUST_LOG sets how much, `info` by default). SIGINT and SIGTERM drain it.
+#[derive(Debug, Parser)]
+#[command(name = "tracker-svc", version, subcommand_negates_reqs = true, max_term_width = 100)]
+pub struct Cli {
+    /// Where to serve gRPC; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7400")]
+    pub listen: SocketAddr,
+
+    /// Folder for the catalogue of names and manifests; made if it is not there
+    #[arg(long, value_name = "DIR", env = "DRIZZLE_DATA_DIR", required = true)]
+    pub data_dir: Option<PathBuf>,
+
+    /// A peer that does not renew its lease for this long is gone
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_LEASE", default_value = "15s", value_parser = lease)]
+    pub lease: Duration,
+
+    /// How long calls in progress may take to finish when the tracker is stopped
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain: Duration,
+
+    /// How log lines are written
+    #[arg(long, value_enum, env = "DRIZZLE_LOG_FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Something else than serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask a running tracker whether it serves: exit code 0 if so, else 1 and one line on stderr
+    Healthcheck {
+        /// HOST:PORT or URL of the tracker; by default this machine and the port of --listen
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+    },
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a tracker needs to know to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to serve; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the catalogue is.
+    pub data_dir: PathBuf,
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// How long a shutdown waits for calls in progress.
+    pub drain: Duration,
+}
+
+impl Cli {
+    /// What to serve, unless a subcommand is to be run.
+    pub fn config(&self) -> Option<Config> {
+        let data_dir = self.data_dir.clone()?;
+        Some(Config { listen: self.listen, data_dir, lease: self.lease, drain: self.drain })
+    }
+}
+
+/// Shorter leases would be lost to a busy machine's hiccups, longer ones keep the dead for too long.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if allowed.contains(&lease) { Ok(lease) } else { Err("a lease lasts from 100ms to 1h".to_owned()) }
+}
+
+/// The URL that a health check asks.
+pub fn health_url(address: Option<&str>, listen: SocketAddr) -> String {
+    match address {
+        Some(url) if url.contains("://") => url.to_owned(),
+        Some(address) => format!("http://{address}"),
+        None => {
+            let ip = match listen.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            format!("http://{}", SocketAddr::new(ip, listen.port()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serving_needs_a_data_dir_and_a_health_check_does_not() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["tracker-svc"], args].concat());
+        assert_eq!(parse(&["--data-dir", "d"]).unwrap().config().unwrap().data_dir, PathBuf::from("d"));
+        assert!(parse(&["healthcheck"]).unwrap().command.is_some());
+        assert!(parse(&["--listen", "127.0.0.1:1", "healthcheck", "--address", "h:1"]).is_ok());
+        for bad in [
+            &["--data-dir", "d", "--listen", "nowhere"][..],
+            &["--data-dir", "d", "--lease", "1ms"],
+            &["--data-dir", "d", "--lease", "2h"],
+            &["--data-dir", "d", "--log-format", "xml"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_health_check_asks_this_machine_by_default() {
+        let url = |listen: &str| health_url(None, listen.parse().unwrap());
+        assert_eq!(url("0.0.0.0:7400"), "http://127.0.0.1:7400");
+        assert_eq!(url("[::]:1"), "http://[::1]:1");
+        assert_eq!(url("10.0.0.1:1"), "http://10.0.0.1:1");
+        let listen = "0.0.0.0:7400".parse().unwrap();
+        assert_eq!(health_url(Some("h:1"), listen), "http://h:1");
+        assert_eq!(health_url(Some("http://h:1"), listen), "http://h:1");
+    }
+}

@@ -1,0 +1,54 @@
+//! What the tracker says no to, and the one table from that to a gRPC status.
+
+use drizzle_proto::{FileName, WireError};
+use tonic::Status;
+
+use crate::{catalogue::CatalogueError, leases::MAX_PEERS, state::MAX_WATCHERS};
+
+/// Why a call failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lease ended, or this tracker was restarted since.
+    #[error("the lease is not known; register the peer again and announce everything again")]
+    UnknownLease,
+    /// The name stands for nothing.
+    #[error("there is no file {:?}", .0.as_str())]
+    NoSuchFile(FileName),
+    /// Only an owner or a holder may withdraw.
+    #[error("you neither hold {:?} nor registered it first", .0.as_str())]
+    NotYours(FileName),
+    /// No lease is to be had.
+    #[error("the tracker serves {MAX_PEERS} peers already")]
+    TooManyPeers,
+    /// No watch is to be had.
+    #[error("the tracker serves {MAX_WATCHERS} watches already")]
+    TooManyWatchers,
+    /// A field makes no sense.
+    #[error(transparent)]
+    Malformed(#[from] WireError),
+    /// The durable half failed.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The tracker is going away.
+    #[error("the tracker is stopping")]
+    Stopping,
+    /// A bug.
+    #[error("the tracker failed inside; its log says how")]
+    Panicked,
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::UnknownLease => Status::failed_precondition(text),
+            Error::NoSuchFile(_) => Status::not_found(text),
+            Error::NotYours(_) => Status::permission_denied(text),
+            Error::TooManyPeers | Error::TooManyWatchers => Status::resource_exhausted(text),
+            Error::Malformed(_) => Status::invalid_argument(text),
+            // A disk may recover or be replaced: whoever calls may try again.
+            Error::Catalogue(_) | Error::Stopping => Status::unavailable(text),
+            Error::Panicked => Status::internal(text),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The gRPC face: unwrap, call the registry, wrap. The only file here that knows wire messages.
+//!
+//! Never decides anything: a malformed field is a [`WireError`], everything else is the registry's answer.
+
+use std::pin::Pin;
+
+use drizzle_proto::{
+    Address, FileName, PeerId, WireError,
+    convert::{FileChunks, FileOutcome, MAX_BATCH, hashes_to_wire},
+    wire::{self, tracker_server},
+};
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    registry::{Listing, Locations, Registry, Wanted},
+    watch,
+};
+
+/// What a receiver refuses; requests are far smaller when they keep to the bounds of their fields.
+pub const MAX_REQUEST: usize = 4 << 20;
+/// `page_size` 0 means this.
+const DEFAULT_PAGE: u32 = 500;
+/// A larger `page_size` means this.
+const MAX_PAGE: u32 = 1000;
+/// Bytes of explanations in one answer; beyond it they are left out, the status stays.
+const DETAILS_BUDGET: usize = 512 << 10;
+
+/// Serves the tracker's methods.
+pub struct Service {
+    /// Answers.
+    pub registry: Registry,
+    /// Counts the watches' tasks.
+    pub tasks: TaskTracker,
+    /// Ends the watches.
+    pub stop: CancellationToken,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl tracker_server::Tracker for Service {
+    async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
+        let request = request.into_inner();
+        let peer: PeerId = request.peer_id.parse().map_err(WireError::PeerId)?;
+        let address = Address::new(&request.address).map_err(WireError::Address)?;
+        let lease_id = self.registry.register_peer(peer, address)?;
+        let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
+        Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis: lease_millis / 3 }))
+    }
+
+    async fn register_chunk(
+        &self,
+        request: Request<wire::RegisterChunkRequest>,
+    ) -> Answer<wire::RegisterChunkResponse> {
+        let wire::RegisterChunkRequest { lease_id, files } = request.into_inner();
+        let (entries, malformed) = entries(files)?;
+        let outcomes = self.registry.announce(lease_id, entries).await?;
+        Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed) }))
+    }
+
+    async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
+        let released = self.registry.renew(request.get_ref().lease_id)?;
+        Ok(Response::new(wire::RenewLeaseResponse { released: released.iter().map(Into::into).collect() }))
+    }
+
+    async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<wire::LeaveResponse> {
+        self.registry.leave(request.get_ref().lease_id);
+        Ok(Response::new(wire::LeaveResponse {}))
+    }
+
+    async fn withdraw_file(&self, request: Request<wire::WithdrawFileRequest>) -> Answer<wire::WithdrawFileResponse> {
+        let request = request.into_inner();
+        let name_released = self.registry.withdraw(request.lease_id, file_name(&request.name)?).await?;
+        Ok(Response::new(wire::WithdrawFileResponse { name_released }))
+    }
+
+    async fn list_files(&self, request: Request<wire::ListFilesRequest>) -> Answer<wire::ListFilesResponse> {
+        let wire::ListFilesRequest { prefix, page_size, page_token } = request.into_inner();
+        let after = list_token(&prefix, &page_token)?;
+        let limit = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
+        let listing = self.registry.list(prefix, after, limit as usize).await?;
+        Ok(Response::new(listing.into()))
+    }
+
+    async fn file_locations(
+        &self,
+        request: Request<wire::FileLocationsRequest>,
+    ) -> Answer<wire::FileLocationsResponse> {
+        let request = request.into_inner();
+        let locations = self.registry.locate(file_name(&request.name)?, wanted(&request)?).await?;
+        Ok(Response::new(locations.into()))
+    }
+
+    type WatchFileStream = Pin<Box<dyn Stream<Item = Result<wire::WatchFileResponse, Status>> + Send>>;
+
+    async fn watch_file(&self, request: Request<wire::WatchFileRequest>) -> Answer<Self::WatchFileStream> {
+        let watcher = self.registry.watch(file_name(&request.get_ref().name)?).await?;
+        let messages = watch::stream(watcher, &self.tasks, self.stop.clone());
+        Ok(Response::new(Box::pin(messages.map(|message| Ok((&message?).into())))))
+    }
+}
+
+fn file_name(text: &str) -> Result<FileName, WireError> {
+    Ok(FileName::new(text)?)
+}
+
+/// The well-formed entries in order, and for each position what is wrong with it, if anything.
+fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<WireError>>), WireError> {
+    if files.len() > MAX_BATCH {
+        return Err(WireError::Bounds("files"));
+    }
+    let mut entries = Vec::with_capacity(files.len());
+    let malformed = files.into_iter().map(|file| match FileChunks::try_from(file) {
+        Ok(entry) => {
+            entries.push(entry);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    let malformed = malformed.collect();
+    Ok((entries, malformed))
+}
+
+/// One result for each entry that was sent.
+fn results(outcomes: Vec<FileOutcome>, malformed: Vec<Option<WireError>>) -> Vec<wire::FileResult> {
+    let mut outcomes = outcomes.into_iter();
+    let mut details = 0;
+    let results = malformed.into_iter().filter_map(|error| match error {
+        Some(error) => Some(FileOutcome::Invalid(error.to_string())),
+        None => outcomes.next(),
+    });
+    let results = results.map(|outcome| {
+        let mut result = wire::FileResult::from(outcome);
+        details += result.detail.len();
+        if details > DETAILS_BUDGET {
+            result.detail.clear();
+        }
+        result
+    });
+    results.collect()
+}
+
+/// The token of a page of names is the last name of the page before, in hex so that nobody builds on it.
+fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = hex::decode(token).map_err(|_| WireError::Bounds("page_token"))?;
+    let name = String::from_utf8(bytes).ok().and_then(|name| FileName::new(&name).ok());
+    let name = name.filter(|name| name.as_str().starts_with(prefix));
+    name.map(Some).ok_or(WireError::Bounds("page_token"))
+}
+
+fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
+    let after = match request.holders_token.as_str() {
+        "" => None,
+        token => Some(token.parse::<PeerId>().map_err(|_| WireError::Bounds("holders_token"))?),
+    };
+    Ok(Wanted {
+        hashes_from: (!request.omit_hashes).then_some(request.first_hash),
+        holders_after: (!request.omit_holders).then_some(after),
+    })
+}
+
+impl From<Listing> for wire::ListFilesResponse {
+    fn from(listing: Listing) -> Self {
+        let files = listing.files.iter().map(|(file, full_holders, partial_holders)| wire::FileSummary {
+            file: Some(file.into()),
+            full_holders: *full_holders,
+            partial_holders: *partial_holders,
+        });
+        let next_page_token = listing.next.map(|name| hex::encode(name.as_str())).unwrap_or_default();
+        Self { files: files.collect(), next_page_token }
+    }
+}
+
+impl From<Locations> for wire::FileLocationsResponse {
+    fn from(locations: Locations) -> Self {
+        Self {
+            file: Some((&locations.file).into()),
+            chunk_sha256: hashes_to_wire(&locations.hashes),
+            holders: locations.holders.iter().map(Into::into).collect(),
+            next_holders_token: locations.next.map(|peer| peer.to_string()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The half of the tracker that lives in memory: leases, swarms, staged manifests.
+//!
+//! Invariants: a peer is a holder in exactly the swarms that its lease lists; a swarm is kept while it has a
+//! holder or a watcher; a swarm's name stands for the swarm's content in the catalogue. The last one is
+//! why [`State::settle`] and [`State::release`] are only called under the lock on names in
+//! [`crate::registry`]. Everything here is lost at a restart and told anew by the peers. Never blocks:
+//! it is called under a mutex on async threads. Never reads the clock.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use drizzle_proto::{
+    Address, FileId, FileInfo, FileName, PeerId,
+    convert::{FileChunks, FileOutcome, Holder, HolderChanges},
+};
+use tokio::sync::watch;
+
+use crate::{
+    error::Error,
+    leases::{Lease, Leases, MAX_PEERS},
+    staging::{Staged, Staging},
+    swarm::{Cursor, Swarm},
+};
+
+/// Most watches at once. An idle one costs a few KiB.
+pub const MAX_WATCHERS: usize = 100_000;
+
+#[derive(Debug)]
+struct Entry {
+    /// Tells this swarm from a later one of the same name.
+    serial: u64,
+    swarm: Swarm,
+    /// Wakes the watchers; made for the first one.
+    changed: Option<watch::Sender<()>>,
+}
+
+impl Entry {
+    fn wake(&self) {
+        if let Some(changed) = &self.changed {
+            changed.send_replace(());
+        }
+    }
+}
+
+/// Leases, swarms and staged manifests.
+#[derive(Debug)]
+pub struct State {
+    leases: Leases,
+    swarms: HashMap<FileName, Entry>,
+    staging: Staging,
+    watchers: usize,
+    serials: u64,
+}
+
+/// A watch that was begun: what [`State::next_message`] and [`State::unwatch`] need.
+#[derive(Debug)]
+pub struct Watch {
+    /// Which file.
+    pub name: FileName,
+    serial: u64,
+    cursor: Cursor,
+    /// Fires after each change; closed when the name is released.
+    pub changed: watch::Receiver<()>,
+}
+
+/// What opening a lease did away with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// Nothing: the peer is new, or its earlier lease was over.
+    Nothing,
+    /// A live lease at the same address: the peer was restarted, or lost the answer.
+    SamePlace,
+    /// A live lease at this other address: the peer moved, or two peers share one id.
+    OtherPlace(Address),
+}
+
+impl State {
+    /// Nobody is known yet; leases will last this long.
+    pub fn new(lease: Duration) -> Self {
+        let (leases, swarms, staging) = (Leases::new(lease), HashMap::new(), Staging::default());
+        Self { leases, swarms, staging, watchers: 0, serials: 0 }
+    }
+
+    /// Opens a lease for a peer under one of the candidate ids, replacing an earlier one.
+    pub fn open_lease(
+        &mut self,
+        candidates: impl IntoIterator<Item = u64>,
+        peer: PeerId,
+        address: Address,
+        now: Instant,
+    ) -> Result<(u64, Replaced), Error> {
+        let mut replaced = Replaced::Nothing;
+        if let Some((old, lease)) = self.leases.of_peer(peer) {
+            let before = lease.address.clone();
+            if self.leases.get(old, now).is_some() {
+                replaced = if before == address { Replaced::SamePlace } else { Replaced::OtherPlace(before) };
+            }
+            self.close_lease(old);
+        }
+        if self.leases.len() >= MAX_PEERS {
+            return Err(Error::TooManyPeers);
+        }
+        let id = candidates.into_iter().find(|&id| id != 0 && !self.leases.contains(id));
+        let id = id.ok_or(Error::TooManyPeers)?;
+        self.leases.open(id, peer, address, now);
+        Ok((id, replaced))
+    }
+
+    /// Whose lease this is.
+    pub fn peer(&self, lease: u64, now: Instant) -> Result<PeerId, Error> {
+        self.leases.get(lease, now).map(|lease| lease.peer).ok_or(Error::UnknownLease)
+    }
+
+    /// Prolongs a lease; files of the peer that were released meanwhile, at most about `budget` bytes.
+    pub fn renew(&mut self, lease: u64, budget: usize, now: Instant) -> Result<Vec<FileInfo>, Error> {
+        self.leases.renew(lease, budget, now).ok_or(Error::UnknownLease)
+    }
+
+    /// Ends a lease and with it everything its peer held; the peer and how many files it held.
+    pub fn close_lease(&mut self, id: u64) -> Option<(PeerId, usize)> {
+        let lease = self.leases.close(id)?;
+        Some(self.forget(&lease))
+    }
+
+    /// Ends leases whose time is over; their peers and how many files each held.
+    pub fn expire(&mut self, now: Instant) -> Vec<(PeerId, usize)> {
+        let mut gone = Vec::new();
+        while let Some(lease) = self.leases.pop_expired(now) {
+            gone.push(self.forget(&lease));
+        }
+        gone
+    }
+
+    /// When [`State::expire`] is worth calling next.
+    pub fn next_expiry(&self, now: Instant) -> Instant {
+        self.leases.next_expiry(now)
+    }
+
+    /// Live peers.
+    pub fn peers(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Judges an announcement by the swarms alone; `None` if the name has none and the catalogue must say.
+    pub fn announce(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Option<FileOutcome>, Error> {
+        let peer = self.peer(lease, now)?;
+        let name = &entry.file.name;
+        if entry.gone {
+            self.drop_holder(peer, name);
+            return Ok(Some(FileOutcome::Registered));
+        }
+        let Some(known) = self.swarms.get(name) else { return Ok(None) };
+        let outcome = judge(known.swarm.file(), &entry.file);
+        self.settle(lease, entry, &outcome, now)?;
+        Ok(Some(outcome))
+    }
+
+    /// Does to the swarms what the outcome of an entry says. If that is `Registered`, the name must stand
+    /// for the entry's file in the catalogue.
+    pub fn settle(&mut self, lease: u64, entry: &FileChunks, outcome: &FileOutcome, now: Instant) -> Result<(), Error> {
+        match outcome {
+            FileOutcome::Registered => self.enter(lease, entry, now)?,
+            // Its copy of the registered content is no more, if it ever had one.
+            FileOutcome::Refused { .. } => self.drop_holder(self.peer(lease, now)?, &entry.file.name),
+            FileOutcome::NeedHashes(_) | FileOutcome::Invalid(_) => {}
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<(), Error> {
+        let lease = self.leases.get_mut(lease, now).ok_or(Error::UnknownLease)?;
+        if !Swarm::makes_holder(&entry.held) {
+            return Ok(());
+        }
+        let known = swarm_of(&mut self.swarms, &mut self.serials, &entry.file);
+        if known.swarm.announce(lease.peer, &lease.address, &entry.held) {
+            lease.files.insert(known.swarm.file().name.clone());
+            known.wake();
+        }
+        Ok(())
+    }
+
+    /// Adds hashes to a manifest that arrives in parts.
+    pub fn stage(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Staged, Error> {
+        self.peer(lease, now)?;
+        Ok(self.staging.add(lease, entry, now))
+    }
+
+    /// Whether the peer holds some of the file, and whether anybody else does.
+    pub fn holders(&self, name: &FileName, peer: PeerId) -> (bool, bool) {
+        let Some(entry) = self.swarms.get(name) else { return (false, false) };
+        (entry.swarm.is_holder(peer), entry.swarm.peers().any(|other| other != peer))
+    }
+
+    /// Ends one peer's holding of one file.
+    pub fn drop_holder(&mut self, peer: PeerId, name: &FileName) {
+        if let Some((_, lease)) = self.leases.of_peer(peer) {
+            lease.files.remove(name);
+        }
+        self.drop_from_swarm(peer, name);
+    }
+
+    /// Drops a file's swarm because its name was released by `by`: its watches end, its other holders are
+    /// told when they renew.
+    pub fn release(&mut self, name: &FileName, by: PeerId) {
+        let Some(entry) = self.swarms.remove(name) else { return };
+        for peer in entry.swarm.peers() {
+            if let Some((_, lease)) = self.leases.of_peer(peer) {
+                lease.files.remove(name);
+                if peer != by {
+                    lease.note_released(entry.swarm.file().clone());
+                }
+            }
+        }
+    }
+
+    /// The file that a name stands for, if it has a swarm.
+    pub fn file(&self, name: &FileName) -> Option<&FileInfo> {
+        self.swarms.get(name).map(|entry| entry.swarm.file())
+    }
+
+    /// Full and partial holders of exactly this file.
+    pub fn counts(&self, file: &FileInfo) -> (u32, u32) {
+        self.swarm(file).map_or((0, 0), Swarm::counts)
+    }
+
+    /// A page of the holders of exactly this file, and whether it is the last one.
+    pub fn page(&self, file: &FileInfo, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
+        self.swarm(file).map_or((Vec::new(), true), |swarm| swarm.page(after, budget))
+    }
+
+    /// Begins a watch on a file whose name stands for it in the catalogue.
+    pub fn watch(&mut self, file: &FileInfo) -> Result<Watch, Error> {
+        if self.watchers >= MAX_WATCHERS {
+            return Err(Error::TooManyWatchers);
+        }
+        self.watchers += 1;
+        let entry = swarm_of(&mut self.swarms, &mut self.serials, file);
+        let changed = entry.changed.get_or_insert_with(|| watch::Sender::new(())).subscribe();
+        Ok(Watch { name: file.name.clone(), serial: entry.serial, cursor: entry.swarm.watch(), changed })
+    }
+
+    /// What a watcher must be told next, if anything; an error once the name is released.
+    pub fn next_message(&self, watch: &mut Watch) -> Result<Option<HolderChanges>, Error> {
+        match self.swarms.get(&watch.name).filter(|entry| entry.serial == watch.serial) {
+            Some(entry) => Ok(entry.swarm.next_message(&mut watch.cursor)),
+            None => Err(Error::NoSuchFile(watch.name.clone())),
+        }
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, watch: &Watch) {
+        self.watchers -= 1;
+        if let Some(entry) = self.swarms.get_mut(&watch.name).filter(|entry| entry.serial == watch.serial) {
+            entry.swarm.unwatch();
+            self.drop_if_idle(&watch.name);
+        }
+    }
+
+    fn swarm(&self, file: &FileInfo) -> Option<&Swarm> {
+        // The name may have been released and taken by other content since the caller looked it up.
+        self.swarms.get(&file.name).map(|entry| &entry.swarm).filter(|swarm| swarm.file() == file)
+    }
+
+    fn forget(&mut self, lease: &Lease) -> (PeerId, usize) {
+        self.staging.drop_lease(lease.id);
+        for name in &lease.files {
+            self.drop_from_swarm(lease.peer, name);
+        }
+        (lease.peer, lease.files.len())
+    }
+
+    fn drop_from_swarm(&mut self, peer: PeerId, name: &FileName) {
+        if let Some(entry) = self.swarms.get_mut(name)
+            && entry.swarm.remove(peer)
+        {
+            entry.wake();
+            self.drop_if_idle(name);
+        }
+    }
+
+    fn drop_if_idle(&mut self, name: &FileName) {
+        if self.swarms.get(name).is_some_and(|entry| entry.swarm.is_idle()) {
+            self.swarms.remove(name);
+        }
+    }
+}
+
+fn swarm_of<'a>(swarms: &'a mut HashMap<FileName, Entry>, serials: &mut u64, file: &FileInfo) -> &'a mut Entry {
+    swarms.entry(file.name.clone()).or_insert_with(|| {
+        *serials += 1;
+        Entry { serial: *serials, swarm: Swarm::new(file.clone()), changed: None }
+    })
+}
+
+/// What becomes of a claim to a name that stands for something already.
+pub fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
+    if registered.id != claimed.id {
+        let detail = refusal(registered, claimed);
+        FileOutcome::Refused { registered: registered.clone(), detail }
+    } else if registered.layout != claimed.layout {
+        FileOutcome::Invalid(wrong_layout(claimed))
+    } else {
+        FileOutcome::Registered
+    }
+}
+
+/// What is said of a size that an id cannot have.
+pub fn wrong_layout(claimed: &FileInfo) -> String {
+    format!("file id {} has another size or chunk size", claimed.id)
+}
+
+/// What is said of hashes that are not an id's.
+pub fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
+    format!("the hashes make file id {made}, not {}", claimed.id)
+}
+
+fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
+    let name = claimed.name.as_str();
+    let told =
+        |file: &FileInfo| format!("{} (size {}, chunk size {})", file.id, file.layout.size(), file.layout.chunk_size());
+    format!(
+        "{name:?} is registered with other content: registered id {}, yours {}; share it under another name, or have its owner withdraw it",
+        told(registered),
+        told(claimed)
+    )
+}

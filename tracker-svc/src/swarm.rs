@@ -1,0 +1,283 @@
+//! One file's holders, and what a watcher of them must be told.
+//!
+//! Invariants: whoever is listed holds at least one chunk, or the file has none; a watcher that applies
+//! every message of its [`Cursor`] in order knows exactly the present holders once [`Swarm::next_message`]
+//! yields nothing. The log of changes is bounded: a watcher that falls behind it starts over with a
+//! snapshot, so that a slow watcher costs the tracker nothing.
+//!
+//! A log entry names the peer and what sort of change it was, and a message tells the peer's state as of
+//! now. Changes of different peers do not depend on each other, so several changes of one peer merge into
+//! one. Never does I/O, never reads the clock.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+};
+
+use drizzle_proto::{
+    Address, ChunkCount, ChunkRanges, ChunkSet, FileInfo, PeerId,
+    convert::{Holder, HolderChange, HolderChanges},
+};
+
+/// Changes kept for watchers. At [`MAX_LOGGED_RANGES`] an entry is some 3 KiB, mostly it is 60 bytes.
+const LOG_LIMIT: usize = 4096;
+/// More ranges than this are not logged one by one: the holder's whole set is told instead.
+const MAX_LOGGED_RANGES: usize = 256;
+/// Bytes of a message, about: far below the limits of any receiver.
+const MESSAGE_BUDGET: usize = 256 << 10;
+/// Bytes of ids and framing of one holder in a message.
+const HOLDER_OVERHEAD: usize = 96;
+
+/// What one peer holds; all chunks cost no memory.
+#[derive(Debug)]
+struct Holding {
+    address: Address,
+    /// `None`: every chunk.
+    part: Option<ChunkSet>,
+    /// The revision at which the peer appeared: what was logged of it before is history.
+    since: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Logged {
+    /// The peer appeared, disappeared, or changed too much to say how.
+    Whole,
+    Added(ChunkRanges),
+}
+
+/// The holders of one file.
+#[derive(Debug)]
+pub struct Swarm {
+    file: FileInfo,
+    holders: BTreeMap<PeerId, Holding>,
+    full: u32,
+    watchers: usize,
+    /// Number of changes so far; the log has the last ones.
+    revision: u64,
+    log: VecDeque<(PeerId, Logged)>,
+    log_limit: usize,
+}
+
+/// How far a watcher has read.
+#[derive(Debug, Clone)]
+pub struct Cursor(Position);
+
+#[derive(Debug, Clone)]
+enum Position {
+    /// In a snapshot that was begun at this revision; holders up to and including `after` are told.
+    Snapshot { revision: u64, after: Option<PeerId> },
+    /// Everything before this revision is told.
+    Live { revision: u64 },
+}
+
+impl Swarm {
+    /// Nobody holds the file yet.
+    pub fn new(file: FileInfo) -> Self {
+        let log = VecDeque::new();
+        Self { file, holders: BTreeMap::new(), full: 0, watchers: 0, revision: 0, log, log_limit: LOG_LIMIT }
+    }
+
+    /// Which file.
+    pub fn file(&self) -> &FileInfo {
+        &self.file
+    }
+
+    /// Whether there is neither a holder nor a watcher.
+    pub fn is_idle(&self) -> bool {
+        self.holders.is_empty() && self.watchers == 0
+    }
+
+    /// Peers that hold every chunk, and peers that hold some.
+    pub fn counts(&self) -> (u32, u32) {
+        let all = u32::try_from(self.holders.len()).unwrap_or(u32::MAX);
+        (self.full, all - self.full)
+    }
+
+    /// Whether the peer holds some of the file.
+    pub fn is_holder(&self, peer: PeerId) -> bool {
+        self.holders.contains_key(&peer)
+    }
+
+    /// Everyone who holds some of the file.
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.holders.keys().copied()
+    }
+
+    /// Whether announcing this set makes its sender a holder.
+    pub fn makes_holder(held: &ChunkSet) -> bool {
+        // An empty file is held in full by whoever says so.
+        !held.is_empty() || held.is_full()
+    }
+
+    /// Adds chunks to what a peer holds; whether that changed anything. `held` is over this file's chunks.
+    pub fn announce(&mut self, peer: PeerId, address: &Address, held: &ChunkSet) -> bool {
+        if !Self::makes_holder(held) || held.count() != self.count() {
+            return false;
+        }
+        let change = match self.holders.get_mut(&peer) {
+            None => {
+                let part = (!held.is_full()).then(|| held.clone());
+                self.full += u32::from(part.is_none());
+                self.holders.insert(peer, Holding { address: address.clone(), part, since: self.revision });
+                Logged::Whole
+            }
+            Some(Holding { part: None, .. }) => return false,
+            Some(Holding { part: slot @ Some(_), .. }) => {
+                let Some(part) = slot else { return false };
+                let new = held.difference(part);
+                if new.is_empty() {
+                    return false;
+                }
+                part.union_with(&new);
+                if part.is_full() {
+                    *slot = None;
+                    self.full += 1;
+                }
+                let ranges = if self.watchers > 0 { new.ranges() } else { ChunkRanges::default() };
+                if ranges.iter().len() > MAX_LOGGED_RANGES { Logged::Whole } else { Logged::Added(ranges) }
+            }
+        };
+        self.log(peer, change);
+        true
+    }
+
+    /// Drops a holder; whether it was one.
+    pub fn remove(&mut self, peer: PeerId) -> bool {
+        let Some(holding) = self.holders.remove(&peer) else { return false };
+        self.full -= u32::from(holding.part.is_none());
+        self.log(peer, Logged::Whole);
+        true
+    }
+
+    /// A new watcher, to be told a snapshot first. End it with [`Swarm::unwatch`].
+    pub fn watch(&mut self) -> Cursor {
+        self.watchers += 1;
+        Cursor(Position::Snapshot { revision: self.revision, after: None })
+    }
+
+    /// Ends one watcher.
+    pub fn unwatch(&mut self) {
+        self.watchers -= 1;
+        if self.watchers == 0 {
+            self.log = VecDeque::new();
+        }
+    }
+
+    /// What the watcher must be told next; nothing if it knows everything.
+    pub fn next_message(&self, cursor: &mut Cursor) -> Option<HolderChanges> {
+        match cursor.0 {
+            Position::Snapshot { revision, after } => Some(self.snapshot(cursor, revision, after)),
+            Position::Live { revision } if revision == self.revision => None,
+            Position::Live { revision } => Some(self.changes(cursor, revision)),
+        }
+    }
+
+    /// Holders in order of their ids, after the given one, as many as fit into about `budget` bytes and
+    /// at least one; and whether that was all.
+    pub fn page(&self, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (peer, holding) in self.holders.range((from, Bound::Unbounded)) {
+            bytes += self.weight(holding);
+            if bytes > budget && !page.is_empty() {
+                return (page, false);
+            }
+            page.push(self.holder(*peer, holding));
+        }
+        (page, true)
+    }
+
+    fn count(&self) -> ChunkCount {
+        self.file.layout.chunk_count()
+    }
+
+    fn holder(&self, peer: PeerId, holding: &Holding) -> Holder {
+        let chunks = holding.part.clone().unwrap_or_else(|| ChunkSet::full(self.count()));
+        Holder { peer, address: holding.address.clone(), chunks }
+    }
+
+    /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this.
+    fn weight(&self, holding: &Holding) -> usize {
+        let chunks = if holding.part.is_some() { (self.count().get() as usize).div_ceil(8).max(48) } else { 8 };
+        HOLDER_OVERHEAD + holding.address.as_str().len() + chunks
+    }
+
+    fn log(&mut self, peer: PeerId, change: Logged) {
+        self.revision += 1;
+        // Without watchers nobody reads the log; the next one begins with a snapshot.
+        if self.watchers == 0 {
+            return;
+        }
+        if self.log.len() == self.log_limit {
+            self.log.pop_front();
+        }
+        self.log.push_back((peer, change));
+    }
+
+    fn snapshot(&self, cursor: &mut Cursor, revision: u64, after: Option<PeerId>) -> HolderChanges {
+        let (page, complete) = self.page(after, MESSAGE_BUDGET);
+        cursor.0 = match page.last() {
+            Some(last) if !complete => Position::Snapshot { revision, after: Some(last.peer) },
+            // Whatever happened since the snapshot was begun is told as changes; told twice, it is the same.
+            _ => Position::Live { revision },
+        };
+        let changes = page.into_iter().map(HolderChange::Is).collect();
+        HolderChanges { reset: after.is_none(), changes, synced: complete }
+    }
+
+    fn changes(&self, cursor: &mut Cursor, revision: u64) -> HolderChanges {
+        let oldest = self.revision - self.log.len() as u64;
+        let Some(from) = revision.checked_sub(oldest).and_then(|from| usize::try_from(from).ok()) else {
+            return self.snapshot(cursor, self.revision, None);
+        };
+        // For each peer, in the order in which it first changed: `None` if its whole state must be told.
+        let mut merged: Vec<(PeerId, Option<ChunkSet>)> = Vec::new();
+        let mut places: HashMap<PeerId, usize> = HashMap::new();
+        let mut bytes = 0;
+        let mut at = revision;
+        for (peer, change) in self.log.range(from..) {
+            let (more, added) = match (change, self.holders.get(peer)) {
+                // The watcher may not know this peer, which left meanwhile: how, the log tells further on.
+                (Logged::Added(_), None) => (0, ChunkSet::empty(self.count()).into()),
+                (Logged::Added(_), Some(holding)) if at < holding.since => (0, ChunkSet::empty(self.count()).into()),
+                (Logged::Added(ranges), Some(_)) => {
+                    (HOLDER_OVERHEAD + 12 * ranges.iter().len(), ChunkSet::from_ranges(self.count(), ranges).ok())
+                }
+                (Logged::Whole, Some(holding)) => (self.weight(holding), None),
+                (Logged::Whole, None) => (HOLDER_OVERHEAD, None),
+            };
+            if bytes + more > MESSAGE_BUDGET && at > revision {
+                break;
+            }
+            bytes += more;
+            at += 1;
+            match places.get(peer) {
+                None => {
+                    places.insert(*peer, merged.len());
+                    merged.push((*peer, added));
+                }
+                Some(&place) => {
+                    merged[place].1 = match (merged[place].1.take(), added) {
+                        (Some(mut before), Some(added)) => {
+                            before.union_with(&added);
+                            Some(before)
+                        }
+                        _ => None,
+                    };
+                }
+            }
+        }
+        cursor.0 = Position::Live { revision: at };
+        let changes = merged.into_iter().filter_map(|(peer, added)| match (self.holders.get(&peer), added) {
+            (_, Some(added)) => (!added.is_empty()).then_some(HolderChange::Added(peer, added)),
+            (Some(holding), None) => Some(HolderChange::Is(self.holder(peer, holding))),
+            (None, None) => Some(HolderChange::Gone(peer)),
+        });
+        HolderChanges { reset: false, changes: changes.collect(), synced: true }
+    }
+}
+
+#[cfg(test)]
+#[path = "swarm_tests.rs"]
+mod tests;

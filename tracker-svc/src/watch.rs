@@ -1,0 +1,53 @@
+//! The stream that keeps a watcher informed.
+//!
+//! One task per watch, with room for a single message ahead: a watcher that reads slowly makes its task
+//! wait, and what it missed is merged, or replaced by a snapshot, when it reads again. A watch with
+//! nothing to tell sends nothing; whether the watcher is still there is the connection's keep-alive's business.
+
+use std::time::Duration;
+
+use drizzle_proto::convert::HolderChanges;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{error::Error, registry::Watcher};
+
+/// Changes are gathered for this long before they are sent. Learning of new holders later than about a
+/// chunk's time slows a swarm down; telling each change at once would cost a message per chunk and watcher.
+const BATCH: Duration = Duration::from_millis(50);
+
+/// The messages of a watch, from a task that ends with the stream, with the name, or when the tracker stops.
+pub fn stream(
+    watcher: Watcher,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) -> ReceiverStream<Result<HolderChanges, Error>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tasks.spawn(async move {
+        let end = tokio::select! {
+            end = push(watcher, &sender) => end,
+            () = stop.cancelled() => Some(Error::Stopping),
+            () = sender.closed() => None,
+        };
+        if let Some(error) = end {
+            // Nobody to tell it to is fine.
+            let _ = sender.send(Err(error)).await;
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// Sends until the name is released; `None` if the stream is gone.
+async fn push(mut watcher: Watcher, sender: &mpsc::Sender<Result<HolderChanges, Error>>) -> Option<Error> {
+    loop {
+        match watcher.next_message() {
+            Ok(Some(changes)) => sender.send(Ok(changes)).await.ok()?,
+            Ok(None) => {
+                watcher.changed().await;
+                tokio::time::sleep(BATCH).await;
+            }
+            Err(error) => return Some(error),
+        }
+    }
+}
