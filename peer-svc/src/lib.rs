@@ -1,1 +1,54 @@
-//! Stub.
+//! The peer daemon of Drizzle: shares files, serves chunks, downloads what others have.
+//!
+//! The rooms along the way of a byte, in its order:
+//!
+//! | module | turns | into |
+//! |---|---|---|
+//! | [`share`] | a local file | a manifest and a full chunk set |
+//! | [`register`] | this peer and what it holds | a lease, announcements, first-registered manifests |
+//! | [`locate`] | a file name | changes of who holds which chunk |
+//! | [`schedule`] | missing chunks, holders, what is in flight, now | fetches (pure, no I/O) |
+//! | [`fetch`] | one fetch | untrusted bytes |
+//! | [`verify`] | bytes and a manifest | a `VerifiedChunk`, or an offence |
+//! | [`write`] | a `VerifiedChunk` | a `StoredChunk`, safe to serve |
+//! | [`announce`] | stored chunks | batches for the tracker (pure) |
+//! | [`assemble`] | all chunks stored | the file under its name, in one step |
+//!
+//! And what stands beside the way:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`holdings`] | what this peer holds and may serve; the one owner of that state |
+//! | [`serve`] | the Peer service: upload slots and chunk streams |
+//! | [`download`] | one transfer: drives the way from locate to assemble |
+//! | [`transfers`] | the transfers that run, and how to join or cancel them |
+//! | [`control`] | the Control service, a thin adapter |
+//! | [`convert`] | domain to wire for the Control service |
+//! | [`state`] | what must survive a crash: shares, partial downloads |
+//! | [`config`], [`server`], [`health`] | options; bind, run, drain; ask whether a daemon serves |
+//!
+//! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
+//! and nothing unverified is ever served.
+
+pub mod announce;
+pub mod assemble;
+pub mod config;
+pub mod control;
+pub mod convert;
+pub mod download;
+pub mod fetch;
+pub mod health;
+pub mod holdings;
+pub mod locate;
+pub mod register;
+pub mod schedule;
+pub mod serve;
+pub mod server;
+pub mod share;
+pub mod state;
+pub mod transfers;
+pub mod verify;
+pub mod write;
+
+pub use config::Config;
+pub use server::{Handle, bind};

@@ -1,0 +1,119 @@
+//! Options of the daemon: parsed and checked before any port is bound.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use drizzle_proto::Address;
+
+/// Shares the files below a folder with other peers, and downloads into it what they share.
+///
+/// Prints one line to stdout once it serves: "ready peer=ADDR control=ADDR id=PEER_ID". Everything else goes to
+/// stderr; RUST_LOG sets how much (default: info). Drive it with peer-cli.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// Instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// For serving.
+    #[command(flatten)]
+    pub serve: Option<Config>,
+}
+
+/// What else the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask a running daemon whether it serves; exit code 0 if so, 1 if not
+    Healthcheck {
+        /// HOST:PORT of its control service
+        #[arg(long, env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
+        address: Address,
+    },
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Options for serving.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// The tracker: http://HOST:PORT
+    #[arg(long, value_name = "URL", env = "DRIZZLE_TRACKER", value_parser = tracker_url)]
+    pub tracker: String,
+
+    /// Where other peers fetch chunks; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7401")]
+    pub listen: SocketAddr,
+
+    /// Where peer-cli drives this daemon. Whoever reaches it can make the daemon read and write files: keep it local
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
+    pub control: SocketAddr,
+
+    /// The folder whose files are shared, and into which downloads go; made if it does not exist
+    #[arg(long, env = "DRIZZLE_DIR")]
+    pub dir: PathBuf,
+
+    /// Hashes and unfinished downloads [default: DIR/.drizzle]. Elsewhere, DIR itself may be read-only
+    #[arg(long, env = "DRIZZLE_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Address told to other peers [default: the local address that routes to the tracker, with the real port]
+    #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
+    pub advertise: Option<Address>,
+
+    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere
+    #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub upload_slots: u16,
+
+    /// On shutdown, running uploads may take this long to finish (such as 10s)
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub drain: Duration,
+
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", env = "DRIZZLE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// `http://HOST:PORT`, or `HOST:PORT` for short.
+fn tracker_url(text: &str) -> Result<String, String> {
+    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let address = Address::new(authority).map_err(|_| format!("{text:?} is not http://HOST:PORT"))?;
+    Ok(address.to_url())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_options_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn tracker_urls() {
+        assert_eq!(tracker_url("http://t:7400/").unwrap(), "http://t:7400");
+        assert_eq!(tracker_url("t:7400").unwrap(), "http://t:7400");
+        for bad in ["", "t", "https://t:1", "http://t:1/x", "http://u@t:1"] {
+            assert!(tracker_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn serving_needs_a_tracker_and_a_folder_and_a_health_check_does_not() {
+        assert!(Cli::try_parse_from(["peer-svc"]).is_err() || Cli::parse_from(["peer-svc"]).serve.is_none());
+        let cli = Cli::try_parse_from(["peer-svc", "healthcheck"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Healthcheck { .. })));
+        let cli = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d"]).unwrap();
+        assert_eq!(cli.serve.unwrap().upload_slots, 4);
+        assert!(Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d", "--upload-slots", "0"]).is_err());
+    }
+}

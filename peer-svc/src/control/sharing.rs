@@ -1,0 +1,121 @@
+//! One share request: hashing in the background, progress meanwhile, then what the tracker said of each file.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use drizzle_proto::{FileInfo, FileName, wire};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::share_result::Status;
+
+use super::Daemon;
+use crate::{
+    holdings::Registration,
+    register::registration,
+    share::{HashProgress, Hashed, ShareError},
+};
+
+const PROGRESS: Duration = Duration::from_millis(100);
+/// Events that may wait for a slow reader.
+const BACKLOG: usize = 256;
+
+/// What to share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareOrder {
+    /// Absolute paths of files or folders.
+    pub paths: Vec<PathBuf>,
+    /// For a single file.
+    pub name: Option<FileName>,
+    /// In bytes; `None` for the default.
+    pub chunk_size: Option<u32>,
+}
+
+/// Checks the paths, then shares in the background. The work goes on if the reader goes away.
+pub(super) async fn share(
+    daemon: Arc<Daemon>,
+    order: ShareOrder,
+) -> Result<ReceiverStream<wire::ShareEvent>, ShareError> {
+    let sharer = daemon.sharer.clone();
+    let find = move || {
+        let found = sharer.find(&order.paths, order.name.clone())?;
+        if order.name.is_some() && order.paths.iter().any(|path| path.is_dir()) {
+            let reason = "a name can be given to a single file only, not to a folder".to_owned();
+            return Err(ShareError::Name { path: order.paths[0].clone(), reason });
+        }
+        Ok((found, order.chunk_size))
+    };
+    let ((found, skipped), chunk_size) = tokio::task::spawn_blocking(find).await.map_err(|_| ShareError::Stopped)??;
+    let (events, stream) = mpsc::channel(BACKLOG);
+    let tasks = daemon.tasks.clone();
+    tasks.spawn(async move {
+        for error in skipped {
+            tell(&events, outcome(None, Status::Failed, error.to_string())).await;
+        }
+        let progress = Arc::new(HashProgress::default());
+        let hashing = {
+            let (sharer, progress) = (daemon.sharer.clone(), progress.clone());
+            tokio::task::spawn_blocking(move || sharer.share_found(found, chunk_size, &progress))
+        };
+        for (name, result) in watch(hashing, &progress, &events).await {
+            let result = match result {
+                Ok(file) => registered(&daemon, file).await,
+                Err(error) => wire::ShareResult {
+                    file: Some(wire::FileInfo { name: name.to_string(), ..Default::default() }),
+                    ..outcome(None, Status::Failed, error.to_string())
+                },
+            };
+            tell(&events, result).await;
+        }
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+/// Tells of progress until the hashing is done.
+async fn watch(
+    mut hashing: tokio::task::JoinHandle<Result<Hashed, crate::state::StateError>>,
+    progress: &HashProgress,
+    events: &mpsc::Sender<wire::ShareEvent>,
+) -> Hashed {
+    let mut ticks = tokio::time::interval(PROGRESS);
+    loop {
+        let done = tokio::select! {
+            done = &mut hashing => done,
+            _ = ticks.tick() => {
+                let event = wire::share_event::Event::Progress(progress.read().into());
+                // A reader that lags needs no old progress.
+                let _ = events.try_send(wire::ShareEvent { event: Some(event) });
+                continue;
+            }
+        };
+        let error = match done {
+            Ok(Ok(hashed)) => return hashed,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tell(events, outcome(None, Status::Failed, error)).await;
+        return Vec::new();
+    }
+}
+
+async fn registered(daemon: &Daemon, file: FileInfo) -> wire::ShareResult {
+    match registration(&daemon.holdings, &daemon.standing, &file.name).await {
+        Registration::Registered => {
+            // The tracker may know the content in other chunks, which this peer then adopted.
+            let adopted = daemon.holdings.get(&file.name).map(|view| view.manifest.describe(file.name.clone()));
+            outcome(Some(&adopted.unwrap_or(file)), Status::Registered, String::new())
+        }
+        Registration::Refused(detail) => outcome(Some(&file), Status::Refused, detail),
+        Registration::Pending => {
+            let detail = "the tracker cannot be reached; the file is registered once it can".to_owned();
+            outcome(Some(&file), Status::Pending, detail)
+        }
+    }
+}
+
+fn outcome(file: Option<&FileInfo>, status: Status, detail: String) -> wire::ShareResult {
+    wire::ShareResult { status: status.into(), file: file.map(Into::into), detail }
+}
+
+async fn tell(events: &mpsc::Sender<wire::ShareEvent>, result: wire::ShareResult) {
+    // Nobody may be reading any more; the sharing itself is done.
+    let _ = events.send(wire::ShareEvent { event: Some(wire::share_event::Event::Result(result)) }).await;
+}

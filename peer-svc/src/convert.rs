@@ -1,0 +1,174 @@
+//! Domain to wire for the Control service, and its requests to the domain. The only place of this crate
+//! that looks into wire messages, apart from the two one-field requests of the Peer service.
+
+use std::{path::PathBuf, time::Duration};
+
+use drizzle_proto::{ChunkRanges, FileName, Layout, WireError, wire};
+use wire::download_event::Event as WireEvent;
+
+use crate::{
+    control::ShareOrder,
+    download::{Blamed, Event, FailureKind, Progress, SourceProgress, Step, offence_text},
+    holdings::Counts,
+    share::HashState,
+    transfers::{Request, Running},
+};
+
+/// Without a stored chunk for this long, a download gives up unless told otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A local path; names on the wire are UTF-8.
+fn path(text: &str) -> Result<PathBuf, WireError> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(WireError::Bounds("a path that is not absolute")) }
+}
+
+impl TryFrom<wire::DownloadRequest> for Request {
+    type Error = WireError;
+
+    fn try_from(request: wire::DownloadRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            name: FileName::new(&request.name)?,
+            output: if request.output.is_empty() { None } else { Some(path(&request.output)?) },
+            chunks: request.chunks.map(ChunkRanges::try_from).transpose()?,
+            timeout: match request.timeout_millis {
+                0 => DEFAULT_TIMEOUT,
+                // A year is for ever, and does not overflow a clock.
+                millis => Duration::from_millis(millis).min(Duration::from_secs(365 * 86_400)),
+            },
+        })
+    }
+}
+
+impl TryFrom<wire::ShareRequest> for ShareOrder {
+    type Error = WireError;
+
+    fn try_from(request: wire::ShareRequest) -> Result<Self, WireError> {
+        let paths: Vec<PathBuf> = request.paths.iter().map(|text| path(text)).collect::<Result<_, _>>()?;
+        if paths.is_empty() {
+            return Err(WireError::Missing("paths"));
+        }
+        let name = if request.name.is_empty() { None } else { Some(FileName::new(&request.name)?) };
+        if name.is_some() && paths.len() > 1 {
+            return Err(WireError::Bounds("a name for more than one path"));
+        }
+        let chunk_size = (request.chunk_size != 0).then_some(request.chunk_size);
+        if let Some(chunk_size) = chunk_size {
+            Layout::new(0, chunk_size)?;
+        }
+        Ok(Self { paths, name, chunk_size })
+    }
+}
+
+impl From<&SourceProgress> for wire::SourceProgress {
+    fn from(source: &SourceProgress) -> Self {
+        Self { peer: source.peer.to_string(), bytes: source.bytes, chunks: source.chunks, in_flight: source.in_flight }
+    }
+}
+
+impl From<&Progress> for wire::DownloadProgress {
+    fn from(progress: &Progress) -> Self {
+        Self { bytes_stored: progress.stored, sources: progress.sources.iter().map(Into::into).collect() }
+    }
+}
+
+impl From<&Blamed> for wire::Blame {
+    fn from(blamed: &Blamed) -> Self {
+        Self {
+            peer: blamed.peer.to_string(),
+            offence: offence_text(blamed.offence).to_owned(),
+            chunks: Some((&blamed.chunks).into()),
+        }
+    }
+}
+
+impl From<FailureKind> for wire::download_failed::Kind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Integrity => Self::Integrity,
+            FailureKind::Timeout => Self::Timeout,
+            FailureKind::Cancelled => Self::Cancelled,
+            FailureKind::DestinationExists => Self::DestinationExists,
+            FailureKind::Storage => Self::Storage,
+            FailureKind::Withdrawn => Self::Withdrawn,
+            FailureKind::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+impl From<&Event> for wire::DownloadEvent {
+    fn from(event: &Event) -> Self {
+        use wire::chunk_event::Step as WireStep;
+        let event = match event {
+            Event::Started { file, wanted, resumed } => WireEvent::Started(wire::DownloadStarted {
+                file: Some(file.into()),
+                bytes_wanted: *wanted,
+                bytes_resumed: *resumed,
+            }),
+            Event::Progress(progress) => WireEvent::Progress(progress.into()),
+            Event::Chunk { step, chunk, peer } => {
+                let (step, reason) = match step {
+                    Step::Requested => (WireStep::Requested, ""),
+                    Step::Stored => (WireStep::Stored, ""),
+                    Step::Failed(reason) => (WireStep::Failed, reason.as_str()),
+                };
+                WireEvent::Chunk(wire::ChunkEvent {
+                    step: step.into(),
+                    chunk: chunk.get(),
+                    peer: peer.to_string(),
+                    reason: reason.to_owned(),
+                })
+            }
+            Event::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason.clone() }),
+            Event::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
+                path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+                bytes: *bytes,
+                elapsed_millis: millis(*elapsed),
+                sources: sources.iter().map(Into::into).collect(),
+                blamed: blamed.iter().map(Into::into).collect(),
+            }),
+            Event::Failed { kind, reason, chunks, blamed } => WireEvent::Failed(wire::DownloadFailed {
+                kind: wire::download_failed::Kind::from(*kind).into(),
+                reason: reason.clone(),
+                chunks: Some(chunks.into()),
+                blamed: blamed.iter().map(Into::into).collect(),
+            }),
+        };
+        Self { event: Some(event) }
+    }
+}
+
+impl From<&Running> for wire::Transfer {
+    fn from(running: &Running) -> Self {
+        Self {
+            file: Some((&running.file).into()),
+            bytes_wanted: running.wanted,
+            progress: Some((&running.progress).into()),
+            elapsed_millis: millis(running.elapsed),
+        }
+    }
+}
+
+impl From<HashState> for wire::HashProgress {
+    fn from(state: HashState) -> Self {
+        let count = |files: u64| u32::try_from(files).unwrap_or(u32::MAX);
+        Self {
+            files_done: count(state.files_done),
+            files_total: count(state.files_total),
+            bytes_done: state.bytes_done,
+            bytes_total: state.bytes_total,
+        }
+    }
+}
+
+/// Counts, names and totals as the status message has them.
+pub(crate) fn count_into(status: &mut wire::StatusResponse, counts: Counts) {
+    status.shared_files = u32::try_from(counts.shared).unwrap_or(u32::MAX);
+    status.partial_files = u32::try_from(counts.partial).unwrap_or(u32::MAX);
+    // A listing for people; the log has them all.
+    status.refused = counts.refused.iter().take(100).map(FileName::to_string).collect();
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

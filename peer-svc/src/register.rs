@@ -1,0 +1,269 @@
+//! Membership: a lease with the tracker, and the announcements under it.
+//!
+//! One task owns the lease. Whatever goes wrong, it goes back to the same place: take a lease, announce
+//! everything that is held. So a tracker that restarts, forgets or was never there is healed without
+//! anybody asking (invariant 5). The log hears of a change once, not of every attempt.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use drizzle_proto::{
+    Address, FileInfo, FileName, PeerId,
+    client::{ClientError, Lease, TrackerClient},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::holdings::{Holdings, Refusal, Registration};
+
+/// News is gathered this long before it is sent.
+const BATCH: Duration = Duration::from_millis(40);
+/// Between attempts to reach the tracker.
+const RETRY: Duration = Duration::from_millis(500);
+/// Without a tracker for this long, a share is reported as pending.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Leaving is a courtesy: the lease ends by itself.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// What the rest of the daemon hears of.
+#[derive(Debug)]
+pub enum Notice {
+    /// A file that the tracker did not take.
+    Refused(Refusal),
+    /// A name that its owner released.
+    Released(FileInfo),
+}
+
+/// How to be reached.
+#[derive(Debug, Clone)]
+pub enum Advertise {
+    /// As told with `--advertise`.
+    Fixed(Address),
+    /// The local address that routes to the tracker, with this port.
+    Routed {
+        /// `HOST:PORT` of the tracker.
+        tracker: String,
+        /// Our real port.
+        port: u16,
+    },
+}
+
+impl Advertise {
+    /// The address to tell others. Resolved anew each time: a laptop moves, a container gets its network late.
+    pub async fn address(&self) -> std::io::Result<Address> {
+        match self {
+            Self::Fixed(address) => Ok(address.clone()),
+            Self::Routed { tracker, port } => {
+                let mut error = std::io::Error::other(format!("{tracker} has no address"));
+                for remote in tokio::net::lookup_host(tracker.as_str()).await? {
+                    match local_address_towards(remote) {
+                        Ok(ip) => return Ok(SocketAddr::new(ip, *port).into()),
+                        Err(why) => error = why,
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Connecting a UDP socket sends nothing; it only asks the routing table.
+fn local_address_towards(remote: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(remote)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// What others may ask about the membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The lease, while one is held and the tracker answers.
+    pub lease: Option<u64>,
+    /// The address told last.
+    pub advertised: Option<Address>,
+}
+
+/// The membership task.
+#[derive(Debug)]
+pub struct Membership {
+    /// The tracker.
+    pub tracker: TrackerClient,
+    /// Its URL, for messages.
+    pub url: String,
+    /// Who we are.
+    pub peer: PeerId,
+    /// Where we are.
+    pub advertise: Advertise,
+    /// What we hold.
+    pub holdings: Arc<Holdings>,
+    /// Where to publish the standing.
+    pub standing: watch::Sender<Standing>,
+    /// Where to tell of refusals and releases.
+    pub notices: mpsc::Sender<Notice>,
+}
+
+impl Membership {
+    /// Runs until `stop`, then leaves the tracker.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut away = Away::default();
+        loop {
+            let lease = tokio::select! {
+                () = stop.cancelled() => return,
+                lease = self.take_lease(&mut away) => lease,
+            };
+            self.holdings.announce_everything();
+            let ended = tokio::select! {
+                () = stop.cancelled() => true,
+                () = self.keep(lease, &mut away) => false,
+            };
+            self.standing.send_modify(|standing| standing.lease = None);
+            if ended {
+                let _ = tokio::time::timeout(LEAVE, self.tracker.leave(lease.id)).await;
+                return;
+            }
+        }
+    }
+
+    async fn take_lease(&mut self, away: &mut Away) -> Lease {
+        loop {
+            match self.try_lease().await {
+                Ok(lease) => {
+                    away.back(&self.url);
+                    return lease;
+                }
+                Err(error) => away.tell(&self.url, &error),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn try_lease(&mut self) -> Result<Lease, ClientError> {
+        let address =
+            self.advertise.address().await.map_err(|error| tonic::Status::unavailable(format!("no route: {error}")))?;
+        let lease = self.tracker.register_peer(self.peer, &address).await?;
+        tracing::info!(tracker = %self.url, advertise = %address, "registered with the tracker");
+        self.standing.send_replace(Standing { lease: Some(lease.id), advertised: Some(address) });
+        Ok(lease)
+    }
+
+    /// Renews and announces until the lease is lost.
+    async fn keep(&mut self, lease: Lease, away: &mut Away) {
+        let holdings = self.holdings.clone();
+        let mut renew_at = Instant::now() + lease.renew_every;
+        loop {
+            let result = tokio::select! {
+                () = tokio::time::sleep_until(renew_at) => self.renew(lease).await,
+                () = holdings.wait_for_news() => {
+                    sleep(BATCH).await;
+                    self.announce(lease).await
+                }
+            };
+            match result {
+                Ok(()) => {
+                    away.back(&self.url);
+                    self.standing.send_if_modified(|standing| standing.lease.replace(lease.id).is_none());
+                    // A success of either kind shows that the tracker is there, but only renewing renews.
+                    if renew_at <= Instant::now() {
+                        renew_at = Instant::now() + lease.renew_every;
+                    }
+                }
+                Err(error) if error.code() == Code::FailedPrecondition => {
+                    tracing::info!(tracker = %self.url, "the tracker does not know our lease: registering again");
+                    return;
+                }
+                Err(error) => {
+                    away.tell(&self.url, &error);
+                    self.standing.send_modify(|standing| standing.lease = None);
+                    sleep(RETRY).await;
+                    // Finds out soon whether the tracker is back, and whether it remembers us.
+                    renew_at = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn renew(&mut self, lease: Lease) -> Result<(), ClientError> {
+        for released in self.tracker.renew_lease(lease.id).await? {
+            let _ = self.notices.send(Notice::Released(released)).await;
+        }
+        Ok(())
+    }
+
+    async fn announce(&mut self, lease: Lease) -> Result<(), ClientError> {
+        let batch = self.holdings.take_batch();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.tracker.register_chunk(lease.id, &batch).await {
+            Ok(outcomes) => {
+                for refusal in self.holdings.apply(batch, outcomes) {
+                    let _ = self.notices.send(Notice::Refused(refusal)).await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.holdings.put_back(batch);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Waits until a file's registration is decided; `Pending` if the tracker stays away for a moment.
+pub async fn registration(holdings: &Holdings, standing: &watch::Sender<Standing>, name: &FileName) -> Registration {
+    let (mut changes, mut standing) = (holdings.registrations(), standing.subscribe());
+    let mut patience = Instant::now() + PATIENCE;
+    loop {
+        changes.borrow_and_update();
+        if standing.borrow_and_update().lease.is_some() {
+            patience = Instant::now() + PATIENCE;
+        }
+        match holdings.get(name).map(|view| view.registration) {
+            Some(Registration::Pending) => {}
+            Some(decided) => return decided,
+            None => return Registration::Pending,
+        }
+        tokio::select! {
+            _ = changes.changed() => {}
+            _ = standing.changed() => {}
+            () = tokio::time::sleep_until(patience), if standing.borrow().lease.is_none() => return Registration::Pending,
+        }
+    }
+}
+
+/// Says that the tracker is away once, and once that it is back.
+#[derive(Debug, Default)]
+struct Away(bool);
+
+impl Away {
+    fn tell(&mut self, url: &str, error: &ClientError) {
+        if !std::mem::replace(&mut self.0, true) {
+            tracing::warn!(tracker = url, %error, "cannot reach the tracker; trying on");
+        }
+    }
+
+    fn back(&mut self, url: &str) {
+        if std::mem::take(&mut self.0) {
+            tracing::info!(tracker = url, "the tracker answers again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_routed_address_is_the_one_towards_the_tracker() {
+        let advertise = Advertise::Routed { tracker: "127.0.0.3:7400".into(), port: 99 };
+        assert_eq!(advertise.address().await.unwrap().as_str(), "127.0.0.1:99");
+    }
+}

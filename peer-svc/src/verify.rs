@@ -1,0 +1,132 @@
+//! Untrusted bytes in, proof out: the only maker of a [`VerifiedChunk`].
+//!
+//! Slices are hashed as they arrive, while they are in the cache, and kept as they are: nothing is
+//! copied together. No I/O here.
+
+use bytes::Bytes;
+use drizzle_proto::{ChunkIndex, Digest, FileId, Manifest};
+use sha2::{Digest as _, Sha256};
+
+/// The bytes of a chunk are not those of the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// More bytes than the chunk has.
+    #[error("more than {0} bytes")]
+    TooLong(u32),
+    /// Fewer bytes than the chunk has.
+    #[error("{got} of {expected} bytes")]
+    TooShort {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes of the chunk.
+        expected: u32,
+    },
+    /// The right number of bytes with another hash.
+    #[error("the hash differs from the registered one")]
+    Hash,
+}
+
+/// Takes the bytes of one chunk in order.
+#[derive(Debug)]
+pub struct Verifier {
+    file: FileId,
+    chunk: ChunkIndex,
+    expected: Digest,
+    len: u32,
+    got: u64,
+    sha: Sha256,
+    slices: Vec<Bytes>,
+}
+
+/// A chunk whose bytes match the manifest. Only this can be written.
+#[derive(Debug)]
+pub struct VerifiedChunk {
+    file: FileId,
+    chunk: ChunkIndex,
+    slices: Vec<Bytes>,
+}
+
+impl Verifier {
+    /// For one chunk of a manifest.
+    pub fn new(manifest: &Manifest, chunk: ChunkIndex) -> Self {
+        Self {
+            file: manifest.id(),
+            chunk,
+            expected: manifest.hash(chunk),
+            len: manifest.layout().chunk_len(chunk),
+            got: 0,
+            sha: Sha256::new(),
+            slices: Vec::new(),
+        }
+    }
+
+    /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory.
+    pub fn push(&mut self, slice: Bytes) -> Result<(), Mismatch> {
+        self.got += slice.len() as u64;
+        if self.got > u64::from(self.len) {
+            return Err(Mismatch::TooLong(self.len));
+        }
+        self.sha.update(&slice);
+        self.slices.push(slice);
+        Ok(())
+    }
+
+    /// Whether every byte has come.
+    pub fn is_full(&self) -> bool {
+        self.got == u64::from(self.len)
+    }
+
+    /// The proof, if the hash matches.
+    pub fn finish(self) -> Result<VerifiedChunk, Mismatch> {
+        if self.got < u64::from(self.len) {
+            return Err(Mismatch::TooShort { got: self.got, expected: self.len });
+        }
+        if Digest::from_bytes(self.sha.finalize().into()) != self.expected {
+            return Err(Mismatch::Hash);
+        }
+        Ok(VerifiedChunk { file: self.file, chunk: self.chunk, slices: self.slices })
+    }
+}
+
+impl VerifiedChunk {
+    /// The content that it belongs to.
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Which chunk it is.
+    pub fn chunk(&self) -> ChunkIndex {
+        self.chunk
+    }
+
+    /// Its bytes, in order.
+    pub fn slices(&self) -> &[Bytes] {
+        &self.slices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drizzle_proto::Layout;
+
+    use super::*;
+
+    fn verify(content: &[u8], pushed: &[&[u8]]) -> Result<Vec<Bytes>, Mismatch> {
+        let layout = Layout::new(content.len() as u64, 1 << 14).unwrap();
+        let manifest = Manifest::new(layout, vec![Digest::of(content)]).unwrap();
+        let mut verifier = Verifier::new(&manifest, layout.chunk_count().index(0).unwrap());
+        for slice in pushed {
+            verifier.push(Bytes::copy_from_slice(slice))?;
+        }
+        verifier.finish().map(|chunk| chunk.slices().to_vec())
+    }
+
+    #[test]
+    fn only_the_right_bytes_pass() {
+        assert_eq!(verify(b"abcd", &[b"a", b"", b"bcd"]).unwrap().concat(), b"abcd");
+        assert_eq!(verify(b"abcd", &[b"abce"]), Err(Mismatch::Hash));
+        assert_eq!(verify(b"abcd", &[b"abc"]), Err(Mismatch::TooShort { got: 3, expected: 4 }));
+        assert_eq!(verify(b"abcd", &[]), Err(Mismatch::TooShort { got: 0, expected: 4 }));
+        assert_eq!(verify(b"abcd", &[b"abcd", b"e"]), Err(Mismatch::TooLong(4)));
+    }
+}
