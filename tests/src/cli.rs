@@ -85,9 +85,9 @@ impl Running {
         Run { code, events: parse(&self.process.stdout()), stderr: self.process.stderr() }
     }
 
-    /// Ctrl-C.
-    pub fn interrupt(&mut self) {
-        self.process.signal(Signal::INT);
+    /// Sends a signal: INT is Ctrl-C.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// `kill -9` of the CLI alone.

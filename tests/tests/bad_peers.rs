@@ -42,19 +42,53 @@ async fn wrong_bytes() {
     is_survived_and_named(Manner::WrongBytes, &["wrong bytes"]).await;
 }
 
+/// A stall takes seconds to be called one. An honest holder beside it would have served everything twice
+/// over by then, so it comes only later.
+async fn a_stall_is_survived_and_named(after: usize) {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let bad = FakePeer::start(&cluster.tracker.url(), &a, Manner::Stalls(after)).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    download.until("a charge", |events| events.iter().any(|event| event["step"] == "failed")).await;
+    let honest = cluster.peer("honest").await;
+    honest.share(&a).await;
+    let run = download.ended().await.expect(0);
+    a.assert_at(&downloader.path("A"));
+    for (peer, offence, chunks) in run.blamed() {
+        assert_eq!((peer, offence.as_str()), (bad.address.to_string(), "stalled"));
+        assert!(!chunks.is_empty());
+    }
+    assert!(!run.blamed().is_empty());
+    assert_eq!(run.sources()[&honest.address().to_string()].chunks, CHUNKS as u64);
+}
+
 #[tokio::test]
 async fn a_stall_before_the_first_byte() {
-    is_survived_and_named(Manner::Stalls(0), &["stalled"]).await;
+    a_stall_is_survived_and_named(0).await;
 }
 
 #[tokio::test]
 async fn a_stall_after_some_bytes() {
-    is_survived_and_named(Manner::Stalls(1000), &["stalled"]).await;
+    a_stall_is_survived_and_named(1000).await;
+}
+
+#[tokio::test]
+async fn a_stall_beside_an_honest_holder_holds_nobody_up() {
+    let cluster = Cluster::start().await;
+    let honest = cluster.peer("honest").await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    honest.share(&a).await;
+    let _bad = FakePeer::start(&cluster.tracker.url(), &a, Manner::Stalls(1000)).await;
+    let downloader = cluster.peer("downloader").await;
+    let run = downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+    assert_eq!(run.sources()[&honest.address().to_string()].chunks, CHUNKS as u64);
 }
 
 #[tokio::test]
 async fn an_error_in_the_middle_of_a_chunk() {
-    is_survived_and_named(Manner::BreaksOff(1000), &["broke off"]).await;
+    is_survived_and_named(Manner::BreaksOff(1000), &["broke off", "refused"]).await;
 }
 
 #[tokio::test]
@@ -178,7 +212,9 @@ async fn fails_alone(manner: Manner, code: i32) {
     let a = Content::small_chunks("A", 1, 4);
     let bad = FakePeer::start(&cluster.tracker.url(), &a, manner.clone()).await;
     let downloader = cluster.peer("downloader").await;
-    let run = downloader.cli(["download", "A", "--timeout", "2s"]).await;
+    // Long enough that a stall, which takes seconds to be called one, is charged before the end.
+    let timeout = if matches!(manner, Manner::Stalls(_)) { "10s" } else { "2s" };
+    let run = downloader.cli(["download", "A", "--timeout", timeout]).await;
     assert_eq!(run.code, code, "{manner:?}: {:?} {}", run.events.last(), run.stderr);
     assert_eq!(run.lacking(), [0, 1, 2, 3]);
     if !matches!(manner, Manner::Says(Code::ResourceExhausted)) {

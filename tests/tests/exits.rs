@@ -4,6 +4,7 @@ use std::fs;
 
 use drizzle_proto::wire::ListTransfersRequest;
 use drizzle_tests::{Cluster, Content, FakePeer, Manner, content::SMALL_CHUNK, content::files_below, until};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn usage_errors_are_2() {
@@ -58,11 +59,8 @@ async fn an_unreachable_daemon_or_tracker_is_5() {
     for args in [&["download", "A"][..], &["files"], &["locations", "A"], &["status"], &["unshare", "A"]] {
         let run = peer.cli(args).await;
         assert_eq!(run.code, 5, "without the daemon: {args:?}");
-        assert!(
-            run.stderr.contains("peer-svc") || run.reason().contains("peer-svc"),
-            "says what to do: {}",
-            run.stderr
-        );
+        let said = format!("{} {:?}", run.stderr, run.events);
+        assert!(said.contains(peer.control()), "says where it looked: {said}");
     }
 }
 
@@ -91,6 +89,15 @@ async fn nobody_to_serve_is_7() {
 
 #[tokio::test]
 async fn ctrl_c_is_130_and_keeps_the_chunks() {
+    interrupted_is(Signal::INT, 130).await;
+}
+
+#[tokio::test]
+async fn a_terminated_cli_is_143_and_keeps_the_chunks() {
+    interrupted_is(Signal::TERM, 143).await;
+}
+
+async fn interrupted_is(signal: Signal, code: i32) {
     let cluster = Cluster::start().await;
     let a = Content::small_chunks("A", 1, 32);
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(6));
@@ -98,8 +105,8 @@ async fn ctrl_c_is_130_and_keeps_the_chunks() {
     let peer = cluster.peer("peer").await;
     let mut download = peer.start_cli(["download", "A"]);
     download.until_stored(6).await;
-    download.interrupt();
-    download.ended().await.expect(130);
+    download.signal(signal);
+    download.ended().await.expect(code);
     let transfers = peer.wire().list_transfers(ListTransfersRequest {}).await.unwrap().into_inner().transfers;
     assert_eq!(transfers, [], "the transfer ended");
     assert_eq!(files_below(&peer.dir), [""; 0]);

@@ -108,7 +108,8 @@ async fn ten_thousand_small_files_are_shared_and_listed_in_pages() {
         .map(|line| line["name"].as_str().expect("a name on every line").to_owned())
         .collect();
     assert_eq!(half.len(), 1000);
-    // What each file costs the tracker is bounded: 2 KiB plus its hashes, beside what it has anyway.
+    // What each file costs the tracker is bounded: 2 KiB plus its hashes, beside the program itself, the cache
+    // of its store, and what the largest batches take while they are worked on.
     let memory = cluster.tracker.daemon.process.peak_memory();
-    assert!(memory < (64 << 20) + FILES as u64 * 2048, "{memory} bytes");
+    assert!(memory < (128 << 20) + FILES as u64 * 2048, "{memory} bytes");
 }
