@@ -1,6 +1,9 @@
 //! `tracker-svc`: parse, bind, wait, drain.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -11,13 +14,19 @@ use tracker_svc::{
     health,
 };
 
-/// The allocator of the C library keeps freed memory of many threads to itself; this one gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, with or without RUST_BACKTRACE; a closed stderr is no reason to panic.
+            let _ = writeln!(io::stderr(), "tracker-svc: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { address }) = &cli.command {
         return health::check(&health_url(address.as_deref(), cli.listen)).await;
     }
@@ -39,7 +48,8 @@ async fn main() -> anyhow::Result<()> {
 fn start_logging(format: LogFormat) {
     let filter =
         tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

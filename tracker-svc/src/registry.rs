@@ -351,7 +351,7 @@ fn log_refused(peer: PeerId, outcomes: &[FileOutcome]) {
         _ => None,
     });
     if let Some(first) = refused.next() {
-        warn!(%peer, files = 1 + refused.count(), first, "files refused");
+        warn!(%peer, files = 1 + refused.count(), %first, "files refused");
     }
 }
 

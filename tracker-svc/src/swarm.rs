@@ -9,10 +9,7 @@
 //! now. Changes of different peers do not depend on each other, so several changes of one peer merge into
 //! one. Never does I/O, never reads the clock.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    ops::Bound,
-};
+use std::collections::{HashMap, VecDeque};
 
 use drizzle_proto::{
     Address, ChunkCount, ChunkRanges, ChunkSet, FileInfo, PeerId,
@@ -31,6 +28,7 @@ const HOLDER_OVERHEAD: usize = 96;
 /// What one peer holds; all chunks cost no memory.
 #[derive(Debug)]
 struct Holding {
+    peer: PeerId,
     address: Address,
     /// `None`: every chunk.
     part: Option<ChunkSet>,
@@ -49,7 +47,9 @@ enum Logged {
 #[derive(Debug)]
 pub struct Swarm {
     file: FileInfo,
-    holders: BTreeMap<PeerId, Holding>,
+    /// By peer id. Most files of a large folder have one holder, for which a tree would take ten times the
+    /// memory; and who joins a swarm of ten thousand moves half a MiB, once.
+    holders: Vec<Holding>,
     full: u32,
     watchers: usize,
     /// Number of changes so far; the log has the last ones.
@@ -74,7 +74,7 @@ impl Swarm {
     /// Nobody holds the file yet.
     pub fn new(file: FileInfo) -> Self {
         let log = VecDeque::new();
-        Self { file, holders: BTreeMap::new(), full: 0, watchers: 0, revision: 0, log, log_limit: LOG_LIMIT }
+        Self { file, holders: Vec::new(), full: 0, watchers: 0, revision: 0, log, log_limit: LOG_LIMIT }
     }
 
     /// Which file.
@@ -95,12 +95,12 @@ impl Swarm {
 
     /// Whether the peer holds some of the file.
     pub fn is_holder(&self, peer: PeerId) -> bool {
-        self.holders.contains_key(&peer)
+        self.find(peer).is_ok()
     }
 
     /// Everyone who holds some of the file.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.holders.keys().copied()
+        self.holders.iter().map(|holding| holding.peer)
     }
 
     /// Whether announcing this set makes its sender a holder.
@@ -114,15 +114,18 @@ impl Swarm {
         if !Self::makes_holder(held) || held.count() != self.count() {
             return false;
         }
-        let change = match self.holders.get_mut(&peer) {
-            None => {
+        let change = match self.find(peer).map(|at| &mut self.holders[at]) {
+            Err(at) => {
                 let part = (!held.is_full()).then(|| held.clone());
                 self.full += u32::from(part.is_none());
-                self.holders.insert(peer, Holding { address: address.clone(), part, since: self.revision });
+                if self.holders.is_empty() {
+                    self.holders.reserve_exact(1);
+                }
+                self.holders.insert(at, Holding { peer, address: address.clone(), part, since: self.revision });
                 Logged::Whole
             }
-            Some(Holding { part: None, .. }) => return false,
-            Some(Holding { part: slot @ Some(_), .. }) => {
+            Ok(Holding { part: None, .. }) => return false,
+            Ok(Holding { part: slot @ Some(_), .. }) => {
                 let Some(part) = slot else { return false };
                 let new = held.difference(part);
                 if new.is_empty() {
@@ -143,7 +146,8 @@ impl Swarm {
 
     /// Drops a holder; whether it was one.
     pub fn remove(&mut self, peer: PeerId) -> bool {
-        let Some(holding) = self.holders.remove(&peer) else { return false };
+        let Ok(at) = self.find(peer) else { return false };
+        let holding = self.holders.remove(at);
         self.full -= u32::from(holding.part.is_none());
         self.log(peer, Logged::Whole);
         true
@@ -177,13 +181,13 @@ impl Swarm {
     pub fn page(&self, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        for (peer, holding) in self.holders.range((from, Bound::Unbounded)) {
+        let from = after.map_or(0, |after| self.holders.partition_point(|holding| holding.peer <= after));
+        for holding in &self.holders[from..] {
             bytes += self.weight(holding);
             if bytes > budget && !page.is_empty() {
                 return (page, false);
             }
-            page.push(self.holder(*peer, holding));
+            page.push(self.holder(holding));
         }
         (page, true)
     }
@@ -192,9 +196,18 @@ impl Swarm {
         self.file.layout.chunk_count()
     }
 
-    fn holder(&self, peer: PeerId, holding: &Holding) -> Holder {
+    /// Where a peer is, or where it would have to be.
+    fn find(&self, peer: PeerId) -> Result<usize, usize> {
+        self.holders.binary_search_by_key(&peer, |holding| holding.peer)
+    }
+
+    fn get(&self, peer: PeerId) -> Option<&Holding> {
+        self.find(peer).ok().map(|at| &self.holders[at])
+    }
+
+    fn holder(&self, holding: &Holding) -> Holder {
         let chunks = holding.part.clone().unwrap_or_else(|| ChunkSet::full(self.count()));
-        Holder { peer, address: holding.address.clone(), chunks }
+        Holder { peer: holding.peer, address: holding.address.clone(), chunks }
     }
 
     /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this.
@@ -237,7 +250,7 @@ impl Swarm {
         let mut bytes = 0;
         let mut at = revision;
         for (peer, change) in self.log.range(from..) {
-            let (more, added) = match (change, self.holders.get(peer)) {
+            let (more, added) = match (change, self.get(*peer)) {
                 // The watcher may not know this peer, which left meanwhile: how, the log tells further on.
                 (Logged::Added(_), None) => (0, ChunkSet::empty(self.count()).into()),
                 (Logged::Added(_), Some(holding)) if at < holding.since => (0, ChunkSet::empty(self.count()).into()),
@@ -269,9 +282,9 @@ impl Swarm {
             }
         }
         cursor.0 = Position::Live { revision: at };
-        let changes = merged.into_iter().filter_map(|(peer, added)| match (self.holders.get(&peer), added) {
+        let changes = merged.into_iter().filter_map(|(peer, added)| match (self.get(peer), added) {
             (_, Some(added)) => (!added.is_empty()).then_some(HolderChange::Added(peer, added)),
-            (Some(holding), None) => Some(HolderChange::Is(self.holder(peer, holding))),
+            (Some(holding), None) => Some(HolderChange::Is(self.holder(holding))),
             (None, None) => Some(HolderChange::Gone(peer)),
         });
         HolderChanges { reset: false, changes: changes.collect(), synced: true }

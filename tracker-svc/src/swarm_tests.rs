@@ -1,5 +1,7 @@
 //! A watcher that applies its messages knows the truth, whatever happens in between.
 
+use std::collections::BTreeMap;
+
 use drizzle_proto::{Digest, FileId, FileName, Layout};
 use proptest::prelude::*;
 

@@ -9,12 +9,15 @@
 //! synced, in two phases here, with the allocator's state saved along, so that opening after kill -9 costs
 //! the same as after a clean stop instead of a walk over every manifest.
 //!
-//! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `manifests`
-//! (content -> canonical manifest). Contents are apart from manifests so that a lookup never reads hashes.
+//! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
+//! (content, segment -> chunk hashes). A layout and its hashes are the manifest. Contents are apart from
+//! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
+//! is read without the rest of it.
 
 use std::{
     fs,
     ops::Bound,
+    panic,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -22,7 +25,7 @@ use std::{
 use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, PeerId};
 use redb::{
     Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    TableDefinition, TableError, WriteTransaction,
+    Table, TableDefinition, TableError, WriteTransaction,
 };
 
 use super::{Catalogue, CatalogueError, Known, MAX_NAMES, Record, Registration, Verdict};
@@ -36,14 +39,15 @@ type ContentRow = (u64, u32, u32);
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NAMES: TableDefinition<'_, &str, NameRow> = TableDefinition::new("names");
 const CONTENTS: TableDefinition<'_, &Content, ContentRow> = TableDefinition::new("contents");
-const MANIFESTS: TableDefinition<'_, &Content, &[u8]> = TableDefinition::new("manifests");
+const HASHES: TableDefinition<'_, (&Content, u32), &[u8]> = TableDefinition::new("hashes");
 
 const FORMAT_KEY: &str = "format";
 const FORMAT: u64 = 1;
-/// Pages kept in memory; the largest manifest takes half a dozen of these 64 MiB.
-const CACHE: usize = 64 << 20;
-/// Bytes before the hashes in the canonical form of a manifest.
-const MANIFEST_HEAD: usize = 20;
+/// Bytes of pages kept in memory. The operating system caches the file as well; this only has to spare
+/// the upper levels of the tree and one commit's pages.
+const CACHE: usize = 8 << 20;
+/// Hashes in a segment: 128,000 bytes, which with their key just fit into a page of 128 KiB.
+const SEGMENT: u32 = 4000;
 
 /// A catalogue in a file.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl RedbCatalogue {
         let opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
         match opened.as_ref().map(&operation) {
             None | Some(Err(redb::Error::PreviousIo)) => {}
-            Some(result) => return result.map_err(CatalogueError::Storage),
+            Some(result) => return result.map_err(failed),
         }
         drop(opened);
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
@@ -80,13 +84,26 @@ impl RedbCatalogue {
         *slot = None;
         let database = slot.insert(open(&self.path)?);
         tracing::warn!(path = %self.path.display(), "opened the catalogue again after a failed write");
-        operation(database).map_err(CatalogueError::Storage)
+        operation(database).map_err(failed)
     }
 }
 
+/// Told to the operator here, because a peer can do nothing about it but try again.
+fn failed(error: redb::Error) -> CatalogueError {
+    tracing::error!(%error, "the catalogue failed");
+    CatalogueError::Storage(error)
+}
+
 fn open(path: &Path) -> Result<Database, CatalogueError> {
+    // redb checks what it finds, but not all of it: some damage makes it panic.
+    panic::catch_unwind(|| open_sound(path)).unwrap_or_else(|_| {
+        Err(CatalogueError::Damaged { path: path.to_owned(), reason: "its pages make no sense".to_owned() })
+    })
+}
+
+fn open_sound(path: &Path) -> Result<Database, CatalogueError> {
     let damaged = |reason: String| CatalogueError::Damaged { path: path.to_owned(), reason };
-    let failed = |source: redb::Error| CatalogueError::Open { path: path.to_owned(), source };
+    let cannot_open = |source: redb::Error| CatalogueError::Open { path: path.to_owned(), source };
     let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => CatalogueError::InUse(path.to_owned()),
         DatabaseError::Storage(StorageError::Corrupted(reason)) => damaged(reason),
@@ -96,12 +113,16 @@ fn open(path: &Path) -> Result<Database, CatalogueError> {
             damaged(io.to_string())
         }
         DatabaseError::RepairAborted | DatabaseError::UpgradeRequired(_) => damaged(error.to_string()),
-        other => failed(other.into()),
+        other => cannot_open(other.into()),
     })?;
-    match format(&database).map_err(failed)? {
+    let cannot_open = |error| match error {
+        redb::Error::Corrupted(reason) => damaged(reason),
+        other => cannot_open(other),
+    };
+    match format(&database).map_err(cannot_open)? {
         Some(FORMAT) => {}
         Some(found) => return Err(CatalogueError::Format { path: path.to_owned(), found, expected: FORMAT }),
-        None => create_tables(&database).map_err(failed)?,
+        None => create_tables(&database).map_err(cannot_open)?,
     }
     Ok(database)
 }
@@ -119,7 +140,7 @@ fn create_tables(database: &Database) -> Result<(), redb::Error> {
     write.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
     write.open_table(NAMES)?;
     write.open_table(CONTENTS)?;
-    write.open_table(MANIFESTS)?;
+    write.open_table(HASHES)?;
     write.commit()?;
     Ok(())
 }
@@ -173,8 +194,10 @@ impl Catalogue for RedbCatalogue {
     fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
-            let verdicts: Vec<Verdict> =
-                files.iter().map(|new| register_one(&write, owner, new)).collect::<Result<_, _>>()?;
+            let verdicts: Vec<Verdict> = {
+                let mut tables = Tables::open(&write)?;
+                files.iter().map(|new| tables.register(owner, new)).collect::<Result<_, _>>()?
+            };
             if verdicts.contains(&Verdict::New) {
                 write.commit()?;
             } else {
@@ -187,26 +210,13 @@ impl Catalogue for RedbCatalogue {
     fn release(&self, name: &FileName) -> Result<bool, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
-            let id = write.open_table(NAMES)?.remove(name.as_str())?.map(|row| *row.value().0);
-            let Some(id) = id else {
+            let released = Tables::open(&write)?.release(name)?;
+            if released {
+                write.commit()?;
+            } else {
                 write.abort()?;
-                return Ok(false);
-            };
-            {
-                let mut contents = write.open_table(CONTENTS)?;
-                let row = contents.get(&id)?.map(|row| row.value());
-                match row {
-                    Some((size, chunk_size, names @ 2..)) => {
-                        contents.insert(&id, (size, chunk_size, names - 1))?;
-                    }
-                    _ => {
-                        contents.remove(&id)?;
-                        write.open_table(MANIFESTS)?.remove(&id)?;
-                    }
-                }
             }
-            write.commit()?;
-            Ok(true)
+            Ok(released)
         })
     }
 
@@ -236,37 +246,72 @@ impl Catalogue for RedbCatalogue {
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
         self.run(|database| {
-            let manifests = database.begin_read()?.open_table(MANIFESTS)?;
-            let Some(manifest) = manifests.get(id.as_bytes())? else { return Ok(Vec::new()) };
-            // The canonical form is not decoded as a whole: that would hash 8 MiB for each page of a
-            // large manifest. Its reader checks the whole against the file id.
-            let (hashes, _) = manifest.value().get(MANIFEST_HEAD..).unwrap_or_default().as_chunks::<32>();
-            let page = hashes.iter().skip(first as usize).take(count);
-            Ok(page.map(|hash| Digest::from_bytes(*hash)).collect())
+            let table = database.begin_read()?.open_table(HASHES)?;
+            let mut page = Vec::new();
+            let mut skip = (first % SEGMENT) as usize;
+            for row in table.range((id.as_bytes(), first / SEGMENT)..=(id.as_bytes(), u32::MAX))? {
+                let (_, row) = row?;
+                let (hashes, _) = row.value().as_chunks::<32>();
+                let wanted = hashes.iter().skip(skip).take(count - page.len());
+                page.extend(wanted.map(|hash| Digest::from_bytes(*hash)));
+                skip = 0;
+                if page.len() == count {
+                    break;
+                }
+            }
+            Ok(page)
         })
     }
 }
 
-fn register_one(write: &WriteTransaction, owner: PeerId, new: &Registration) -> Result<Verdict, redb::Error> {
-    let FileInfo { name, id, layout } = &new.file;
-    let mut names = write.open_table(NAMES)?;
-    if let Some(row) = names.get(name.as_str())? {
-        let registered = record(name, row.value())?.file;
-        return Ok(if registered.id == *id { Verdict::Same } else { Verdict::Other(registered) });
+/// The tables of one write, opened once: opening and closing them for each of a thousand files would cost
+/// more than the files.
+struct Tables<'a> {
+    names: Table<'a, &'static str, NameRow>,
+    contents: Table<'a, &'static Content, ContentRow>,
+    hashes: Table<'a, (&'static Content, u32), &'static [u8]>,
+}
+
+impl<'a> Tables<'a> {
+    fn open(write: &'a WriteTransaction) -> Result<Self, redb::Error> {
+        let (names, contents) = (write.open_table(NAMES)?, write.open_table(CONTENTS)?);
+        Ok(Self { names, contents, hashes: write.open_table(HASHES)? })
     }
-    if names.len()? >= MAX_NAMES {
-        return Ok(Verdict::Full);
+
+    fn register(&mut self, owner: PeerId, new: &Registration) -> Result<Verdict, redb::Error> {
+        let FileInfo { name, id, layout } = &new.file;
+        if let Some(row) = self.names.get(name.as_str())? {
+            let registered = record(name, row.value())?.file;
+            return Ok(if registered.id == *id { Verdict::Same } else { Verdict::Other(registered) });
+        }
+        if self.names.len()? >= MAX_NAMES {
+            return Ok(Verdict::Full);
+        }
+        let known = self.contents.get(id.as_bytes())?.map(|row| row.value().2);
+        if known.is_none() {
+            let Some(manifest) = &new.manifest else { return Ok(Verdict::NoManifest) };
+            for (segment, hashes) in (0..).zip(manifest.hashes().chunks(SEGMENT as usize)) {
+                let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+                self.hashes.insert((id.as_bytes(), segment), bytes.as_slice())?;
+            }
+        }
+        let (size, chunk_size) = (layout.size(), layout.chunk_size());
+        self.contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
+        self.names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
+        Ok(Verdict::New)
     }
-    let mut contents = write.open_table(CONTENTS)?;
-    let known = contents.get(id.as_bytes())?.map(|row| row.value().2);
-    if known.is_none() {
-        let Some(manifest) = &new.manifest else { return Ok(Verdict::NoManifest) };
-        write.open_table(MANIFESTS)?.insert(id.as_bytes(), manifest.encode().as_slice())?;
+
+    fn release(&mut self, name: &FileName) -> Result<bool, redb::Error> {
+        let Some(id) = self.names.remove(name.as_str())?.map(|row| *row.value().0) else { return Ok(false) };
+        let row = self.contents.get(&id)?.map(|row| row.value());
+        if let Some((size, chunk_size, names @ 2..)) = row {
+            self.contents.insert(&id, (size, chunk_size, names - 1))?;
+        } else {
+            self.contents.remove(&id)?;
+            self.hashes.retain_in((&id, 0)..=(&id, u32::MAX), |_, _| false)?;
+        }
+        Ok(true)
     }
-    let (size, chunk_size) = (layout.size(), layout.chunk_size());
-    contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
-    names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
-    Ok(Verdict::New)
 }
 
 #[cfg(test)]

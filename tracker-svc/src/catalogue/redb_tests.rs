@@ -108,11 +108,24 @@ fn a_second_tracker_is_turned_away() {
 fn damage_is_told_and_nothing_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalogue.redb");
-    fs::write(&path, b"this is no database, but it may be dear to somebody".repeat(1000)).unwrap();
-    let before = fs::read(&path).unwrap();
-    let error = RedbCatalogue::open(dir.path()).unwrap_err();
-    assert!(matches!(error, CatalogueError::Damaged { .. }), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), before);
+    drop(RedbCatalogue::open(dir.path()).unwrap());
+    let sound = fs::read(&path).unwrap();
+    let noise: Vec<u8> =
+        (0..sound.len() as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7]).collect();
+    let half = sound.len() / 2;
+    for (damage, bytes) in [
+        ("something else", b"this is no database, but it may be dear to somebody".repeat(1000)),
+        ("cut off", sound[..half].to_vec()),
+        ("without a head", [&[0; 4096], &sound[4096..]].concat()),
+        ("noise behind the head", [&sound[..4096], &noise[4096..]].concat()),
+    ] {
+        fs::write(&path, &bytes).unwrap();
+        let error = RedbCatalogue::open(dir.path()).unwrap_err();
+        assert!(matches!(error, CatalogueError::Damaged { .. }), "{damage}: {error}");
+        if damage == "something else" {
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
 }
 
 #[test]
@@ -127,4 +140,27 @@ fn a_catalogue_of_another_format_is_left_alone() {
     }
     let error = RedbCatalogue::open(dir.path()).unwrap_err();
     assert!(matches!(error, CatalogueError::Format { found: 2, expected: 1, .. }), "{error}");
+}
+
+/// Pages that begin and end inside, at and across the borders of segments.
+#[test]
+fn hashes_of_large_manifests_come_in_any_portion() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+    let layout = Layout::new(9001 << 14, 1 << 14).unwrap();
+    let hashes: Vec<Digest> = (0..9001u32).map(|n| Digest::of(&n.to_be_bytes())).collect();
+    let manifest = Manifest::new(layout, hashes.clone()).unwrap();
+    let file = manifest.describe(FileName::new("large").unwrap());
+    let large = Registration { file: file.clone(), manifest: Some(manifest) };
+    assert_eq!(catalogue.register(owner(), &[large, registration("b", 1)]).unwrap(), [Verdict::New, Verdict::New]);
+    for first in [0, 1, 3999, 4000, 4001, 8000, 8192, 9000, 9001, 20_000] {
+        for count in [0, 1, 4000, 4001, 8192, 10_000] {
+            let from = (first as usize).min(hashes.len());
+            let to = (from + count).min(hashes.len());
+            assert_eq!(catalogue.hashes(file.id, first, count).unwrap(), hashes[from..to], "{first} {count}");
+        }
+    }
+    assert!(catalogue.release(&file.name).unwrap());
+    assert_eq!(catalogue.hashes(file.id, 0, 10).unwrap(), []);
+    assert_eq!(catalogue.hashes(registration("b", 1).file.id, 0, 10).unwrap().len(), 3, "others keep theirs");
 }
