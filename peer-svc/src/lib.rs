@@ -25,6 +25,7 @@
 //! | [`control`] | the Control service, a thin adapter |
 //! | [`convert`] | domain to wire for the Control service |
 //! | [`state`] | what must survive a crash: shares, partial downloads |
+//! | [`sparse`] | where a file has data and where holes |
 //! | [`config`], [`server`], [`health`] | options; bind, run, drain; ask whether a daemon serves |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
@@ -45,6 +46,7 @@ pub mod schedule;
 pub mod serve;
 pub mod server;
 pub mod share;
+pub mod sparse;
 pub mod state;
 pub mod transfers;
 pub mod verify;

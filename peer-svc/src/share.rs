@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     holdings::{Holdings, Refusal},
+    sparse::Extents,
     state::{ShareRecord, Stamp, State, StateError},
-    write::is_hole,
 };
 
 /// Hashed files are recorded and offered in groups, so that a crash in a long scan costs little.
@@ -114,21 +114,27 @@ impl HashProgress {
     }
 }
 
-/// The hash of a run of zero bytes; remembered, because a sparse file asks for it thousands of times.
+/// The hash of a run of zero bytes. That of a whole chunk is remembered, because a sparse file asks for it
+/// thousands of times; there are few chunk sizes.
 pub fn hash_of_zeros(len: u32) -> Digest {
-    static KNOWN: Mutex<Option<HashMap<u32, Digest>>> = Mutex::new(None);
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    *known.get_or_insert_default().entry(len).or_insert_with(|| {
-        let zeros = vec![0; MESSAGE_SIZE];
-        let mut sha = Sha256::new();
-        let mut left = len as usize;
-        while left > 0 {
-            let run = left.min(MESSAGE_SIZE);
-            sha.update(&zeros[..run]);
-            left -= run;
-        }
-        Digest::from_bytes(sha.finalize().into())
-    })
+    static WHOLE_CHUNKS: Mutex<BTreeMap<u32, Digest>> = Mutex::new(BTreeMap::new());
+    let known = || WHOLE_CHUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digest) = known().get(&len) {
+        return *digest;
+    }
+    let zeros = vec![0; MESSAGE_SIZE];
+    let mut sha = Sha256::new();
+    let mut left = len as usize;
+    while left > 0 {
+        let run = left.min(MESSAGE_SIZE);
+        sha.update(&zeros[..run]);
+        left -= run;
+    }
+    let digest = Digest::from_bytes(sha.finalize().into());
+    if len.is_power_of_two() {
+        known().insert(len, digest);
+    }
+    digest
 }
 
 /// Hashes one file in the given chunks, or in default ones.
@@ -152,6 +158,7 @@ pub fn hash_file(
         Some(chunk_size) => Layout::new(stamp.size, chunk_size)?,
         None => Layout::with_default_chunk_size(stamp.size)?,
     };
+    let extents = Extents::of(&file, stamp.size);
     let chunks: Vec<ChunkIndex> = layout.chunk_count().indices().collect();
     let hashes = chunks
         .into_par_iter()
@@ -159,7 +166,7 @@ pub fn hash_file(
             if stop.is_cancelled() {
                 return Err(ShareError::Stopped);
             }
-            let hash = hash_chunk(&file, layout, chunk).map_err(|source| match source.kind() {
+            let hash = hash_chunk(&file, &extents, layout, chunk).map_err(|source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => ShareError::Changing(path.to_owned()),
                 _ => fail(source),
             })?;
@@ -174,12 +181,12 @@ pub fn hash_file(
     Ok((manifest, stamp))
 }
 
-fn hash_chunk(file: &File, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
+fn hash_chunk(file: &File, extents: &Extents, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MESSAGE_SIZE]);
     }
     let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
-    if is_hole(file, start, len.into()) {
+    if !extents.has_data(start, len.into()) {
         return Ok(hash_of_zeros(len));
     }
     BUFFER.with_borrow_mut(|buffer| {

@@ -15,9 +15,14 @@ use std::{
 
 use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest, transport::MESSAGE_SIZE};
+use rayon::prelude::*;
 use rustix::fs::FallocateFlags;
 
-use crate::verify::{VerifiedChunk, Verifier};
+use crate::{
+    share::hash_of_zeros,
+    sparse::Extents,
+    verify::{VerifiedChunk, Verifier},
+};
 
 /// A chunk that is verified and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,8 +133,14 @@ impl PartialFile {
 
 /// Which of the given chunks a file has, decided by their hashes.
 pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet) -> ChunkSet {
-    use rayon::prelude::*;
-    let chunks: Vec<ChunkIndex> = candidates.iter().collect();
+    let layout = manifest.layout();
+    let extents = Extents::of(file, layout.size());
+    // What was never written reads as zeros; that is proof enough if zeros are wanted.
+    let worth_reading = |chunk: &ChunkIndex| {
+        let len = layout.chunk_len(*chunk);
+        extents.has_data(layout.offset(*chunk), len.into()) || manifest.hash(*chunk) == hash_of_zeros(len)
+    };
+    let chunks: Vec<ChunkIndex> = candidates.iter().filter(worth_reading).collect();
     let proven: Vec<ChunkIndex> =
         chunks.into_par_iter().filter(|&chunk| matches!(read_verified(file, manifest, chunk), Ok(Some(_)))).collect();
     let mut set = ChunkSet::empty(candidates.count());
@@ -143,9 +154,6 @@ pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet) -> ChunkSe
 pub fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
     let layout = manifest.layout();
     let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
-    if is_hole(file, start, len.into()) && manifest.hash(chunk) != crate::share::hash_of_zeros(len) {
-        return Ok(None);
-    }
     let mut verifier = Verifier::new(manifest, chunk);
     let mut at = start;
     while !verifier.is_full() {
@@ -158,16 +166,6 @@ pub fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io:
         }
     }
     Ok(verifier.finish().ok())
-}
-
-/// Whether a range of a file was never written. False when the file system cannot tell.
-pub fn is_hole(file: &File, start: u64, len: u64) -> bool {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(start)) {
-        Ok(data) => data >= start + len,
-        // No data from there to the end.
-        Err(rustix::io::Errno::NXIO) => file.metadata().is_ok_and(|metadata| metadata.len() >= start + len),
-        Err(_) => false,
-    }
 }
 
 #[cfg(test)]

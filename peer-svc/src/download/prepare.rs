@@ -45,6 +45,7 @@ pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareE
         _ => PrepareError::Io { path: path.clone(), source },
     };
     let record = state.partials()?.into_iter().find(|record| record.name == *name);
+    let mut fresh = false;
     let mut stored = match record {
         Some(record) if record.manifest.id() == manifest.id() && path.exists() => record.chunks,
         // Nothing yet, or the leavings of other content under this name: begin anew.
@@ -54,6 +55,7 @@ pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareE
                 _ => {}
             }
             state.begin_partial(name, manifest)?;
+            fresh = true;
             ChunkSet::empty(manifest.layout().chunk_count())
         }
     };
@@ -74,8 +76,10 @@ pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareE
             return Err(fail(error));
         }
     };
-    let all = ChunkSet::full(manifest.layout().chunk_count());
-    stored.union_with(&partial.prove(&all.difference(&stored)));
+    if !fresh {
+        let all = ChunkSet::full(manifest.layout().chunk_count());
+        stored.union_with(&partial.prove(&all.difference(&stored)));
+    }
     copy_local(context, job, &partial, &mut stored).map_err(fail)?;
     let offered = held.is_none_or(|view| matches!(view.source, Source::Partial(_)));
     if offered {
