@@ -26,7 +26,7 @@
 //! | [`convert`] | domain to wire for the Control service |
 //! | [`state`] | what must survive a crash: shares, partial downloads |
 //! | [`sparse`] | where a file has data and where holes |
-//! | [`config`], [`server`], [`health`] | options; bind, run, drain; ask whether a daemon serves |
+//! | [`config`], [`server`] | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
@@ -38,7 +38,6 @@ pub mod control;
 pub mod convert;
 pub mod download;
 pub mod fetch;
-pub mod health;
 pub mod holdings;
 pub mod locate;
 pub mod register;

@@ -20,7 +20,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = match (cli.command, cli.serve) {
-        (Some(Command::Healthcheck { address }), _) => runtime.block_on(peer_svc::health::check(&address)),
+        (Some(Command::Healthcheck { address }), _) => runtime
+            .block_on(drizzle_proto::health::check(&address.to_url()))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         (None, Some(config)) => {
             log(config.log_format);
             runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS)

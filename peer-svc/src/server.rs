@@ -77,6 +77,7 @@ pub struct Handle {
     tasks: TaskTracker,
     membership: CancellationToken,
     stop: CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Handle {
@@ -95,14 +96,18 @@ impl Handle {
         self.id
     }
 
-    /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish. Returns
-    /// whether everything ended within the drain deadline.
+    /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
+    /// that have not when the drain deadline comes. Returns whether none had to be cut. No task and no
+    /// connection is left then.
     pub async fn shutdown(self) -> bool {
         // First of all nobody is to be sent here any more.
         self.membership.cancel();
         self.stop.cancel();
         self.tasks.close();
-        tokio::time::timeout(self.drain, self.tasks.wait()).await.is_ok()
+        let drained = tokio::time::timeout(self.drain, self.tasks.wait()).await.is_ok();
+        self.cut.cancel();
+        self.tasks.wait().await;
+        drained
     }
 }
 
@@ -122,7 +127,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
 
     let tracker = TrackerClient::new(&endpoint);
     let holdings = Arc::new(Holdings::default());
-    let (membership, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
     let context = Arc::new(Context {
         tracker: tracker.clone(),
         peer: id,
@@ -190,16 +196,19 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let peer_server = transport::server()
         .add_service(PeerServer::new(PeerService(uploads)))
         .add_service(health_service.clone())
-        .serve_with_incoming_shutdown(transport::incoming(peer_listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(transport::incoming(peer_listener, cut.clone()), stop.clone().cancelled_owned());
     let control_server = transport::server()
         .add_service(ControlServer::new(ControlService(daemon)))
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)
-        .serve_with_incoming_shutdown(transport::incoming(control_listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            transport::incoming(control_listener, cut.clone()),
+            stop.clone().cancelled_owned(),
+        );
     tasks.spawn(report("peer service", peer_server));
     tasks.spawn(report("control service", control_server));
-    Ok(Handle { peer, control, id, drain: config.drain, tasks, membership, stop })
+    Ok(Handle { peer, control, id, drain: config.drain, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.
@@ -282,5 +291,6 @@ impl Drop for Handle {
         // A handle that is dropped without draining leaves nothing running either.
         self.membership.cancel();
         self.stop.cancel();
+        self.cut.cancel();
     }
 }

@@ -15,6 +15,10 @@ pub const MAX_HASHES: usize = 8192;
 /// Most entries of one `RegisterChunk` call.
 pub const MAX_BATCH: usize = 4096;
 
+/// Most chunks of all entries of one `RegisterChunk` call together: a set takes a bit per chunk in memory
+/// however few bytes it had on the wire.
+pub const MAX_BATCH_CHUNKS: u64 = 1 << 25;
+
 /// What is wrong with a message, naming the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {

@@ -11,6 +11,8 @@
 //! | [`manifest`] | the hashes that decide what a file is |
 //! | [`convert`] | wire -> domain and back, with one error type |
 //! | [`client`] | clients that speak domain types and have deadlines |
+//! | [`health`] | asking a daemon whether it serves |
+//! | [`connection`] | server connections that can be cut |
 //! | [`transport`] | the measured settings of every connection |
 //!
 //! Invariants: a domain type cannot be invalid, its constructor checks; nothing outside [`convert`]
@@ -18,8 +20,10 @@
 
 pub mod chunk_set;
 pub mod client;
+pub mod connection;
 pub mod convert;
 pub mod digest;
+pub mod health;
 pub mod identity;
 pub mod layout;
 pub mod manifest;

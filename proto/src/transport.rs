@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+
+use crate::connection::Connection;
 
 /// Bytes of chunk data in one message, and of an HTTP/2 DATA frame: with smaller frames (the default is
 /// 16 KiB) the sender makes eight times as many system calls; larger ones gain nothing.
@@ -47,7 +51,9 @@ pub fn server() -> Server {
 }
 
 /// A bound listener's connections, with Nagle's algorithm off: with it on, throughput falls to a
-/// twentieth, and tonic does not turn it off on listeners that it did not bind.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// twentieth, and tonic does not turn it off on listeners that it did not bind. Cancelling `cut` closes
+/// them all, whatever they are doing.
+pub fn incoming(listener: TcpListener, cut: CancellationToken) -> impl Stream<Item = std::io::Result<Connection>> {
+    let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
+    accepted.map(move |stream| Ok(Connection::new(stream?, cut.clone())))
 }

@@ -6,7 +6,8 @@ use std::pin::Pin;
 
 use drizzle_proto::{
     Address, FileName, PeerId, WireError,
-    convert::{FileChunks, FileOutcome, MAX_BATCH, hashes_to_wire},
+    convert::{FileChunks, FileOutcome, MAX_BATCH, MAX_BATCH_CHUNKS, hashes_to_wire},
+    layout::MAX_CHUNKS,
     wire::{self, tracker_server},
 };
 use tokio_stream::{Stream, StreamExt};
@@ -108,7 +109,10 @@ fn file_name(text: &str) -> Result<FileName, WireError> {
 
 /// The well-formed entries in order, and for each position what is wrong with it, if anything.
 fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<WireError>>), WireError> {
-    if files.len() > MAX_BATCH {
+    // An impossible length costs nothing: its entry fails alone.
+    let lengths = files.iter().filter_map(|file| file.held.as_ref()).map(|held| held.length);
+    let chunks: u64 = lengths.filter(|&length| length <= MAX_CHUNKS).map(u64::from).sum();
+    if files.len() > MAX_BATCH || chunks > MAX_BATCH_CHUNKS {
         return Err(WireError::Bounds("files"));
     }
     let mut entries = Vec::with_capacity(files.len());

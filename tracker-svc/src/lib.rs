@@ -13,18 +13,14 @@
 //! | [`swarm`] | one file's holders and the log of their changes |
 //! | [`staging`] | manifests that arrive in parts |
 //! | [`error`] | what it says no to, and the gRPC status of each |
-//! | [`connections`] | connections that a shutdown can cut |
-//! | [`health`] | the `healthcheck` subcommand |
 //!
 //! The way down is `grpc` -> `registry` -> `catalogue` and `state` -> `leases`, `swarm`, `staging`; nothing
 //! calls upwards. The last three are pure: no I/O, no clock.
 
 pub mod catalogue;
 pub mod config;
-pub mod connections;
 pub mod error;
 pub mod grpc;
-pub mod health;
 pub mod leases;
 pub mod registry;
 pub mod server;

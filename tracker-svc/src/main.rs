@@ -11,7 +11,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracker_svc::{
     bind,
     config::{Cli, Command, LogFormat, health_url},
-    health,
 };
 
 #[tokio::main]
@@ -28,7 +27,7 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { address }) = &cli.command {
-        return health::check(&health_url(address.as_deref(), cli.listen)).await;
+        return Ok(drizzle_proto::health::check(&health_url(address.as_deref(), cli.listen)).await?);
     }
     start_logging(cli.log_format);
     let config = cli.config().context("--data-dir is missing")?;

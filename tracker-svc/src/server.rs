@@ -7,7 +7,6 @@ use drizzle_proto::{
     wire::tracker_server::{SERVICE_NAME, TrackerServer},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_stream::StreamExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
@@ -15,7 +14,6 @@ use tracing::{info, warn};
 use crate::{
     catalogue::{CatalogueError, RedbCatalogue},
     config::Config,
-    connections::Connection,
     grpc::{MAX_REQUEST, Service},
     registry::Registry,
 };
@@ -81,10 +79,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let connections = transport::incoming(listener).map({
-        let cut = cut.clone();
-        move |stream| Ok::<_, std::io::Error>(Connection::new(stream?, cut.clone()))
-    });
+    let connections = transport::incoming(listener, cut.clone());
     let server = tokio::spawn(router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned()));
     info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
     Ok(Tracker { address, config, health, server, tasks, stop, cut })

@@ -195,7 +195,7 @@ async fn health_and_reflection_answer() {
     assert!(answers.next().await.unwrap().is_ok());
 
     let url = format!("http://{}", tracker.address());
-    tracker_svc::health::check(&url).await.unwrap();
+    drizzle_proto::health::check(&url).await.unwrap();
     tracker.shutdown().await;
-    assert!(tracker_svc::health::check(&url).await.is_err());
+    assert!(drizzle_proto::health::check(&url).await.is_err());
 }

@@ -1,4 +1,4 @@
-//! Connections that can be cut.
+//! Server connections that can be cut.
 //!
 //! A graceful shutdown asks every client to hang up and waits; a client that does not answer, or holds a
 //! stream open, would make it wait for ever. tonic serves each connection in a task of its own that
@@ -31,7 +31,7 @@ impl Connection {
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.cut.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the tracker stopped")),
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stopped")),
             Poll::Pending => Ok(()),
         }
     }
