@@ -194,8 +194,8 @@ pub struct NoSuchChunk {
     pub count: u32,
 }
 
-/// Chunks as a person writes them: `0-9,15`. Ranges are inclusive and may come in any order; whether
-/// the chunks exist is decided by [`ChunkSet::from_ranges`].
+/// Chunks as a person writes them: `0-9,15`. Ranges are inclusive, ascending and apart; whether the
+/// chunks exist is decided by [`ChunkSet::from_ranges`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChunkRanges(Vec<RangeInclusive<u32>>);
 
@@ -205,9 +205,24 @@ pub struct ChunkRanges(Vec<RangeInclusive<u32>>);
 pub struct RangesError(String);
 
 impl ChunkRanges {
-    /// From pairs of first and last index; `None` if a range runs backwards.
+    /// From pairs of first and last index; `None` if a range runs backwards. Sorted and merged, so that
+    /// no list however long names a chunk twice.
     pub fn new(ranges: impl IntoIterator<Item = (u32, u32)>) -> Option<Self> {
-        ranges.into_iter().map(|(first, last)| (first <= last).then_some(first..=last)).collect::<Option<_>>().map(Self)
+        let mut pairs: Vec<(u32, u32)> = ranges.into_iter().collect();
+        if pairs.iter().any(|(first, last)| first > last) {
+            return None;
+        }
+        pairs.sort_unstable();
+        let mut merged: Vec<RangeInclusive<u32>> = Vec::with_capacity(pairs.len());
+        for (first, last) in pairs {
+            match merged.last_mut() {
+                Some(before) if first <= before.end().saturating_add(1) => {
+                    *before = *before.start()..=last.max(*before.end());
+                }
+                _ => merged.push(first..=last),
+            }
+        }
+        Some(Self(merged))
     }
 
     /// First and last index of each range.
@@ -331,6 +346,7 @@ mod tests {
     #[test]
     fn lists_of_chunks() {
         assert_eq!("0-2,15".parse::<ChunkRanges>().unwrap().to_string(), "0-2,15");
+        assert_eq!("15,3-9,0-4,10,15".parse::<ChunkRanges>().unwrap().to_string(), "0-10,15");
         for bad in ["", "-", "1-", "-1", "2-1", "a", "1,,2", "+1", "4294967296"] {
             assert!(bad.parse::<ChunkRanges>().is_err(), "{bad}");
         }
