@@ -59,6 +59,17 @@ impl FetchError {
     }
 }
 
+impl FetchError {
+    /// A status that ends a stream which had begun: the holder was reached and had the chunk.
+    fn in_stream(status: &Status) -> Self {
+        match Self::status(status) {
+            Self::Offence(Offence::Unreachable, text) => Self::Offence(Offence::BrokeOff, text),
+            Self::Offence(Offence::NotHeld, text) => Self::Offence(Offence::Refused, text),
+            other => other,
+        }
+    }
+}
+
 /// Connections to holders, made when first used and closed with the last handle. One per download.
 #[derive(Debug, Default)]
 pub struct Connections {
@@ -125,11 +136,7 @@ impl Connections {
         let mut stream = within(CONNECT_TIMEOUT + STALL, begin).await?.map_err(|status| FetchError::status(&status))?;
         let mut verifier = Verifier::new(manifest, chunk);
         while let Some(message) =
-            within(STALL, stream.message()).await?.map_err(|status| match FetchError::status(&status) {
-                // A connection that breaks in mid-stream was reachable.
-                FetchError::Offence(Offence::Unreachable, text) => FetchError::Offence(Offence::BrokeOff, text),
-                other => other,
-            })?
+            within(STALL, stream.message()).await?.map_err(|status| FetchError::in_stream(&status))?
         {
             if message.data.is_empty() || message.data.len() > MESSAGE_SIZE {
                 return Err(FetchError::Offence(

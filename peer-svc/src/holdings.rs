@@ -5,7 +5,7 @@
 //! `.await` or a disk access.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File},
     io,
     path::PathBuf,
@@ -121,6 +121,8 @@ pub struct Counts {
 struct Inner {
     files: BTreeMap<FileName, Holding>,
     by_id: HashMap<FileId, BTreeSet<FileName>>,
+    /// Content that was offered until its file changed: who asks for it is told why it is gone.
+    changed: HashSet<FileId>,
     news: Announcements,
 }
 
@@ -173,6 +175,7 @@ impl Holdings {
         if let Some(news) = news.filter(|_| !chunks.is_empty() || chunks.is_full()) {
             inner.news.held(&name, &news, true);
         }
+        inner.changed.remove(&manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
         inner.files.insert(name, Holding { manifest, chunks, source, registration });
         self.has_news.notify_one();
@@ -236,7 +239,10 @@ impl Holdings {
     pub fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
         let (name, source, index, layout) = {
             let inner = self.lock();
-            let names = inner.by_id.get(&id).ok_or(ReadError::UnknownFile(id))?;
+            let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(&id) {
+                true => ReadError::Changed,
+                false => ReadError::UnknownFile(id),
+            })?;
             let mut error = ReadError::UnknownFile(id);
             let mut found = None;
             for (name, holding) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
@@ -258,6 +264,7 @@ impl Holdings {
                 Ok(Some(file)) => Ok(readable(Arc::new(file), index)),
                 Ok(None) => {
                     tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
+                    self.lock().changed.insert(id);
                     self.remove(&name, true);
                     Err(ReadError::Changed)
                 }

@@ -10,7 +10,7 @@
 //! | [`schedule`] | missing chunks, holders, what is in flight, now | fetches (pure, no I/O) |
 //! | [`fetch`] | one fetch | untrusted bytes |
 //! | [`verify`] | bytes and a manifest | a `VerifiedChunk`, or an offence |
-//! | [`write`] | a `VerifiedChunk` | a `StoredChunk`, safe to serve |
+//! | [`mod@write`] | a `VerifiedChunk` | a `StoredChunk`, safe to serve |
 //! | [`announce`] | stored chunks | batches for the tracker (pure) |
 //! | [`assemble`] | all chunks stored | the file under its name, in one step |
 //!

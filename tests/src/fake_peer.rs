@@ -20,6 +20,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use crate::Content;
@@ -89,7 +90,7 @@ impl FakePeer {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("a bound port has an address");
             let server = transport::server().add_service(peer_server::PeerServer::new(service));
-            tokio::spawn(server.serve_with_incoming(transport::incoming(listener)));
+            tokio::spawn(server.serve_with_incoming(transport::incoming(listener, CancellationToken::new())));
             let lease = membership.join(address).await.expect("the tracker takes the fake");
             tokio::spawn(async move { membership.keep(lease, address).await });
             address

@@ -16,6 +16,7 @@ use drizzle_proto::{
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 /// What the daemon answers.
@@ -169,7 +170,7 @@ impl Daemon {
         let fake = Fake { script, calls: Arc::clone(&calls), running: Mutex::default() };
         runtime.spawn(async move {
             let server = transport::server().add_service(ControlServer::new(fake));
-            server.serve_with_incoming(transport::incoming(listener)).await.unwrap();
+            server.serve_with_incoming(transport::incoming(listener, CancellationToken::new())).await.unwrap();
         });
         Self { url, calls, runtime: Some(runtime) }
     }

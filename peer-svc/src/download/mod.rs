@@ -1,8 +1,8 @@
 //! One transfer: drives the way of a byte from locate to assemble.
 //!
-//! [`transfer`] owns the state and decides nothing about chunks: what to fetch next, from whom, and whom to
-//! avoid is [`crate::schedule`]'s decision. [`prepare`] comes before the first fetch, [`ending`] after the
-//! last, [`events`] tells those who watch. Whatever way a transfer ends, the chunks that it stored are
+//! `transfer` owns the state and decides nothing about chunks: what to fetch next, from whom, and whom to
+//! avoid is [`crate::schedule`]'s decision. `prepare` comes before the first fetch, `ending` after the
+//! last, `events` tells those who watch. Whatever way a transfer ends, the chunks that it stored are
 //! recorded and stay.
 
 mod ending;

@@ -1,6 +1,6 @@
 //! The state of one transfer, owned by one task.
 //!
-//! It waits for one thing at a time (a [`Happening`]) and applies it without waiting; everything slow runs in
+//! It waits for one thing at a time (a `Happening`) and applies it without waiting; everything slow runs in
 //! tasks that report back.
 
 use std::{
