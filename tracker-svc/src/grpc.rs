@@ -109,9 +109,7 @@ fn file_name(text: &str) -> Result<FileName, WireError> {
 
 /// The well-formed entries in order, and for each position what is wrong with it, if anything.
 fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<WireError>>), WireError> {
-    // An impossible length costs nothing: its entry fails alone.
-    let lengths = files.iter().filter_map(|file| file.held.as_ref()).map(|held| held.length);
-    let chunks: u64 = lengths.filter(|&length| length <= MAX_CHUNKS).map(u64::from).sum();
+    let chunks: u64 = files.iter().map(chunks_to_convert).sum();
     if files.len() > MAX_BATCH || chunks > MAX_BATCH_CHUNKS {
         return Err(WireError::Bounds("files"));
     }
@@ -125,6 +123,14 @@ fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<
     });
     let malformed = malformed.collect();
     Ok((entries, malformed))
+}
+
+/// How many chunks' worth of set the conversion of an entry makes: `held`, or an empty set of the file's
+/// chunks without it. A number that cannot be costs nothing: its entry fails alone.
+fn chunks_to_convert(entry: &wire::FileChunks) -> u64 {
+    let count = entry.file.as_ref().map_or(0, |file| file.chunk_count);
+    let length = entry.held.as_ref().map_or(0, |held| held.length);
+    [count, length].into_iter().filter(|&chunks| chunks <= MAX_CHUNKS).max().unwrap_or(0).into()
 }
 
 /// One result for each entry that was sent.

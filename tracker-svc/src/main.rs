@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -13,9 +14,12 @@ use tracker_svc::{
     config::{Cli, Command, LogFormat, health_url},
 };
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+/// For work on the disk: few enough for a container's limit on processes, where a thread that cannot start
+/// would be a panic.
+const BLOCKING_THREADS: usize = 64;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, with or without RUST_BACKTRACE; a closed stderr is no reason to panic.
@@ -25,7 +29,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    let result = runtime.block_on(serve(cli));
+    // A write that hangs on a dead disk must not keep the program.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { address }) = &cli.command {
         return Ok(drizzle_proto::health::check(&health_url(address.as_deref(), cli.listen)).await?);
     }
@@ -40,7 +53,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         error = tracker.failed() => return Err(error.into()),
     }
-    tracker.shutdown().await;
+    tracing::info!("shutting down; a second signal ends it at once");
+    tokio::select! {
+        () = tracker.shutdown() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
     Ok(())
 }
 

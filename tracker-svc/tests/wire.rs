@@ -132,6 +132,39 @@ async fn malformed_entries_fail_alone() {
     tracker.shutdown().await;
 }
 
+/// An entry of a few bytes makes a set of a bit for each of its chunks, whether or not it tells `held`.
+#[tokio::test]
+async fn a_batch_of_too_many_chunks_is_refused_before_they_take_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let tracker = start(dir.path()).await;
+    let peer = Peer::new(&tracker, 1).await;
+    let mut raw = raw(&tracker);
+    let most = 1u32 << 18;
+    let size = u64::from(most) << 14;
+    let info = wire::FileInfo { size, chunk_count: most, ..file(&manifest(1, 1)) };
+    let without_held = wire::FileChunks { file: Some(info), ..Default::default() };
+    let held = wire::ChunkSet { length: most, ..Default::default() };
+    let without_file = wire::FileChunks { held: Some(held), ..Default::default() };
+    let both = wire::FileChunks { held: without_file.held.clone(), ..without_held.clone() };
+    for entry in [without_held.clone(), without_file, both] {
+        let mut call = async |count| {
+            let request = wire::RegisterChunkRequest { lease_id: peer.lease, files: vec![entry.clone(); count] };
+            raw.register_chunk(request).await
+        };
+        assert_eq!(call(128).await.unwrap().into_inner().results.len(), 128);
+        let error = call(129).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        assert!(error.message().contains("files"), "{error}");
+    }
+    // A number of chunks that no file has fails alone.
+    let mut absurd = without_held;
+    absurd.file.as_mut().unwrap().chunk_count = u32::MAX;
+    let request = wire::RegisterChunkRequest { lease_id: peer.lease, files: vec![absurd; 129] };
+    let results = raw.register_chunk(request).await.unwrap().into_inner().results;
+    assert!(results.iter().all(|result| result.status() == Entry::Invalid));
+    tracker.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused_and_the_tracker_lives() {
     let dir = tempfile::tempdir().unwrap();
