@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use drizzle_proto::{
-    ChunkSet, FileInfo, FileName, Manifest,
+    ChunkSet, FileId, FileInfo, FileName, Manifest,
     convert::{FileChunks, MAX_BATCH, MAX_HASHES},
 };
 
@@ -21,6 +21,8 @@ pub enum News {
     /// Chunks held in addition. `hashes_from` is where the tracker lacks hashes, if it said so; `fresh`
     /// if it may never have heard of the file.
     Held {
+        /// Of which content: the name may stand for other content by the time this is sent.
+        id: FileId,
         /// The chunks.
         chunks: ChunkSet,
         /// First hash that the tracker lacks.
@@ -40,14 +42,14 @@ pub struct Announcements {
 
 impl Announcements {
     /// Adds held chunks.
-    pub fn held(&mut self, name: &FileName, chunks: &ChunkSet, fresh: bool) {
+    pub fn held(&mut self, name: &FileName, id: FileId, chunks: &ChunkSet, fresh: bool) {
         match self.pending.get_mut(name) {
-            Some(News::Held { chunks: known, fresh: was_fresh, .. }) if known.count() == chunks.count() => {
+            Some(News::Held { id: known_id, chunks: known, fresh: was_fresh, .. }) if *known_id == id => {
                 known.union_with(chunks);
                 *was_fresh |= fresh;
             }
             _ => {
-                let news = News::Held { chunks: chunks.clone(), hashes_from: None, fresh };
+                let news = News::Held { id, chunks: chunks.clone(), hashes_from: None, fresh };
                 self.pending.insert(name.clone(), news);
             }
         }
@@ -59,8 +61,8 @@ impl Announcements {
     }
 
     /// The tracker wants hashes: sends the same chunks again with them.
-    pub fn wants_hashes(&mut self, name: &FileName, chunks: &ChunkSet, from: u32) {
-        self.held(name, chunks, false);
+    pub fn wants_hashes(&mut self, name: &FileName, id: FileId, chunks: &ChunkSet, from: u32) {
+        self.held(name, id, chunks, false);
         if let Some(News::Held { hashes_from, .. }) = self.pending.get_mut(name) {
             *hashes_from = Some(from);
         }
@@ -87,9 +89,9 @@ impl Announcements {
                     let held = ChunkSet::empty(file.layout.chunk_count());
                     FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true }
                 }
-                News::Held { chunks, hashes_from, fresh } => {
+                News::Held { id, chunks, hashes_from, fresh } => {
                     // Gone from here meanwhile, or other content now: its own news follows.
-                    let Some(manifest) = manifest(&name).filter(|m| m.layout().chunk_count() == chunks.count()) else {
+                    let Some(manifest) = manifest(&name).filter(|m| m.id() == id) else {
                         continue;
                     };
                     let inline = fresh && manifest.hashes().len() <= INLINE_HASHES;
@@ -117,7 +119,7 @@ impl Announcements {
                 _ if entry.gone => {
                     self.pending.entry(entry.file.name.clone()).or_insert(News::Gone(entry.file));
                 }
-                _ => self.held(&entry.file.name, &entry.held, true),
+                _ => self.held(&entry.file.name, entry.file.id, &entry.held, true),
             }
         }
     }
@@ -146,16 +148,29 @@ mod tests {
     fn news_of_one_file_merges() {
         let manifest = manifest(100);
         let mut pending = Announcements::default();
-        pending.held(&name("a"), &set(&manifest, "0-3"), false);
-        pending.held(&name("a"), &set(&manifest, "7"), false);
+        pending.held(&name("a"), manifest.id(), &set(&manifest, "0-3"), false);
+        pending.held(&name("a"), manifest.id(), &set(&manifest, "7"), false);
         let batch = pending.take_batch(|_| Some(manifest.clone()));
         assert_eq!(batch.len(), 1);
         assert_eq!(batch[0].held.ranges().to_string(), "0-3,7");
         assert!(batch[0].hashes.is_empty(), "100 hashes are sent only when asked for");
         assert!(pending.is_empty());
-        pending.held(&name("a"), &set(&manifest, "9"), false);
+        pending.held(&name("a"), manifest.id(), &set(&manifest, "9"), false);
         pending.put_back(batch);
         assert_eq!(pending.take_batch(|_| Some(manifest.clone()))[0].held.ranges().to_string(), "0-3,7,9");
+    }
+
+    #[test]
+    fn news_of_replaced_content_is_not_told_of_its_successor() {
+        let (old, new) = (manifest(2), {
+            let layout = Layout::new(2 << 14, 1 << 14).unwrap();
+            Manifest::new(layout, vec![Digest::of(b"new"); 2]).unwrap()
+        });
+        let mut pending = Announcements::default();
+        pending.held(&name("a"), old.id(), &set(&old, "0-1"), true);
+        let batch = pending.take_batch(|_| Some(old.clone()));
+        pending.put_back(batch);
+        assert!(pending.take_batch(|_| Some(new.clone())).is_empty());
     }
 
     #[test]
@@ -163,7 +178,7 @@ mod tests {
         let small = manifest(1);
         let mut pending = Announcements::default();
         for i in 0..10_000 {
-            pending.held(&name(&format!("file-{i}")), &set(&small, "0"), true);
+            pending.held(&name(&format!("file-{i}")), small.id(), &set(&small, "0"), true);
         }
         let (mut files, mut batches) = (0, 0);
         while !pending.is_empty() {
@@ -181,7 +196,7 @@ mod tests {
     fn long_manifests_go_in_parts() {
         let long = manifest(20_000);
         let mut pending = Announcements::default();
-        pending.wants_hashes(&name("a"), &set(&long, "0"), 8192);
+        pending.wants_hashes(&name("a"), long.id(), &set(&long, "0"), 8192);
         let batch = pending.take_batch(|_| Some(long.clone()));
         assert_eq!((batch[0].first_hash, batch[0].hashes.len()), (8192, MAX_HASHES));
     }
@@ -190,7 +205,7 @@ mod tests {
     fn gone_outlives_what_was_sent_before() {
         let manifest = manifest(2);
         let mut pending = Announcements::default();
-        pending.held(&name("a"), &set(&manifest, "0"), true);
+        pending.held(&name("a"), manifest.id(), &set(&manifest, "0"), true);
         let batch = pending.take_batch(|_| Some(manifest.clone()));
         pending.gone(manifest.describe(name("a")));
         pending.put_back(batch);

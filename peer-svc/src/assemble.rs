@@ -104,9 +104,11 @@ pub fn assemble(partial: &PartialFile, destination: &Path) -> Result<Stamp, Asse
 /// The partial data is on another file system: a hidden copy beside the destination, then the rename.
 fn copy_across(partial: &PartialFile, destination: &Path) -> io::Result<()> {
     let folder = destination.parent().unwrap_or(Path::new("/"));
-    let hidden = folder.join(format!("{RESERVED_PREFIX}-{:016x}", rand::random::<u64>()));
+    // Named after the download, so that what a crash leaves is used again and does not pile up.
+    let key = partial.path().file_name().unwrap_or_default().to_string_lossy();
+    let hidden = folder.join(format!("{RESERVED_PREFIX}-{key}"));
     let copy = || {
-        let mut to = File::options().write(true).create_new(true).open(&hidden)?;
+        let mut to = File::create(&hidden)?;
         io::copy(&mut File::open(partial.path())?, &mut to)?;
         to.sync_all()?;
         rename_new(&hidden, destination)

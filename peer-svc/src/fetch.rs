@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use drizzle_proto::{
@@ -31,6 +31,13 @@ pub const STALL: Duration = Duration::from_secs(4);
 /// Connections to one holder at once: four streams over four connections are a fifth faster than over
 /// one, because each connection has a task and a socket buffer of its own.
 const CONNECTIONS: usize = 4;
+
+/// Holders that are kept connected though nothing is asked of them.
+const IDLE_HOLDERS: usize = 64;
+
+/// Within each [`STALL`] a holder has to send this many bytes: one that drips holds up a chunk as well as
+/// one that sends nothing.
+const LEAST_BYTES: u64 = 4 << 10;
 
 /// Why a chunk did not come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +72,7 @@ impl FetchError {
         match Self::status(status) {
             Self::Offence(Offence::Unreachable, text) => Self::Offence(Offence::BrokeOff, text),
             Self::Offence(Offence::NotHeld, text) => Self::Offence(Offence::Refused, text),
+            Self::Busy => Self::Offence(Offence::Refused, "said busy in the middle of a chunk".to_owned()),
             other => other,
         }
     }
@@ -96,6 +104,10 @@ impl Connections {
     /// The least used connection to a holder, or a new one while there are few.
     fn lend(&self, peer: PeerId, address: &Address) -> Result<Lent, FetchError> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer) {
+            // A large swarm must not cost a socket for everybody who was ever asked.
+            pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
+        }
         let (known_address, connections) = pool.entry(peer).or_insert_with(|| (address.clone(), Vec::new()));
         if known_address != address {
             // The peer moved: what is open to its old address serves out.
@@ -135,6 +147,7 @@ impl Connections {
         let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0);
         let mut stream = within(CONNECT_TIMEOUT + STALL, begin).await?.map_err(|status| FetchError::status(&status))?;
         let mut verifier = Verifier::new(manifest, chunk);
+        let (mut window, mut in_window) = (Instant::now(), 0);
         while let Some(message) =
             within(STALL, stream.message()).await?.map_err(|status| FetchError::in_stream(&status))?
         {
@@ -145,6 +158,13 @@ impl Connections {
                 ));
             }
             received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
+            in_window += message.data.len() as u64;
+            if window.elapsed() >= STALL {
+                if in_window < LEAST_BYTES {
+                    return Err(stalled(format!("{in_window} bytes in {} s", STALL.as_secs())));
+                }
+                (window, in_window) = (Instant::now(), 0);
+            }
             verifier.push(message.data).map_err(blame)?;
         }
         verifier.finish().map_err(blame)
@@ -155,12 +175,15 @@ fn blame(mismatch: Mismatch) -> FetchError {
     let offence = match mismatch {
         Mismatch::TooShort { .. } => Offence::BrokeOff,
         Mismatch::TooLong(_) | Mismatch::Hash => Offence::WrongBytes,
+        Mismatch::Fragmented => Offence::Refused,
     };
     FetchError::Offence(offence, mismatch.to_string())
 }
 
 async fn within<T>(limit: Duration, wait: impl Future<Output = T>) -> Result<T, FetchError> {
-    tokio::time::timeout(limit, wait)
-        .await
-        .map_err(|_| FetchError::Offence(Offence::Stalled, format!("no byte for {} s", limit.as_secs())))
+    tokio::time::timeout(limit, wait).await.map_err(|_| stalled(format!("no byte for {} s", limit.as_secs())))
+}
+
+fn stalled(detail: String) -> FetchError {
+    FetchError::Offence(Offence::Stalled, detail)
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Manifest,
+    ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Layout, Manifest,
     convert::{FileChunks, FileOutcome},
 };
 use tokio::sync::{Notify, watch};
@@ -173,7 +173,7 @@ impl Holdings {
         }
         // An empty set is no news, unless the file is empty: then it is all there is to hold.
         if let Some(news) = news.filter(|_| !chunks.is_empty() || chunks.is_full()) {
-            inner.news.held(&name, &news, true);
+            inner.news.held(&name, manifest.id(), &news, true);
         }
         inner.changed.remove(&manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
@@ -191,7 +191,7 @@ impl Holdings {
         if holding.chunks.insert(stored.chunk()) {
             let mut one = ChunkSet::empty(holding.chunks.count());
             one.insert(stored.chunk());
-            inner.news.held(name, &one, false);
+            inner.news.held(name, stored.file(), &one, false);
             self.has_news.notify_one();
         }
         true
@@ -207,6 +207,12 @@ impl Holdings {
             self.has_news.notify_one();
         }
         Some(holding.view())
+    }
+
+    /// Tells the tracker that a file which was removed silently is no longer held.
+    pub fn tell_gone(&self, file: FileInfo) {
+        self.lock().news.gone(file);
+        self.has_news.notify_one();
     }
 
     /// What is held under a name.
@@ -237,7 +243,38 @@ impl Holdings {
     /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the
     /// holdings, and the tracker hears of it. Blocks on a file system look-up.
     pub fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
-        let (name, source, index, layout) = {
+        let (name, source, index, layout) = self.find_chunk(id, chunk)?;
+        let readable =
+            |file, index: ChunkIndex| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
+        match source {
+            Source::Partial(partial) => Ok(readable(partial.file(), index)),
+            Source::Shared { path, stamp } => match open_unchanged(&path, stamp) {
+                Ok(Some(file)) => Ok(readable(Arc::new(file), index)),
+                Ok(None) => {
+                    tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
+                    self.forget_changed(&name, id, stamp);
+                    // The same content may be here under another name; each round forgets one.
+                    self.open_chunk(id, chunk)
+                }
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Forgets a shared file that changed, unless it was shared anew meanwhile.
+    fn forget_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+        self.lock().changed.insert(id);
+        let is_same = |view: &View| {
+            view.manifest.id() == id && matches!(view.source, Source::Shared { stamp, .. } if stamp == seen)
+        };
+        if self.get(name).as_ref().is_some_and(is_same) {
+            self.remove(name, true);
+        }
+    }
+
+    /// Where a chunk may be read from.
+    fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Source, ChunkIndex, Layout), ReadError> {
+        {
             let inner = self.lock();
             let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(&id) {
                 true => ReadError::Changed,
@@ -254,22 +291,7 @@ impl Holdings {
                 }
                 error = ReadError::NotHeld(chunk);
             }
-            found.ok_or(error)?
-        };
-        let readable =
-            |file, index: ChunkIndex| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
-        match source {
-            Source::Partial(partial) => Ok(readable(partial.file(), index)),
-            Source::Shared { path, stamp } => match open_unchanged(&path, stamp) {
-                Ok(Some(file)) => Ok(readable(Arc::new(file), index)),
-                Ok(None) => {
-                    tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
-                    self.lock().changed.insert(id);
-                    self.remove(&name, true);
-                    Err(ReadError::Changed)
-                }
-                Err(error) => Err(error.into()),
-            },
+            found.ok_or(error)
         }
     }
 
@@ -291,7 +313,7 @@ impl Holdings {
         inner.news.clear();
         for (name, holding) in &mut inner.files {
             if !holding.chunks.is_empty() || holding.chunks.is_full() {
-                inner.news.held(name, &holding.chunks, true);
+                inner.news.held(name, holding.manifest.id(), &holding.chunks, true);
             }
             holding.registration = Registration::Pending;
         }
@@ -311,11 +333,11 @@ impl Holdings {
         self.has_news.notify_one();
     }
 
-    /// Applies the tracker's answers to a batch; returns what was newly refused.
-    pub fn apply(&self, batch: Vec<FileChunks>, outcomes: Vec<FileOutcome>) -> Vec<Refusal> {
+    /// Applies the tracker's answers to a batch.
+    pub fn apply(&self, batch: Vec<FileChunks>, outcomes: Vec<FileOutcome>) -> Applied {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let mut refusals = Vec::new();
+        let mut applied = Applied::default();
         for (entry, outcome) in batch.into_iter().zip(outcomes) {
             let name = &entry.file.name;
             let Some(holding) = inner.files.get_mut(name).filter(|holding| holding.manifest.id() == entry.file.id)
@@ -330,7 +352,8 @@ impl Holdings {
                     continue;
                 }
                 FileOutcome::NeedHashes(from) => {
-                    inner.news.wants_hashes(name, &entry.held, from);
+                    applied.stuck |= !entry.hashes.is_empty() && from <= entry.first_hash;
+                    inner.news.wants_hashes(name, entry.file.id, &entry.held, from);
                     self.has_news.notify_one();
                     continue;
                 }
@@ -340,16 +363,16 @@ impl Holdings {
             let refusal = Refusal { ours: entry.file.clone(), registered, detail };
             // It stays pending while it may turn out to be the same content in other chunks.
             if refusal.may_be_same_content() && matches!(holding.source, Source::Shared { .. }) {
-                refusals.push(refusal);
+                applied.refusals.push(refusal);
                 continue;
             }
             let registration = Registration::Refused(refusal.detail.clone());
             if std::mem::replace(&mut holding.registration, registration) == Registration::Pending {
-                refusals.push(refusal);
+                applied.refusals.push(refusal);
             }
         }
         self.registrations.send_modify(|version| *version += 1);
-        refusals
+        applied
     }
 
     /// Decides a refusal that was still open.
@@ -389,6 +412,15 @@ impl Holding {
             registration: self.registration.clone(),
         }
     }
+}
+
+/// What the answers to a batch came to.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What was newly refused.
+    pub refusals: Vec<Refusal>,
+    /// Whether hashes were sent in vain: asking again at once would not help.
+    pub stuck: bool,
 }
 
 /// A file that the tracker did not take.

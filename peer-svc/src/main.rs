@@ -16,9 +16,16 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads for blocking work other than uploads.
+const OTHER_BLOCKING_THREADS: usize = 32;
+
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // A thread for each upload that reads, and some for writing and hashing: few enough for a container's
+    // limit on processes, where a thread that cannot start would be a panic.
+    let slots = cli.serve.as_ref().map_or(0, |config| usize::from(config.upload_slots));
+    let threads = slots + OTHER_BLOCKING_THREADS;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).build()?;
     let code = match (cli.command, cli.serve) {
         (Some(Command::Healthcheck { address }), _) => runtime
             .block_on(drizzle_proto::health::check(&address.to_url()))

@@ -15,7 +15,10 @@ use drizzle_proto::{
     client::{ClientError, Lease, TrackerClient},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +31,11 @@ const BATCH: Duration = Duration::from_millis(40);
 /// Between attempts to reach the tracker.
 const RETRY: Duration = Duration::from_millis(500);
 /// Without a tracker for this long, a share is reported as pending.
-const PATIENCE: Duration = Duration::from_secs(3);
+const AWAY: Duration = Duration::from_secs(3);
+/// The same with a tracker that is there but answers no announcement.
+const SILENT: Duration = Duration::from_secs(15);
+/// Before hashes are sent again that the tracker had no room for.
+const STUCK: Duration = Duration::from_secs(1);
 /// Leaving is a courtesy: the lease ends by itself.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -150,6 +157,9 @@ impl Membership {
             self.advertise.address().await.map_err(|error| tonic::Status::unavailable(format!("no route: {error}")))?;
         let lease = self.tracker.register_peer(self.peer, &address).await?;
         tracing::info!(tracker = %self.url, advertise = %address, "registered with the tracker");
+        if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
+            tracing::warn!(advertise = %address, "only peers on this very machine can reach that address; give the right one with --advertise");
+        }
         self.standing.send_replace(Standing { lease: Some(lease.id), advertised: Some(address) });
         Ok(lease)
     }
@@ -160,7 +170,14 @@ impl Membership {
         let mut renew_at = Instant::now() + lease.renew_every;
         loop {
             let result = tokio::select! {
-                () = tokio::time::sleep_until(renew_at) => self.renew(lease).await,
+                // First, and only here is the next renewal put off: however much there is to announce, and
+                // whatever it is answered, an announcement renews nothing.
+                biased;
+                () = tokio::time::sleep_until(renew_at) => {
+                    let renewed = self.renew(lease).await;
+                    renew_at = Instant::now() + lease.renew_every;
+                    renewed
+                }
                 () = holdings.wait_for_news() => {
                     sleep(BATCH).await;
                     self.announce(lease).await
@@ -170,10 +187,6 @@ impl Membership {
                 Ok(()) => {
                     away.back(&self.url);
                     self.standing.send_if_modified(|standing| standing.lease.replace(lease.id).is_none());
-                    // A success of either kind shows that the tracker is there, but only renewing renews.
-                    if renew_at <= Instant::now() {
-                        renew_at = Instant::now() + lease.renew_every;
-                    }
                 }
                 Err(error) if error.code() == Code::FailedPrecondition => {
                     tracing::info!(tracker = %self.url, "the tracker does not know our lease: registering again");
@@ -192,6 +205,7 @@ impl Membership {
 
     async fn renew(&mut self, lease: Lease) -> Result<(), ClientError> {
         for released in self.tracker.renew_lease(lease.id).await? {
+            // Waits if need be: it is told only once.
             let _ = self.notices.send(Notice::Released(released)).await;
         }
         Ok(())
@@ -204,8 +218,19 @@ impl Membership {
         }
         match self.tracker.register_chunk(lease.id, &batch).await {
             Ok(outcomes) => {
-                for refusal in self.holdings.apply(batch, outcomes) {
-                    let _ = self.notices.send(Notice::Refused(refusal)).await;
+                let applied = self.holdings.apply(batch, outcomes);
+                for refusal in applied.refusals {
+                    // Looking into a refusal may take long; renewing must not wait for it.
+                    if let Err(error) = self.notices.try_send(Notice::Refused(refusal)) {
+                        let (TrySendError::Full(notice) | TrySendError::Closed(notice)) = error;
+                        if let Notice::Refused(refusal) = notice {
+                            self.holdings.refuse(&refusal);
+                        }
+                    }
+                }
+                if applied.stuck {
+                    // The tracker has no room for the manifest now.
+                    sleep(STUCK).await;
                 }
                 Ok(())
             }
@@ -217,24 +242,36 @@ impl Membership {
     }
 }
 
-/// Waits until a file's registration is decided; `Pending` if the tracker stays away for a moment.
-pub async fn registration(holdings: &Holdings, standing: &watch::Sender<Standing>, name: &FileName) -> Registration {
-    let (mut changes, mut standing) = (holdings.registrations(), standing.subscribe());
-    let mut patience = Instant::now() + PATIENCE;
-    loop {
-        changes.borrow_and_update();
-        if standing.borrow_and_update().lease.is_some() {
-            patience = Instant::now() + PATIENCE;
-        }
-        match holdings.get(name).map(|view| view.registration) {
-            Some(Registration::Pending) => {}
-            Some(decided) => return decided,
-            None => return Registration::Pending,
-        }
-        tokio::select! {
-            _ = changes.changed() => {}
-            _ = standing.changed() => {}
-            () = tokio::time::sleep_until(patience), if standing.borrow().lease.is_none() => return Registration::Pending,
+/// Waits for registrations, for as long as there is hope.
+#[derive(Debug)]
+pub struct Patience {
+    changes: watch::Receiver<u64>,
+    standing: watch::Receiver<Standing>,
+    /// When the tracker last answered an announcement.
+    heard: Instant,
+}
+
+impl Patience {
+    /// One for all files of a request, so that a tracker that is away is waited for once.
+    pub fn new(holdings: &Holdings, standing: &watch::Sender<Standing>) -> Self {
+        Self { changes: holdings.registrations(), standing: standing.subscribe(), heard: Instant::now() }
+    }
+
+    /// Waits until a file's registration is decided; `Pending` if the tracker is away, or takes nothing.
+    pub async fn registration(&mut self, holdings: &Holdings, name: &FileName) -> Registration {
+        loop {
+            let connected = self.standing.borrow_and_update().lease.is_some();
+            match holdings.get(name).map(|view| view.registration) {
+                Some(Registration::Pending) => {}
+                Some(decided) => return decided,
+                None => return Registration::Pending,
+            }
+            let patience = if connected { SILENT } else { AWAY };
+            tokio::select! {
+                Ok(()) = self.changes.changed() => self.heard = Instant::now(),
+                Ok(()) = self.standing.changed() => {}
+                () = tokio::time::sleep_until(self.heard + patience) => return Registration::Pending,
+            }
         }
     }
 }

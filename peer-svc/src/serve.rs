@@ -20,7 +20,7 @@ use bytes::Bytes;
 use drizzle_proto::{FileId, convert, transport::MESSAGE_SIZE, wire};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
 };
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -108,8 +108,12 @@ impl Uploads {
         let left = readable.len - offset;
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let runtime = Handle::current();
-        tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender));
-        Ok(ChunkStream { messages, left: left.into(), slot: Some(slot), sent: self.sent.clone() })
+        tokio::task::spawn_blocking(move || {
+            read_ahead(&runtime, &readable, offset, &sender);
+            // The reader holds the slot and not the stream: a stream that nobody polls would keep it.
+            drop(slot);
+        });
+        Ok(ChunkStream { messages, left: left.into(), sent: self.sent.clone() })
     }
 }
 
@@ -127,6 +131,8 @@ fn read_ahead(runtime: &Handle, readable: &Readable, offset: u32, sender: &mpsc:
         }
         at += u32::try_from(len).unwrap_or(u32::MAX);
     }
+    // All is read, not all is taken.
+    let _ = runtime.block_on(tokio::time::timeout(IDLE, sender.reserve_many(READ_AHEAD)));
 }
 
 /// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.
@@ -145,12 +151,11 @@ fn read_exact(file: &File, offset: u64, len: usize) -> std::io::Result<Bytes> {
     Ok(buffer.into())
 }
 
-/// The bytes of a chunk, holding an upload slot until the last of them.
+/// The bytes of a chunk; an error if the reader gave up before the last of them.
 #[derive(Debug)]
 pub struct ChunkStream {
     messages: mpsc::Receiver<Result<Bytes, Status>>,
     left: u64,
-    slot: Option<OwnedSemaphorePermit>,
     sent: Arc<AtomicU64>,
 }
 
@@ -163,9 +168,6 @@ impl Stream for ChunkStream {
             Some(Ok(data)) => {
                 self.left = self.left.saturating_sub(data.len() as u64);
                 self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
-                if self.left == 0 {
-                    self.slot = None;
-                }
                 Some(Ok(wire::FetchChunkResponse { data }))
             }
             Some(Err(status)) => Some(Err(status)),

@@ -4,6 +4,7 @@
 //! so that shutting down can prove that none is left.
 
 use std::{
+    collections::HashSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ use crate::{
     config::Config,
     control::{ControlService, Daemon},
     download::{BUDGET_KIB, Context},
-    holdings::Holdings,
+    holdings::{Holdings, Refusal},
     register::{Advertise, Membership, Notice, Standing},
     serve::{PeerService, Uploads},
     share::{HashProgress, Sharer},
@@ -35,6 +36,8 @@ use crate::{
 pub const STATE_DIR: &str = ".drizzle";
 /// Refusals and releases that may wait to be looked at.
 const NOTICES: usize = 1024;
+/// For what was cut to notice.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// The log hears of long hashing this often.
 const HASHING: Duration = Duration::from_secs(5);
 
@@ -106,7 +109,8 @@ impl Handle {
         self.tasks.close();
         let drained = tokio::time::timeout(self.drain, self.tasks.wait()).await.is_ok();
         self.cut.cancel();
-        self.tasks.wait().await;
+        // What is left then hangs in the kernel; it must not keep the program.
+        let _ = tokio::time::timeout(LAST_WAIT, self.tasks.wait()).await;
         drained
     }
 }
@@ -258,7 +262,16 @@ async fn share_folder(sharer: Arc<Sharer>, stop: CancellationToken) {
 
 /// Acts on what the tracker did not take, or took back.
 async fn heed(mut notices: mpsc::Receiver<Notice>, sharer: Arc<Sharer>, transfers: Arc<Transfers>) {
+    // Pairs of our content and the registered one that were found to differ: every new lease brings the
+    // same refusals, and a large file is not to be hashed again for each.
+    let mut differ = HashSet::new();
     while let Some(notice) = notices.recv().await {
+        if let Notice::Refused(refusal @ Refusal { ours, registered: Some(registered), .. }) = &notice
+            && !differ.insert((ours.id, registered.id))
+        {
+            sharer.holdings.refuse(refusal);
+            continue;
+        }
         let (sharer, transfers) = (sharer.clone(), transfers.clone());
         let heeded = tokio::task::spawn_blocking(move || match notice {
             Notice::Refused(refusal) => match sharer.adopt_chunk_size(&refusal) {

@@ -181,7 +181,8 @@ pub fn hash_file(
     Ok((manifest, stamp))
 }
 
-fn hash_chunk(file: &File, extents: &Extents, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
+/// Hashes one chunk of a file; a hole without reading it.
+pub fn hash_chunk(file: &File, extents: &Extents, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MESSAGE_SIZE]);
     }
@@ -214,11 +215,12 @@ pub struct Found {
 }
 
 /// Every regular file below `root`, named relative to `base`; and what was skipped, with the reason.
-/// Links are not followed; the state folder and half-placed files (`.drizzle...`) are not looked at.
-pub fn scan(root: &Path, base: &Path) -> (Vec<Found>, Vec<ShareError>) {
+/// Links are not followed; `state` (the state folder) and half-placed files (`.drizzle...`) are not looked at.
+pub fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>) {
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
     let own = |entry: &walkdir::DirEntry| {
-        entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes())
+        entry.path() == state
+            || entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes())
     };
     for entry in walkdir::WalkDir::new(root).into_iter().filter_entry(|entry| !own(entry)) {
         let result = entry.map_err(|error| {
@@ -272,7 +274,7 @@ impl Sharer {
     /// Shares every regular file below the folder, and what was shared from elsewhere before.
     pub fn share_folder(&self) -> Result<(), ShareError> {
         let mut known: HashMap<FileName, ShareRecord> = self.state.shares()?.into_iter().collect();
-        let (mut found, skipped) = scan(&self.dir, &self.dir);
+        let (mut found, skipped) = scan(&self.dir, &self.dir, self.state.folder());
         for error in skipped {
             tracing::warn!(%error, "not shared");
         }
@@ -299,6 +301,8 @@ impl Sharer {
                         self.holdings.insert_shared(file.name, record.manifest, record.path, record.stamp);
                     }
                 }
+                // Taken back by its owner, whatever became of it since.
+                Some(record) if record.path == file.path && !record.shared => {}
                 _ => fresh.push(file),
             }
         }
@@ -325,7 +329,7 @@ impl Sharer {
             let metadata = path.metadata().map_err(fail)?;
             let base = if path.starts_with(&self.dir) { &self.dir } else { path.parent().unwrap_or(&path) };
             if metadata.is_dir() {
-                let (more, reasons) = scan(&path, base);
+                let (more, reasons) = scan(&path, base, self.state.folder());
                 found.extend(more);
                 skipped.extend(reasons);
             } else if metadata.is_file() {
@@ -391,7 +395,7 @@ impl Sharer {
 
     fn offer(&self, name: FileName, record: ShareRecord) -> FileInfo {
         // The complete file takes the place of an unfinished download of the same name.
-        let _ = std::fs::remove_file(self.state.partial_path(&name));
+        self.state.discard_partial_data(&name);
         let info = record.manifest.describe(name.clone());
         self.holdings.insert_shared(name, record.manifest, record.path, record.stamp);
         info
@@ -419,9 +423,10 @@ impl Sharer {
     }
 
     /// Stops offering a file, now and after a restart. The file stays; an unfinished download is deleted.
-    /// Returns whether anything was held.
-    pub fn unshare(&self, name: &FileName) -> Result<bool, StateError> {
-        let Some(view) = self.holdings.remove(name, false) else { return Ok(false) };
+    /// Returns what was held. The tracker is not told.
+    pub fn unshare(&self, name: &FileName) -> Result<Option<FileInfo>, StateError> {
+        let Some(view) = self.holdings.remove(name, false) else { return Ok(None) };
+        let info = view.manifest.describe(name.clone());
         match view.source {
             crate::holdings::Source::Shared { path, stamp } => {
                 let record = ShareRecord { path, stamp, manifest: view.manifest, shared: false };
@@ -434,6 +439,6 @@ impl Sharer {
                 }
             }
         }
-        Ok(true)
+        Ok(Some(info))
     }
 }

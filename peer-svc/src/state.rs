@@ -10,12 +10,17 @@
 //! This module never reads or writes file data.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
 };
 
-use drizzle_proto::{ChunkSet, Digest, FileName, Manifest, PeerId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use drizzle_proto::{ChunkSet, Digest, FileId, FileName, Manifest, PeerId};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TransactionError,
+    WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -117,8 +122,11 @@ pub struct PartialRecord {
 /// The open state of one peer. Calls block on disk I/O.
 #[derive(Debug)]
 pub struct State {
-    db: Database,
+    /// `None` only if it could not be opened again.
+    db: RwLock<Option<Database>>,
     folder: PathBuf,
+    /// Names that a transfer is at.
+    running: Mutex<HashSet<FileName>>,
 }
 
 impl State {
@@ -126,9 +134,22 @@ impl State {
     pub fn open(folder: &Path) -> Result<Self, StateError> {
         let partial = folder.join("partial");
         fs::create_dir_all(&partial).map_err(|source| StateError::Folder { path: folder.to_owned(), source })?;
+        let db = Self::open_database(folder)?;
+        let setup = db.begin_write()?;
+        setup.open_table(META)?;
+        setup.open_table(SHARES)?;
+        setup.open_table(PARTIALS)?;
+        setup.open_table(PROGRESS)?;
+        setup.commit()?;
+        // Compared with paths that were resolved.
+        let folder = folder.canonicalize().map_err(|source| StateError::Folder { path: folder.to_owned(), source })?;
+        Ok(Self { db: RwLock::new(Some(db)), folder, running: Mutex::default() })
+    }
+
+    fn open_database(folder: &Path) -> Result<Database, StateError> {
         let path = folder.join("peer.redb");
         let damaged = |detail: String| StateError::Damaged { path: path.clone(), detail };
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| match error {
+        Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => StateError::InUse(folder.to_owned()),
             redb::DatabaseError::Storage(redb::StorageError::Io(source))
                 if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
@@ -136,19 +157,42 @@ impl State {
                 StateError::Folder { path: path.clone(), source }
             }
             other => damaged(other.to_string()),
-        })?;
-        let setup = db.begin_write()?;
-        setup.open_table(META)?;
-        setup.open_table(SHARES)?;
-        setup.open_table(PARTIALS)?;
-        setup.open_table(PROGRESS)?;
-        setup.commit()?;
-        Ok(Self { db, folder: folder.to_owned() })
+        })
+    }
+
+    /// The state folder, resolved.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, StateError> {
+        self.begin(Database::begin_write)
+    }
+
+    fn begin_read(&self) -> Result<ReadTransaction, StateError> {
+        self.begin(Database::begin_read)
+    }
+
+    /// Begins a transaction. After a failed write (a full disk) redb refuses every further one until the
+    /// database is opened again, so that is done here: room made on the disk must be enough.
+    fn begin<T>(&self, begin: impl Fn(&Database) -> Result<T, TransactionError>) -> Result<T, StateError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = db.as_ref() {
+            match begin(db) {
+                Err(TransactionError::Storage(StorageError::PreviousIo)) => {}
+                begun => return Ok(begun?),
+            }
+        }
+        drop(db);
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        // It must be closed before it can be opened.
+        *db = None;
+        Ok(begin(db.insert(Self::open_database(&self.folder)?))?)
     }
 
     /// This peer's id; made on first use.
     pub fn peer_id(&self) -> Result<PeerId, StateError> {
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         let known = write.open_table(META)?.get(PEER_ID)?.map(|id| id.value().try_into());
         let id = match known {
             Some(bytes) => bytes.map_err(|_| self.damaged("peer id"))?,
@@ -171,7 +215,7 @@ impl State {
 
     /// Every hashed file.
     pub fn shares(&self) -> Result<Vec<(FileName, ShareRecord)>, StateError> {
-        let table = self.db.begin_read()?.open_table(SHARES)?;
+        let table = self.begin_read()?.open_table(SHARES)?;
         let mut shares = Vec::new();
         for row in table.iter()? {
             let (name, value) = row?;
@@ -192,13 +236,46 @@ impl State {
         })
     }
 
-    /// Remembers hashed files, all in one transaction; a partial download of the same name ends.
+    /// Says that a transfer of this name runs, or has ended: meanwhile nobody else ends its partial download.
+    pub fn set_running(&self, name: &FileName, runs: bool) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs {
+            running.insert(name.clone());
+        } else {
+            running.remove(name);
+        }
+    }
+
+    fn is_running(&self, name: &FileName) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Deletes the data of a partial download whose record has ended, unless a transfer is at it.
+    pub fn discard_partial_data(&self, name: &FileName) {
+        if !self.is_running(name) {
+            // Nothing there is the rule; what cannot be deleted goes at the next start.
+            let _ = fs::remove_file(self.partial_path(name));
+        }
+    }
+
+    /// Deletes data in the state folder that no record speaks of: what a crash between two steps left.
+    pub fn discard_orphans(&self) -> Result<(), StateError> {
+        let known: HashSet<PathBuf> = self.partials()?.iter().map(|record| self.partial_path(&record.name)).collect();
+        let entries = fs::read_dir(self.folder.join("partial"));
+        for entry in entries.into_iter().flatten().flatten().filter(|entry| !known.contains(&entry.path())) {
+            let _ = fs::remove_file(entry.path());
+        }
+        Ok(())
+    }
+
+    /// Remembers hashed files, all in one transaction; a partial download of the same name ends, unless a
+    /// transfer is at it.
     pub fn put_shares<'a>(
         &self,
         shares: impl IntoIterator<Item = (&'a FileName, &'a ShareRecord)>,
     ) -> Result<(), StateError> {
         use std::os::unix::ffi::OsStrExt;
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         {
             let mut table = write.open_table(SHARES)?;
             let (mut partials, mut progress) = (write.open_table(PARTIALS)?, write.open_table(PROGRESS)?);
@@ -211,8 +288,10 @@ impl State {
                 };
                 let bytes = postcard::to_stdvec(&stored).map_err(|_| self.damaged("share"))?;
                 table.insert(name.as_str(), &bytes[..])?;
-                partials.remove(name.as_str())?;
-                progress.remove(name.as_str())?;
+                if !self.is_running(name) {
+                    partials.remove(name.as_str())?;
+                    progress.remove(name.as_str())?;
+                }
             }
         }
         write.commit()?;
@@ -221,7 +300,7 @@ impl State {
 
     /// Forgets files.
     pub fn forget_shares<'a>(&self, names: impl IntoIterator<Item = &'a FileName>) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         {
             let mut table = write.open_table(SHARES)?;
             for name in names {
@@ -235,7 +314,7 @@ impl State {
     /// Every unfinished download. A record of stored chunks whose checksum fails counts as empty: the
     /// chunks are proved again by their hashes.
     pub fn partials(&self) -> Result<Vec<PartialRecord>, StateError> {
-        let read = self.db.begin_read()?;
+        let read = self.begin_read()?;
         let progress = read.open_table(PROGRESS)?;
         let mut partials = Vec::new();
         for row in read.open_table(PARTIALS)?.iter()? {
@@ -254,9 +333,17 @@ impl State {
         Ok(partials)
     }
 
+    /// Which content the unfinished download of this name is to become, if there is one.
+    pub fn partial(&self, name: &FileName) -> Result<Option<FileId>, StateError> {
+        let table = self.begin_read()?.open_table(PARTIALS)?;
+        let Some(value) = table.get(name.as_str())? else { return Ok(None) };
+        let manifest = Manifest::decode(value.value()).map_err(|_| self.damaged("partial manifest"))?;
+        Ok(Some(manifest.id()))
+    }
+
     /// Begins the record of a download, with no chunk stored.
     pub fn begin_partial(&self, name: &FileName, manifest: &Manifest) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         write.open_table(PARTIALS)?.insert(name.as_str(), &manifest.encode()[..])?;
         write.open_table(PROGRESS)?.remove(name.as_str())?;
         write.commit()?;
@@ -265,7 +352,7 @@ impl State {
 
     /// Records which chunks are stored. Their data must have been synced before.
     pub fn record_chunks(&self, name: &FileName, manifest: &Manifest, chunks: &ChunkSet) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         // A download that ended meanwhile must not come back.
         if write.open_table(PARTIALS)?.get(name.as_str())?.is_some() {
             write.open_table(PROGRESS)?.insert(name.as_str(), &seal(manifest, chunks)[..])?;
@@ -276,7 +363,7 @@ impl State {
 
     /// Forgets an unfinished download.
     pub fn forget_partial(&self, name: &FileName) -> Result<(), StateError> {
-        let write = self.db.begin_write()?;
+        let write = self.begin_write()?;
         write.open_table(PARTIALS)?.remove(name.as_str())?;
         write.open_table(PROGRESS)?.remove(name.as_str())?;
         write.commit()?;

@@ -170,17 +170,21 @@ impl Transfers {
             job: job.clone(),
             started: Instant::now(),
             events: Broadcast::default(),
-            cancel: CancellationToken::new(),
+            cancel: self.stop.child_token(),
             ended: CancellationToken::new(),
         });
         let subscription = transfer.events.subscribe();
         running.insert(job.name.clone(), transfer.clone());
+        self.context.state.set_running(&job.name, true);
         let this = self.clone();
         self.tasks.spawn(async move {
             let name = job.name.clone();
             let context = this.context.clone();
-            let last =
-                download::run(context, job, transfer.events.clone(), transfer.cancel.clone(), this.stop.clone()).await;
+            let (events, cancel) = (transfer.events.clone(), transfer.cancel.clone());
+            // In a task of its own, so that a panic in there ends the transfer and not this bookkeeping.
+            let ran = tokio::spawn(download::run(context, job, events, cancel, this.stop.clone())).await;
+            let last = ran.unwrap_or_else(|error| download::broken(&error));
+            this.context.state.set_running(&name, false);
             match &last {
                 Event::Failed { reason, .. } => tracing::warn!(%name, reason, "download failed"),
                 _ => tracing::info!(%name, "downloaded"),
@@ -217,7 +221,7 @@ impl Transfers {
         let stamp = match known {
             // Hashed before and not touched since: no need to read it all again.
             Some(stamp) if matches!(open_unchanged(&path, stamp), Ok(Some(_))) => stamp,
-            _ => match inspect(&path, &job.manifest).map_err(|error| output(error.to_string()))? {
+            _ => match inspect(&path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
                 Existing::Nothing => {
                     if *destination == Destination::Named {
                         Self::way_is_free(&context.dir, &job.name)?;
@@ -261,7 +265,7 @@ impl Transfers {
     fn offer(&self, job: &Job, path: PathBuf, stamp: Stamp) -> Result<(), StateError> {
         let record = ShareRecord { path, stamp, manifest: job.manifest.clone(), shared: true };
         self.context.state.put_shares([(&job.name, &record)])?;
-        let _ = std::fs::remove_file(self.context.state.partial_path(&job.name));
+        self.context.state.discard_partial_data(&job.name);
         self.context.holdings.insert_shared(job.name.clone(), record.manifest, record.path, record.stamp);
         Ok(())
     }
@@ -294,9 +298,12 @@ impl Transfers {
     /// Offers what is left of the unfinished downloads of an earlier run: the chunks whose record is
     /// sound. Blocks.
     pub fn restore(&self) -> Result<(), StateError> {
+        self.context.state.discard_orphans()?;
         for record in self.context.state.partials()? {
             let path = self.context.state.partial_path(&record.name);
-            if !path.exists() {
+            // A data file that was cut short or is gone proves nothing.
+            let size = record.manifest.layout().size();
+            if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == size) {
                 continue;
             }
             match crate::write::PartialFile::open(&path, record.manifest, false) {

@@ -21,10 +21,17 @@ pub enum Mismatch {
         /// Bytes of the chunk.
         expected: u32,
     },
+    /// So many small messages that keeping them apart would take more memory than the chunk.
+    #[error("sent in too many small messages")]
+    Fragmented,
     /// The right number of bytes with another hash.
     #[error("the hash differs from the registered one")]
     Hash,
 }
+
+/// Slices are this long on average, in bytes, or the sender is refused; some may be shorter.
+const LEAST_SLICE: usize = 4 << 10;
+const SPARE_SLICES: usize = 64;
 
 /// Takes the bytes of one chunk in order.
 #[derive(Debug)]
@@ -65,6 +72,9 @@ impl Verifier {
         self.got += slice.len() as u64;
         if self.got > u64::from(self.len) {
             return Err(Mismatch::TooLong(self.len));
+        }
+        if self.slices.len() > SPARE_SLICES + self.len as usize / LEAST_SLICE {
+            return Err(Mismatch::Fragmented);
         }
         self.sha.update(&slice);
         self.slices.push(slice);
@@ -128,5 +138,6 @@ mod tests {
         assert_eq!(verify(b"abcd", &[b"abc"]), Err(Mismatch::TooShort { got: 3, expected: 4 }));
         assert_eq!(verify(b"abcd", &[]), Err(Mismatch::TooShort { got: 0, expected: 4 }));
         assert_eq!(verify(b"abcd", &[b"abcd", b"e"]), Err(Mismatch::TooLong(4)));
+        assert_eq!(verify(b"abcd", &[b"".as_slice(); 100]), Err(Mismatch::Fragmented));
     }
 }

@@ -17,9 +17,10 @@ use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest, transport::MESSAGE_SIZE};
 use rayon::prelude::*;
 use rustix::fs::FallocateFlags;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    share::hash_of_zeros,
+    share::hash_chunk,
     sparse::Extents,
     verify::{VerifiedChunk, Verifier},
 };
@@ -124,27 +125,23 @@ impl PartialFile {
         }
     }
 
-    /// Which of the given chunks are in the file after all: a record of stored chunks trails the data, and
-    /// only the hash proves one. Holes are skipped without reading.
-    pub fn prove(&self, unproven: &ChunkSet) -> ChunkSet {
-        prove(&self.file, &self.manifest, unproven)
+    /// Which of the given chunks are in the file, decided by their hashes. Holes are skipped without reading.
+    pub fn prove(&self, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
+        prove(&self.file, &self.manifest, candidates, cancel)
     }
 }
 
-/// Which of the given chunks a file has, decided by their hashes.
-pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet) -> ChunkSet {
+/// Which of the given chunks a file has, decided by their hashes, on all cores. Cancelled, it tells of fewer.
+pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
     let layout = manifest.layout();
     let extents = Extents::of(file, layout.size());
-    // What was never written reads as zeros; that is proof enough if zeros are wanted.
-    let worth_reading = |chunk: &ChunkIndex| {
-        let len = layout.chunk_len(*chunk);
-        extents.has_data(layout.offset(*chunk), len.into()) || manifest.hash(*chunk) == hash_of_zeros(len)
+    let chunks: Vec<ChunkIndex> = candidates.iter().collect();
+    let is_proven = |chunk: &ChunkIndex| {
+        let hash = || hash_chunk(file, &extents, layout, *chunk).ok();
+        !cancel.is_cancelled() && hash() == Some(manifest.hash(*chunk))
     };
-    let chunks: Vec<ChunkIndex> = candidates.iter().filter(worth_reading).collect();
-    let proven: Vec<ChunkIndex> =
-        chunks.into_par_iter().filter(|&chunk| matches!(read_verified(file, manifest, chunk), Ok(Some(_)))).collect();
     let mut set = ChunkSet::empty(candidates.count());
-    for chunk in proven {
+    for chunk in chunks.into_par_iter().filter(is_proven).collect::<Vec<_>>() {
         set.insert(chunk);
     }
     set
@@ -190,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn unrecorded_chunks_are_proved_by_their_hashes() {
+    fn only_whole_chunks_are_proved() {
         let folder = tempfile::tempdir().unwrap();
         let (data, manifest) = content(1);
         let path = folder.path().join("p");
@@ -202,7 +199,7 @@ mod tests {
         drop(partial);
         let again = PartialFile::open(&path, manifest.clone(), true).unwrap();
         let all = ChunkSet::full(manifest.layout().chunk_count());
-        assert_eq!(again.prove(&all).ranges().to_string(), "0,2");
+        assert_eq!(again.prove(&all, &CancellationToken::new()).ranges().to_string(), "0,2");
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl TrackerClient {
                 let manifest = Manifest::new(file.layout, hashes)?;
                 // Another file took the name between two pages, or the tracker is broken.
                 if manifest.id() != file.id {
-                    return Err(WireError::Digest("file_id").into());
+                    return Err(Status::aborted(format!("{name} was registered anew meanwhile; try again")).into());
                 }
                 return Ok(manifest);
             }

@@ -86,6 +86,13 @@ impl Address {
         &self.0
     }
 
+    /// Whether it can only mean the machine itself.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        ip.map_or(host == "localhost", |ip| ip.is_loopback())
+    }
+
     /// `http://HOST:PORT`.
     pub fn to_url(&self) -> String {
         format!("http://{}", self.0)
@@ -143,6 +150,13 @@ mod tests {
         ] {
             assert!(Address::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn loopback_addresses() {
+        let is_loopback = |text| Address::new(text).unwrap().is_loopback();
+        assert!(["127.0.0.1:1", "127.0.1.1:1", "[::1]:1", "localhost:1"].into_iter().all(is_loopback));
+        assert!(!["10.0.0.1:1", "[fe80::1]:1", "host:1"].into_iter().any(is_loopback));
     }
 
     #[test]

@@ -82,12 +82,22 @@ impl Daemon {
         let (sharer, local) = (self.sharer.clone(), name.clone());
         let held = tokio::task::spawn_blocking(move || sharer.unshare(&local)).await;
         let held = held.map_err(|error| ClientError::from(Status::internal(error.to_string())))??;
-        let Some(lease) = self.standing.borrow().lease else { return Err(UnshareError::TrackerAway(name)) };
-        match self.tracker.clone().withdraw_file(lease, &name).await {
+        let lease = self.standing.borrow().lease;
+        let withdrawn = match lease {
+            Some(lease) => self.tracker.clone().withdraw_file(lease, &name).await,
+            None => Err(Status::unavailable("no lease").into()),
+        };
+        match withdrawn {
             Ok(released) => Ok(released),
-            Err(error) if error.is_unreachable() => Err(UnshareError::TrackerAway(name)),
+            Err(error) if error.is_unreachable() => {
+                // The holding at least ends as soon as the tracker is back.
+                held.into_iter().for_each(|file| self.holdings.tell_gone(file));
+                Err(UnshareError::TrackerAway(name))
+            }
             // Never registered, or somebody else's: the local part is all there was to do.
-            Err(error) if held && matches!(error.code(), tonic::Code::NotFound | tonic::Code::PermissionDenied) => {
+            Err(error)
+                if held.is_some() && matches!(error.code(), tonic::Code::NotFound | tonic::Code::PermissionDenied) =>
+            {
                 Ok(false)
             }
             Err(error) if error.code() == tonic::Code::NotFound => Err(UnshareError::NotFound(name)),

@@ -10,7 +10,7 @@ use wire::share_result::Status;
 use super::Daemon;
 use crate::{
     holdings::Registration,
-    register::registration,
+    register::Patience,
     share::{HashProgress, Hashed, ShareError},
 };
 
@@ -55,9 +55,16 @@ pub(super) async fn share(
             let (sharer, progress) = (daemon.sharer.clone(), progress.clone());
             tokio::task::spawn_blocking(move || sharer.share_found(found, chunk_size, &progress))
         };
+        let mut patience = None;
         for (name, result) in watch(hashing, &progress, &events).await {
+            let patience = patience.get_or_insert_with(|| Patience::new(&daemon.holdings, &daemon.standing));
             let result = match result {
-                Ok(file) => registered(&daemon, file).await,
+                Ok(file) => tokio::select! {
+                    // Nobody is left to be told.
+                    () = daemon.sharer.stop.cancelled() => return,
+                    () = events.closed() => return,
+                    result = registered(&daemon, patience, file) => result,
+                },
                 Err(error) => wire::ShareResult {
                     file: Some(wire::FileInfo { name: name.to_string(), ..Default::default() }),
                     ..outcome(None, Status::Failed, error.to_string())
@@ -96,8 +103,8 @@ async fn watch(
     }
 }
 
-async fn registered(daemon: &Daemon, file: FileInfo) -> wire::ShareResult {
-    match registration(&daemon.holdings, &daemon.standing, &file.name).await {
+async fn registered(daemon: &Daemon, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
+    match patience.registration(&daemon.holdings, &file.name).await {
         Registration::Registered => {
             // The tracker may know the content in other chunks, which this peer then adopted.
             let adopted = daemon.holdings.get(&file.name).map(|view| view.manifest.describe(file.name.clone()));

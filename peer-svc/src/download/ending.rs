@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use drizzle_proto::{ChunkRanges, ChunkSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Blamed, Context, Destination, Event, Existing, FailureKind, Job, SourceProgress, events, inspect,
@@ -28,6 +29,9 @@ pub(super) enum Failure {
 impl Transfer {
     /// For a person: why nothing can be fetched.
     pub(super) fn lack(&self, now: Instant) -> String {
+        if !self.synced {
+            return "the tracker did not tell who holds it".to_owned();
+        }
         let supply = self.scheduler.supply(now);
         let nobody = format!("nobody holds chunks {}", brief(&supply.unheld));
         let avoided =
@@ -141,7 +145,7 @@ fn place(
     }
     let stamp = match assemble::assemble(partial, &path) {
         Ok(stamp) => stamp,
-        Err(AssembleError::Exists(path)) => match inspect(&path, &job.manifest) {
+        Err(AssembleError::Exists(path)) => match inspect(&path, &job.manifest, &CancellationToken::new()) {
             Ok(Existing::Same(stamp)) => {
                 partial.discard().map_err(|error| storage(&error))?;
                 stamp
@@ -150,6 +154,7 @@ fn place(
         },
         Err(error) => return Err(storage(&error)),
     };
+    context.state.set_running(&job.name, false);
     if offered {
         let record = ShareRecord { path: path.clone(), stamp, manifest: job.manifest.clone(), shared: true };
         context.state.put_shares([(&job.name, &record)]).map_err(|error| storage(&error))?;

@@ -99,8 +99,8 @@ pub async fn run(
 ) -> Event {
     let start = Instant::now();
     let prepared = {
-        let (context, job) = (context.clone(), job.clone());
-        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job)).await
+        let (context, job, cancel) = (context.clone(), job.clone(), cancel.clone());
+        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancel)).await
     };
     let prepared = match prepared {
         Ok(Ok(prepared)) => prepared,
@@ -127,6 +127,11 @@ pub async fn run(
     watch.abort();
     let _ = watch.await;
     transfer.finish(ended).await
+}
+
+/// The last event of a transfer that broke inside.
+pub fn broken(error: &tokio::task::JoinError) -> Event {
+    events::failed(FailureKind::Storage, format!("the download broke inside: {error}"), Default::default(), Vec::new())
 }
 
 /// Bytes of a set of chunks.

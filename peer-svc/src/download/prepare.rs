@@ -1,11 +1,13 @@
 //! Before the first fetch: the partial file, and every chunk that is here already.
 //!
-//! Chunks come from three places without asking anybody: the record of an earlier run, data that the
-//! record had not caught up with (proved by hash), and other files here with the same content. Blocks.
+//! Chunks come from two places without asking anybody: the data of an earlier run, and other files here with
+//! the same content. Both are proved by their hashes; the record of an earlier run is enough to offer a chunk,
+//! whose receiver checks it, but not to put a file in place. Blocks.
 
 use std::{fs::File, io, path::Path, sync::Arc};
 
 use drizzle_proto::{ChunkSet, Manifest};
+use tokio_util::sync::CancellationToken;
 
 use super::{Context, Job};
 use crate::{
@@ -35,7 +37,7 @@ pub(super) enum PrepareError {
     Io { path: std::path::PathBuf, source: io::Error },
 }
 
-pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareError> {
+pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) -> Result<Prepared, PrepareError> {
     let (state, name, manifest) = (&context.state, &job.name, &job.manifest);
     let path = state.partial_path(name);
     let fail = |source: io::Error| match source.kind() {
@@ -44,43 +46,31 @@ pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareE
         }
         _ => PrepareError::Io { path: path.clone(), source },
     };
-    let record = state.partials()?.into_iter().find(|record| record.name == *name);
-    let mut fresh = false;
-    let mut stored = match record {
-        Some(record) if record.manifest.id() == manifest.id() && path.exists() => record.chunks,
+    let known = state.partial(name)?.is_some_and(|manifest_id| manifest_id == manifest.id()) && path.exists();
+    if !known {
         // Nothing yet, or the leavings of other content under this name: begin anew.
-        _ => {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-                _ => {}
-            }
-            state.begin_partial(name, manifest)?;
-            fresh = true;
-            ChunkSet::empty(manifest.layout().chunk_count())
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            _ => {}
         }
-    };
-    let held = context.holdings.get(name);
-    if let Some(view) =
-        held.as_ref().filter(|view| view.manifest.id() == manifest.id() && matches!(view.source, Source::Partial(_)))
-    {
-        stored.union_with(&view.chunks);
+        state.begin_partial(name, manifest)?;
     }
     let partial = match PartialFile::open(&path, manifest.clone(), job.destination.is_some()) {
         Ok(partial) => Arc::new(partial),
         Err(error) => {
             // Nothing was stored, so nothing is to be left.
-            if stored.is_empty() {
+            if !known {
                 let _ = std::fs::remove_file(&path);
                 state.forget_partial(name)?;
             }
             return Err(fail(error));
         }
     };
-    if !fresh {
-        let all = ChunkSet::full(manifest.layout().chunk_count());
-        stored.union_with(&partial.prove(&all.difference(&stored)));
-    }
-    copy_local(context, job, &partial, &mut stored).map_err(fail)?;
+    let all = ChunkSet::full(manifest.layout().chunk_count());
+    // Whatever a record says: what ends up under the file's name was proved by its hash in this run.
+    let mut stored = if known { partial.prove(&all, cancel) } else { ChunkSet::empty(all.count()) };
+    copy_local(context, job, &partial, &mut stored, cancel).map_err(fail)?;
+    let held = context.holdings.get(name);
     let offered = held.is_none_or(|view| matches!(view.source, Source::Partial(_)));
     if offered {
         context.holdings.insert_partial(name.clone(), partial.clone(), stored.clone());
@@ -89,7 +79,13 @@ pub(super) fn prepare(context: &Context, job: &Job) -> Result<Prepared, PrepareE
 }
 
 /// Takes wanted chunks from other files here that have the same content, as verified as any.
-fn copy_local(context: &Context, job: &Job, partial: &PartialFile, stored: &mut ChunkSet) -> io::Result<()> {
+fn copy_local(
+    context: &Context,
+    job: &Job,
+    partial: &PartialFile,
+    stored: &mut ChunkSet,
+    cancel: &CancellationToken,
+) -> io::Result<()> {
     for view in context.holdings.with_content(job.manifest.id()) {
         let file: Arc<File> = match view.source {
             Source::Shared { path, stamp } => match open_unchanged(&path, stamp) {
@@ -101,6 +97,9 @@ fn copy_local(context: &Context, job: &Job, partial: &PartialFile, stored: &mut 
         };
         let missing = job.wanted.difference(stored);
         for chunk in missing.iter().filter(|&chunk| view.chunks.contains(chunk)) {
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
             if let Ok(Some(verified)) = read_verified(&file, &job.manifest, chunk) {
                 partial.write(&verified)?;
                 stored.insert(chunk);
@@ -121,8 +120,8 @@ pub enum Existing {
     Other,
 }
 
-/// Compares what stands at a path with a manifest, by hash.
-pub fn inspect(path: &Path, manifest: &Manifest) -> io::Result<Existing> {
+/// Compares what stands at a path with a manifest, by hash. Interrupted, it takes the file for another.
+pub fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationToken) -> io::Result<Existing> {
     let metadata = match std::fs::symlink_metadata(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Existing::Nothing);
@@ -134,6 +133,6 @@ pub fn inspect(path: &Path, manifest: &Manifest) -> io::Result<Existing> {
     }
     let file = File::open(path)?;
     let stamp = crate::state::Stamp::of(&file.metadata()?);
-    let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count())).is_full();
+    let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count()), cancel).is_full();
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }

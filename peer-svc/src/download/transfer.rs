@@ -84,6 +84,8 @@ pub(super) struct Transfer {
     pub(super) waiting: Option<String>,
     pub(super) synced: bool,
     pub(super) progress_at: Instant,
+    /// Bytes from all sources when last looked at.
+    pub(super) received: u64,
     pub(super) rng: StdRng,
 }
 
@@ -111,7 +113,8 @@ impl Transfer {
             told: Progress::default(),
             waiting: None,
             synced: false,
-            progress_at: start,
+            progress_at: Instant::now(),
+            received: 0,
             rng: StdRng::from_rng(&mut rand::rng()),
             context,
             job,
@@ -141,8 +144,8 @@ impl Transfer {
             }
             let wake = self.scheduler.wake_at(now).map_or(give_up, |at| at.min(give_up));
             let happening = tokio::select! {
-                () = cancel.cancelled() => Happening::Cancelled,
-                () = stop.cancelled() => Happening::Shutdown,
+                // Stopping cancels too.
+                () = cancel.cancelled() => if stop.is_cancelled() { Happening::Shutdown } else { Happening::Cancelled },
                 located = located.recv() => Happening::Located(located),
                 Some(report) = tasks.join_next() => Happening::Fetched(report),
                 _ = ticks.tick() => Happening::Tick,
@@ -175,7 +178,10 @@ impl Transfer {
             Happening::Located(None) => return Err(Failure::Withdrawn("the watch of its holders ended".to_owned())),
             Happening::Fetched(Ok(Report::Fetch(id, result))) => self.fetched(id, result)?,
             Happening::Fetched(Err(error)) if error.is_panic() => return Err(Failure::Storage(error.to_string())),
-            Happening::Tick => self.tell_progress(),
+            Happening::Tick => {
+                self.notice_bytes();
+                self.tell_progress();
+            }
             Happening::Fetched(_) | Happening::Recorded | Happening::TimeToRecord | Happening::Woken => {}
         }
         Ok(())
@@ -298,6 +304,15 @@ impl Transfer {
         move || {
             partial.sync()?;
             context.state.record_chunks(&job.name, &job.manifest, &stored).map_err(std::io::Error::other)
+        }
+    }
+
+    /// Large chunks over slow links take longer than the timeout: bytes on their way are progress too. A
+    /// holder that only drips is given up by the fetch itself.
+    fn notice_bytes(&mut self) {
+        let received = self.sources.values().map(|source| source.received.load(Ordering::Relaxed)).sum();
+        if received > std::mem::replace(&mut self.received, received) {
+            self.progress_at = Instant::now();
         }
     }
 

@@ -23,7 +23,8 @@ const BUSY_MAX: Duration = Duration::from_millis(500);
 const SOFT_REST: Duration = Duration::from_secs(1);
 /// First rest of a holder whose holdings are not what the tracker was told; often just stale news.
 const NOT_HELD_REST: Duration = Duration::from_millis(200);
-const SOFT_REST_MAX: Duration = Duration::from_secs(60);
+/// Well below the usual timeout of a download, so that a sole holder that came back is asked again in time.
+const SOFT_REST_MAX: Duration = Duration::from_secs(10);
 /// First rest of a holder whose content is in doubt.
 const HARD_REST: Duration = Duration::from_secs(30);
 const HARD_REST_MAX: Duration = Duration::from_secs(960);
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn penalties_double_once_per_chance_and_end_in_probation() {
         let (mut conduct, mut now) = (Conduct::new(4), Instant::now());
-        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        for expected in [1, 2, 4, 8, 10, 10] {
             for _ in 0..3 {
                 conduct.offended(Offence::BrokeOff, now); // three fetches fall with one connection
             }
