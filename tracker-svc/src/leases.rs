@@ -12,8 +12,8 @@ use drizzle_proto::{Address, FileInfo, FileName, PeerId};
 
 /// Most live peers. A lease costs about 500 bytes plus 32 for each file that it holds.
 pub const MAX_PEERS: usize = 100_000;
-/// Most released files kept for a peer that has yet to be told; older ones are forgotten, because the
-/// peer meets NOT_FOUND for them anyway.
+/// Most released files kept for a peer that has yet to be told; older ones are forgotten: the catalogue
+/// refuses them should the peer announce them again.
 pub const MAX_RELEASED: usize = 4096;
 
 /// A live peer.
@@ -91,6 +91,11 @@ impl Leases {
         self.by_id.get_mut(&id).filter(|lease| lease.expires > now)
     }
 
+    /// Whether a peer has a live lease.
+    pub fn is_alive(&self, peer: PeerId, now: Instant) -> bool {
+        self.by_peer.get(&peer).is_some_and(|&id| self.get(id, now).is_some())
+    }
+
     /// The lease of a peer, whether or not its time is over.
     pub fn of_peer(&mut self, peer: PeerId) -> Option<(u64, &mut Lease)> {
         let id = *self.by_peer.get(&peer)?;
@@ -160,6 +165,8 @@ mod tests {
 
         let end = start + LASTS;
         assert!(leases.get(1, end).is_none(), "over, though not reaped");
+        let alive = |id| leases.is_alive(PeerId::from_bytes([id; 16]), end);
+        assert_eq!((alive(1), alive(2), alive(3)), (false, true, false));
         assert!(leases.renew(1, 0, end).is_none(), "too late");
         assert_eq!(leases.pop_expired(end).map(|lease| lease.peer), Some(PeerId::from_bytes([1; 16])));
         assert!(leases.pop_expired(end).is_none());

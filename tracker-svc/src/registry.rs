@@ -46,6 +46,7 @@ struct Inner {
     names: RwLock<()>,
     state: Mutex<State>,
     lease: Duration,
+    started: Instant,
     registering: Semaphore,
 }
 
@@ -85,8 +86,8 @@ impl Registry {
     pub fn new(catalogue: impl Catalogue, lease: Duration) -> Self {
         let state = Mutex::new(State::new(lease));
         let registering = Semaphore::new(MAX_REGISTERING);
-        let inner = Inner { catalogue: Box::new(catalogue), names: RwLock::new(()), state, lease, registering };
-        Self { inner: Arc::new(inner) }
+        let (catalogue, names, started) = (Box::new(catalogue), RwLock::new(()), Instant::now());
+        Self { inner: Arc::new(Inner { catalogue, names, state, lease, started, registering }) }
     }
 
     /// How long a lease lasts.
@@ -310,16 +311,22 @@ impl Inner {
         if !holds && !owns {
             return Err(Error::NotYours(name.clone()));
         }
-        let released = owns || !others_hold;
+        let released = owns || (!others_hold && self.is_abandoned_by(record.owner));
         if released {
             // Durable first: a crash in between leaves nothing in memory anyway.
-            self.catalogue.release(name)?;
+            self.catalogue.release(name, peer)?;
             self.state().release(name, peer);
         } else {
             self.state().drop_holder(peer, name);
         }
         info!(%peer, %name, id = %record.file.id, released, "file withdrawn");
         Ok(released)
+    }
+
+    /// Whether an owner has had the time to show that it is alive, and has not.
+    fn is_abandoned_by(&self, owner: PeerId) -> bool {
+        let now = Instant::now();
+        now.duration_since(self.started) >= self.lease && !self.state().is_alive(owner, now)
     }
 
     fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
@@ -340,6 +347,10 @@ fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
     match verdict {
         Verdict::New | Verdict::Same => FileOutcome::Registered,
         Verdict::Other(registered) => judge(&registered, &entry.file),
+        Verdict::Withdrawn => FileOutcome::Invalid(format!(
+            "{:?} was withdrawn by its owner; share it under another name",
+            entry.file.name.as_str()
+        )),
         Verdict::NoManifest => FileOutcome::NeedHashes(0),
         Verdict::Full => FileOutcome::Invalid(format!("the tracker holds {MAX_NAMES} names already")),
     }

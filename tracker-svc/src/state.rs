@@ -113,6 +113,11 @@ impl State {
         self.leases.get(lease, now).map(|lease| lease.peer).ok_or(Error::UnknownLease)
     }
 
+    /// Whether a peer has a lease.
+    pub fn is_alive(&self, peer: PeerId, now: Instant) -> bool {
+        self.leases.is_alive(peer, now)
+    }
+
     /// Prolongs a lease; files of the peer that were released meanwhile, at most about `budget` bytes.
     pub fn renew(&mut self, lease: u64, budget: usize, now: Instant) -> Result<Vec<FileInfo>, Error> {
         self.leases.renew(lease, budget, now).ok_or(Error::UnknownLease)

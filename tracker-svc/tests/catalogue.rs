@@ -154,17 +154,59 @@ async fn the_owner_releases_the_name_and_others_only_their_holding() {
     tracker.shutdown().await;
 }
 
+/// Who alone holds a file does not thereby own its name: the owner may be back at any moment.
 #[tokio::test]
-async fn the_last_holder_may_release_a_name_that_it_does_not_own() {
+async fn the_last_holder_does_not_release_a_name_while_its_owner_may_be_there() {
     let dir = tempfile::tempdir().unwrap();
     let tracker = start(dir.path()).await;
     let mut owner = Peer::new(&tracker, 1).await;
     let mut holder = Peer::new(&tracker, 2).await;
     owner.share("a", &manifest(1, 2)).await;
+    let mut gone = all("a", &manifest(1, 2));
+    gone.gone = true;
+    assert_eq!(owner.announce(gone).await, FileOutcome::Registered);
     assert_eq!(holder.announce(some("a", &manifest(1, 2), &[1])).await, FileOutcome::Registered);
+    assert!(!holder.tracker.withdraw_file(holder.lease, &name("a")).await.unwrap(), "the owner is alive");
+
+    holder.share("a", &manifest(1, 2)).await;
     owner.tracker.leave(owner.lease).await.unwrap();
-    assert!(holder.tracker.withdraw_file(holder.lease, &name("a")).await.unwrap());
-    holder.share("a", &manifest(2, 2)).await;
+    assert!(!holder.tracker.withdraw_file(holder.lease, &name("a")).await.unwrap(), "the tracker is just up");
+    assert_eq!(holder.holder_ids("a").await, [0u8; 0]);
+    assert!(refused(&holder.announce(all("a", &manifest(2, 2))).await).is_some());
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn holders_that_were_not_told_do_not_bring_a_withdrawn_file_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = manifest(1, 2);
+    let tracker = start(dir.path()).await;
+    let mut owner = Peer::new(&tracker, 1).await;
+    owner.share("a", &content).await;
+    owner.share("b", &content).await;
+    let mut holder = Peer::new(&tracker, 2).await;
+    for file in ["a", "b"] {
+        holder.share(file, &content).await;
+        assert!(owner.tracker.withdraw_file(owner.lease, &name(file)).await.unwrap());
+    }
+    tracker.shutdown().await;
+
+    let tracker = start(dir.path()).await;
+    let mut holder = Peer::new(&tracker, 2).await;
+    let mut stranger = Peer::new(&tracker, 3).await;
+    for peer in [&mut holder, &mut stranger] {
+        let FileOutcome::Invalid(detail) = peer.announce(all("a", &content)).await else { panic!("withdrawn") };
+        assert_eq!(detail, r#""a" was withdrawn by its owner; share it under another name"#);
+    }
+    assert_eq!(holder.tracker.holders(&name("a")).await.unwrap_err().code(), Code::NotFound);
+    holder.share("c", &content).await;
+
+    let mut owner = Peer::new(&tracker, 1).await;
+    owner.share("a", &content).await;
+    holder.share("a", &content).await;
+    assert_eq!(owner.holder_ids("a").await, [1, 2]);
+    stranger.share("b", &manifest(2, 2)).await;
+    assert!(refused(&holder.announce(all("b", &content)).await).is_some());
     tracker.shutdown().await;
 }
 

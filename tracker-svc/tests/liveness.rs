@@ -15,15 +15,7 @@ async fn who_stops_renewing_is_gone_and_who_renews_stays() {
     let dir = tempfile::tempdir().unwrap();
     let tracker = bind(config(dir.path(), Duration::from_secs(2))).await.unwrap();
     let mut stays = Peer::new(&tracker, 1).await;
-    let renewing = tokio::spawn({
-        let (mut client, lease) = (stays.tracker.clone(), stays.lease);
-        async move {
-            loop {
-                client.renew_lease(lease).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    });
+    let renewing = stays.keep_alive();
     let mut goes = Peer::new(&tracker, 2).await;
     stays.share("a", &manifest(1, 2)).await;
     let mut watch = stays.tracker.watch_file(&name("a")).await.unwrap();
@@ -37,6 +29,28 @@ async fn who_stops_renewing_is_gone_and_who_renews_stays() {
     assert_eq!(error.code(), Code::FailedPrecondition);
     let error = goes.tracker.register_chunk(goes.lease, &[all("a", &manifest(1, 2))]).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(!renewing.is_finished());
+    renewing.abort();
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_last_holder_releases_a_name_whose_owner_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let tracker = bind(config(dir.path(), Duration::from_secs(2))).await.unwrap();
+    let mut holder = Peer::new(&tracker, 2).await;
+    let renewing = holder.keep_alive();
+    let mut owner = Peer::new(&tracker, 1).await;
+    owner.share("a", &manifest(1, 2)).await;
+    holder.share("a", &manifest(1, 2)).await;
+    let mut watch = holder.tracker.watch_file(&name("a")).await.unwrap();
+    let mut belief = Belief::default();
+    belief.until(&mut watch, |belief| belief.synced && belief.holders.len() == 2).await;
+    // The owner's lease began after the tracker did: once it is over, the tracker has been up for as long.
+    belief.until(&mut watch, |belief| belief.holders.len() == 1).await;
+    assert!(holder.tracker.withdraw_file(holder.lease, &name("a")).await.unwrap());
+    assert_eq!(holder.tracker.holders(&name("a")).await.unwrap_err().code(), Code::NotFound);
+    holder.share("a", &manifest(1, 2)).await;
     assert!(!renewing.is_finished());
     renewing.abort();
     tracker.shutdown().await;

@@ -5,7 +5,7 @@
 //!
 //! Invariants: a name stands for the content that was first registered under it, until it is released;
 //! once a call has answered, its effect survives a crash; a manifest is kept exactly as long as a name
-//! stands for it. Knows nothing of peers that are alive, nor of who holds what.
+//! stands for it; a name that its owner withdrew is not given to another peer with the same content. Knows nothing of peers that are alive, nor of who holds what.
 
 mod redb;
 
@@ -17,6 +17,9 @@ pub use self::redb::RedbCatalogue;
 
 /// Most names. A name costs some 200 bytes on disk plus 32 for each chunk, and nothing in memory.
 pub const MAX_NAMES: u64 = 10_000_000;
+
+/// Most withdrawals that are remembered; the oldest are forgotten first.
+pub const MAX_WITHDRAWN: u64 = 100_000;
 
 /// Why the catalogue failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,8 @@ pub enum Verdict {
     Same,
     /// The name stands for other content.
     Other(FileInfo),
+    /// The name's owner, another peer, withdrew this very content.
+    Withdrawn,
     /// The manifest is lacking.
     NoManifest,
     /// There are [`MAX_NAMES`] names.
@@ -116,8 +121,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// registrations of one name, in one call or in two concurrent ones, exactly one is first.
     fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError>;
 
-    /// Frees a name; whether it was taken.
-    fn release(&self, name: &FileName) -> Result<bool, CatalogueError>;
+    /// Frees a name on behalf of a peer; whether it was taken. If that peer owns it, this is a withdrawal:
+    /// until the name is registered again, other peers cannot register the same content under it.
+    fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError>;
 
     /// What a name stands for.
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError>;

@@ -10,9 +10,10 @@
 //! the same as after a clean stop instead of a walk over every manifest.
 //!
 //! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
-//! (content, segment -> chunk hashes). A layout and its hashes are the manifest. Contents are apart from
+//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner, when in order) and
+//! `withdrawals` (the same the other way, to find the oldest). A layout and its hashes are the manifest. Contents are apart from
 //! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
-//! is read without the rest of it.
+//! is read without the rest of it. A name is in `names` or in `withdrawn`, never in both.
 
 use std::{
     fs,
@@ -28,18 +29,22 @@ use redb::{
     Table, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::{Catalogue, CatalogueError, Known, MAX_NAMES, Record, Registration, Verdict};
+use super::{Catalogue, CatalogueError, Known, MAX_NAMES, MAX_WITHDRAWN, Record, Registration, Verdict};
 
 type Content = [u8; 32];
 /// File id, bytes, bytes of a chunk, peer that registered the name.
 type NameRow = (&'static Content, u64, u32, &'static [u8; 16]);
 /// Bytes, bytes of a chunk, names that stand for it.
 type ContentRow = (u64, u32, u32);
+/// File id, peer that registered the name and withdrew it, key in `withdrawals`.
+type WithdrawnRow = (&'static Content, &'static [u8; 16], u64);
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NAMES: TableDefinition<'_, &str, NameRow> = TableDefinition::new("names");
 const CONTENTS: TableDefinition<'_, &Content, ContentRow> = TableDefinition::new("contents");
 const HASHES: TableDefinition<'_, (&Content, u32), &[u8]> = TableDefinition::new("hashes");
+const WITHDRAWN: TableDefinition<'_, &str, WithdrawnRow> = TableDefinition::new("withdrawn");
+const WITHDRAWALS: TableDefinition<'_, u64, &str> = TableDefinition::new("withdrawals");
 
 const FORMAT_KEY: &str = "format";
 const FORMAT: u64 = 1;
@@ -207,10 +212,10 @@ impl Catalogue for RedbCatalogue {
         })
     }
 
-    fn release(&self, name: &FileName) -> Result<bool, CatalogueError> {
+    fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
-            let released = Tables::open(&write)?.release(name)?;
+            let released = Tables::open(&write)?.release(name, by)?;
             if released {
                 write.commit()?;
             } else {
@@ -270,12 +275,15 @@ struct Tables<'a> {
     names: Table<'a, &'static str, NameRow>,
     contents: Table<'a, &'static Content, ContentRow>,
     hashes: Table<'a, (&'static Content, u32), &'static [u8]>,
+    withdrawn: Table<'a, &'static str, WithdrawnRow>,
+    withdrawals: Table<'a, u64, &'static str>,
 }
 
 impl<'a> Tables<'a> {
     fn open(write: &'a WriteTransaction) -> Result<Self, redb::Error> {
         let (names, contents) = (write.open_table(NAMES)?, write.open_table(CONTENTS)?);
-        Ok(Self { names, contents, hashes: write.open_table(HASHES)? })
+        let (withdrawn, withdrawals) = (write.open_table(WITHDRAWN)?, write.open_table(WITHDRAWALS)?);
+        Ok(Self { names, contents, hashes: write.open_table(HASHES)?, withdrawn, withdrawals })
     }
 
     fn register(&mut self, owner: PeerId, new: &Registration) -> Result<Verdict, redb::Error> {
@@ -283,6 +291,10 @@ impl<'a> Tables<'a> {
         if let Some(row) = self.names.get(name.as_str())? {
             let registered = record(name, row.value())?.file;
             return Ok(if registered.id == *id { Verdict::Same } else { Verdict::Other(registered) });
+        }
+        let withdrawn = self.withdrawn.get(name.as_str())?.map(|row| (*row.value().0, *row.value().1));
+        if withdrawn.is_some_and(|(content, by)| content == *id.as_bytes() && by != *owner.as_bytes()) {
+            return Ok(Verdict::Withdrawn);
         }
         if self.names.len()? >= MAX_NAMES {
             return Ok(Verdict::Full);
@@ -298,11 +310,16 @@ impl<'a> Tables<'a> {
         let (size, chunk_size) = (layout.size(), layout.chunk_size());
         self.contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
         self.names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
+        self.forget_withdrawal(name.as_str())?;
         Ok(Verdict::New)
     }
 
-    fn release(&mut self, name: &FileName) -> Result<bool, redb::Error> {
-        let Some(id) = self.names.remove(name.as_str())?.map(|row| *row.value().0) else { return Ok(false) };
+    fn release(&mut self, name: &FileName, by: PeerId) -> Result<bool, redb::Error> {
+        let row = self.names.remove(name.as_str())?.map(|row| (*row.value().0, *row.value().3));
+        let Some((id, owner)) = row else { return Ok(false) };
+        if owner == *by.as_bytes() {
+            self.remember_withdrawal(name.as_str(), &id, &owner, MAX_WITHDRAWN)?;
+        }
         let row = self.contents.get(&id)?.map(|row| row.value());
         if let Some((size, chunk_size, names @ 2..)) = row {
             self.contents.insert(&id, (size, chunk_size, names - 1))?;
@@ -311,6 +328,32 @@ impl<'a> Tables<'a> {
             self.hashes.retain_in((&id, 0)..=(&id, u32::MAX), |_, _| false)?;
         }
         Ok(true)
+    }
+
+    /// Keeps at most `most`.
+    fn remember_withdrawal(
+        &mut self,
+        name: &str,
+        id: &Content,
+        owner: &[u8; 16],
+        most: u64,
+    ) -> Result<(), redb::Error> {
+        let next = self.withdrawals.last()?.map_or(0, |(last, _)| last.value() + 1);
+        self.withdrawn.insert(name, (id, owner, next))?;
+        self.withdrawals.insert(next, name)?;
+        while self.withdrawals.len()? > most
+            && let Some((_, oldest)) = self.withdrawals.pop_first()?
+        {
+            self.withdrawn.remove(oldest.value())?;
+        }
+        Ok(())
+    }
+
+    fn forget_withdrawal(&mut self, name: &str) -> Result<(), redb::Error> {
+        if let Some(row) = self.withdrawn.remove(name)? {
+            self.withdrawals.remove(row.value().2)?;
+        }
+        Ok(())
     }
 }
 

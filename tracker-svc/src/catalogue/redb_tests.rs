@@ -51,15 +51,63 @@ fn a_manifest_lives_as_long_as_a_name_stands_for_it() {
     assert_eq!(one(&catalogue, a.clone()), Verdict::New);
     assert_eq!(one(&catalogue, b.clone()), Verdict::New, "the manifest is known by another name");
 
-    assert!(catalogue.release(&a.file.name).unwrap());
-    assert!(!catalogue.release(&a.file.name).unwrap());
+    assert!(catalogue.release(&a.file.name, owner()).unwrap());
+    assert!(!catalogue.release(&a.file.name, owner()).unwrap());
     assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap().len(), 3, "b still stands for it");
     assert_eq!(catalogue.lookup(std::slice::from_ref(&a.file)).unwrap()[0].content, Some(a.file.layout));
 
-    assert!(catalogue.release(&b.file.name).unwrap());
+    assert!(catalogue.release(&b.file.name, owner()).unwrap());
     assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), []);
     assert_eq!(catalogue.lookup(&[a.file]).unwrap(), [Known { registered: None, content: None }]);
     assert_eq!(one(&catalogue, registration("a", 2)), Verdict::New, "a released name is free");
+}
+
+#[test]
+fn what_its_owner_withdrew_is_not_registered_again_by_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = PeerId::from_bytes([8; 16]);
+    let (a, name) = (registration("a", 1), FileName::new("a").unwrap());
+    let by = |catalogue: &RedbCatalogue, peer, file: &Registration| {
+        catalogue.register(peer, std::slice::from_ref(file)).unwrap().remove(0)
+    };
+    {
+        let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+        assert_eq!(by(&catalogue, owner(), &a), Verdict::New);
+        assert!(catalogue.release(&name, owner()).unwrap());
+    }
+    let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+    assert_eq!(by(&catalogue, other, &a), Verdict::Withdrawn);
+    let batch = [registration("b", 1), without_manifest("a", 1)];
+    assert_eq!(catalogue.register(other, &batch).unwrap(), [Verdict::New, Verdict::Withdrawn], "only that name");
+    assert_eq!(by(&catalogue, owner(), &a), Verdict::New, "its owner thinks better of it");
+    assert_eq!(by(&catalogue, other, &a), Verdict::Same);
+
+    assert!(catalogue.release(&name, owner()).unwrap());
+    assert_eq!(by(&catalogue, other, &registration("a", 2)), Verdict::New, "other content is free to come");
+    assert!(catalogue.release(&name, other).unwrap());
+    assert_eq!(by(&catalogue, owner(), &a), Verdict::New, "only the last withdrawal counts");
+    assert!(catalogue.release(&name, other).unwrap());
+    assert_eq!(by(&catalogue, other, &a), Verdict::New, "a release by another peer is no withdrawal");
+}
+
+#[test]
+fn the_oldest_withdrawals_are_forgotten_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+    let slot = catalogue.database.read().unwrap();
+    let write = begin_write(slot.as_ref().unwrap()).unwrap();
+    let mut tables = Tables::open(&write).unwrap();
+    for name in ["z", "y", "x", "w"] {
+        tables.remember_withdrawal(name, &[0; 32], &[7; 16], 3).unwrap();
+    }
+    tables.forget_withdrawal("x").unwrap();
+    tables.remember_withdrawal("v", &[0; 32], &[7; 16], 3).unwrap();
+    tables.remember_withdrawal("u", &[0; 32], &[7; 16], 3).unwrap();
+    let names = |tables: &Tables<'_>| -> Vec<String> {
+        tables.withdrawn.iter().unwrap().map(|row| row.unwrap().0.value().to_owned()).collect()
+    };
+    assert_eq!(names(&tables), ["u", "v", "w"]);
+    assert_eq!(tables.withdrawals.len().unwrap(), 3);
 }
 
 #[test]
@@ -160,7 +208,7 @@ fn hashes_of_large_manifests_come_in_any_portion() {
             assert_eq!(catalogue.hashes(file.id, first, count).unwrap(), hashes[from..to], "{first} {count}");
         }
     }
-    assert!(catalogue.release(&file.name).unwrap());
+    assert!(catalogue.release(&file.name, owner()).unwrap());
     assert_eq!(catalogue.hashes(file.id, 0, 10).unwrap(), []);
     assert_eq!(catalogue.hashes(registration("b", 1).file.id, 0, 10).unwrap().len(), 3, "others keep theirs");
 }

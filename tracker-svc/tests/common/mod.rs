@@ -107,6 +107,17 @@ impl Peer {
         assert_eq!(self.announce(all(file, manifest)).await, FileOutcome::Registered);
     }
 
+    /// Renews the lease until the task is aborted; ends by itself only if the lease is lost.
+    pub fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
+        let (mut client, lease) = (self.tracker.clone(), self.lease);
+        tokio::spawn(async move {
+            loop {
+                client.renew_lease(lease).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    }
+
     pub async fn holders(&mut self, file: &str) -> Vec<Holder> {
         self.tracker.holders(&name(file)).await.unwrap().1
     }
