@@ -2,8 +2,8 @@
 //!
 //! A manifest of more than 8192 chunks does not fit into one message. Its parts wait here, for each lease
 //! apart, and go with the lease. Invariant: room for a whole manifest is set aside when its first part
-//! arrives, so whatever is staged can always be completed; what finds no room is told to send again from
-//! the beginning. Never reads the clock.
+//! arrives, so whatever is staged can be completed by who keeps sending; what finds no room, or was given up
+//! and dropped for others, is told to send again from the beginning. Never reads the clock.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use drizzle_proto::{Digest, FileId, FileInfo, Layout, convert::FileChunks};
 /// Bytes of hashes that one lease may have staged: two of the largest manifests.
 const LEASE_LIMIT: usize = 16 << 20;
 /// Bytes of hashes that all leases together may have staged.
-const TOTAL_LIMIT: usize = 512 << 20;
+const TOTAL_LIMIT: usize = 128 << 20;
 /// A manifest that nobody added to for this long makes room for another one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -37,6 +37,8 @@ impl Parts {
 pub struct Staging {
     leases: HashMap<u64, HashMap<FileId, Parts>>,
     total: usize,
+    /// Before this, looking at every lease for what was given up would find nothing.
+    sweep_at: Option<Instant>,
 }
 
 /// What became of a part.
@@ -103,18 +105,34 @@ impl Staging {
 
     /// Whether there is room, if need be by dropping what was given up.
     fn make_room(&mut self, lease: u64, wanted: usize, now: Instant) -> bool {
-        let used = |staging: &Self| -> usize {
-            let files = staging.leases.get(&lease).into_iter().flatten();
-            files.map(|(_, parts)| Parts::room(parts.layout)).sum()
-        };
-        if used(self) + wanted > LEASE_LIMIT {
-            let files = self.leases.get(&lease).into_iter().flatten();
-            let given_up = files.filter(|(_, parts)| now.duration_since(parts.touched) >= PATIENCE);
-            for id in given_up.map(|(id, _)| *id).collect::<Vec<_>>() {
-                self.drop_one(lease, id);
-            }
+        if self.used(lease) + wanted > LEASE_LIMIT {
+            self.drop_given_up(lease, now);
         }
-        used(self) + wanted <= LEASE_LIMIT && self.total + wanted <= TOTAL_LIMIT
+        if self.used(lease) + wanted > LEASE_LIMIT {
+            return false;
+        }
+        if self.total + wanted > TOTAL_LIMIT && self.sweep_at.is_none_or(|at| at <= now) {
+            for lease in self.leases.keys().copied().collect::<Vec<_>>() {
+                self.drop_given_up(lease, now);
+            }
+            // What is left, and whatever comes, is touched later than the oldest of these.
+            let oldest = self.leases.values().flatten().map(|(_, parts)| parts.touched).min();
+            self.sweep_at = oldest.map(|touched| touched + PATIENCE);
+        }
+        self.total + wanted <= TOTAL_LIMIT
+    }
+
+    fn used(&self, lease: u64) -> usize {
+        let files = self.leases.get(&lease).into_iter().flatten();
+        files.map(|(_, parts)| Parts::room(parts.layout)).sum()
+    }
+
+    fn drop_given_up(&mut self, lease: u64, now: Instant) {
+        let files = self.leases.get(&lease).into_iter().flatten();
+        let given_up = files.filter(|(_, parts)| now.duration_since(parts.touched) >= PATIENCE);
+        for id in given_up.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.drop_one(lease, id);
+        }
     }
 }
 
@@ -168,6 +186,34 @@ mod tests {
         assert_eq!(staging.add(1, &part(1, most, 1, 1), later), Staged::Lacks(0));
         staging.drop_lease(1);
         staging.drop_lease(2);
+        assert_eq!((staging.total, staging.leases.len()), (0, 0));
+    }
+
+    /// Leases that are kept alive by who gave up their manifests must not keep others out.
+    #[test]
+    fn what_any_lease_gave_up_makes_room_when_all_is_taken() {
+        let mut staging = Staging::default();
+        let now = Instant::now();
+        let most = 1 << 18;
+        let last = 8;
+        for lease in 1..=last {
+            assert_eq!(staging.add(lease, &part(0, most, 0, 1), now), Staged::Lacks(1));
+            assert_eq!(staging.add(lease, &part(1, most, 0, 1), now), Staged::Lacks(1));
+        }
+        assert_eq!(staging.total, TOTAL_LIMIT);
+        assert_eq!(staging.add(9, &part(0, 2, 0, 1), now), Staged::Lacks(0), "no room");
+        let soon = now + PATIENCE / 2;
+        for lease in 2..=last {
+            assert_eq!(staging.add(lease, &part(0, most, 1, 1), soon), Staged::Lacks(2));
+        }
+        assert_eq!(staging.add(9, &part(0, 2, 0, 1), soon), Staged::Lacks(0), "nothing was given up yet");
+        let later = now + PATIENCE;
+        assert_eq!(staging.add(9, &part(0, most, 0, 1), later), Staged::Lacks(1));
+        assert_eq!(staging.add(2, &part(0, most, 2, 1), later), Staged::Lacks(3), "whoever keeps sending goes on");
+        assert_eq!(staging.add(1, &part(0, most, 1, 1), later), Staged::Lacks(0), "given up");
+        for lease in 1..=9 {
+            staging.drop_lease(lease);
+        }
         assert_eq!((staging.total, staging.leases.len()), (0, 0));
     }
 
