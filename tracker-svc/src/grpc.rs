@@ -10,11 +10,13 @@ use drizzle_proto::{
     layout::MAX_CHUNKS,
     wire::{self, tracker_server},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    error::Error,
     registry::{Listing, Locations, Registry, Wanted},
     watch,
 };
@@ -27,15 +29,27 @@ const DEFAULT_PAGE: u32 = 500;
 const MAX_PAGE: u32 = 1000;
 /// Bytes of explanations in one answer; beyond it they are left out, the status stays.
 const DETAILS_BUDGET: usize = 512 << 10;
+/// Large answers that are made at once: each takes a few MiB until it is encoded.
+const MAX_ANSWERING: usize = 64;
 
 /// Serves the tracker's methods.
 pub struct Service {
-    /// Answers.
-    pub registry: Registry,
-    /// Counts the watches' tasks.
-    pub tasks: TaskTracker,
-    /// Ends the watches.
-    pub stop: CancellationToken,
+    registry: Registry,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    answering: Semaphore,
+}
+
+impl Service {
+    /// Serves a registry; `stop` ends the watches, whose tasks are counted in `tasks`.
+    pub fn new(registry: Registry, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { registry, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
+    }
+
+    /// To be held while a large answer is made.
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.answering.acquire().await.map_err(|_| Error::Stopping)
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -81,6 +95,7 @@ impl tracker_server::Tracker for Service {
         let wire::ListFilesRequest { prefix, page_size, page_token } = request.into_inner();
         let after = list_token(&prefix, &page_token)?;
         let limit = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
+        let _slot = self.slot().await?;
         let listing = self.registry.list(prefix, after, limit as usize).await?;
         Ok(Response::new(listing.into()))
     }
@@ -90,7 +105,9 @@ impl tracker_server::Tracker for Service {
         request: Request<wire::FileLocationsRequest>,
     ) -> Answer<wire::FileLocationsResponse> {
         let request = request.into_inner();
-        let locations = self.registry.locate(file_name(&request.name)?, wanted(&request)?).await?;
+        let (name, wanted) = (file_name(&request.name)?, wanted(&request)?);
+        let _slot = self.slot().await?;
+        let locations = self.registry.locate(name, wanted).await?;
         Ok(Response::new(locations.into()))
     }
 

@@ -71,7 +71,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let registry = Registry::new(catalogue, config.lease);
     tasks.spawn(reap(registry.clone(), stop.clone()));
-    let service = Service { registry, tasks: tasks.clone(), stop: stop.clone() };
+    let service = Service::new(registry, tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
     let router = transport::server()
