@@ -5,10 +5,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use drizzle_proto::{Address, FileInfo, FileName, PeerId};
+use tokio::sync::Mutex;
 
 /// Most live peers. A lease costs about 500 bytes plus 32 for each file that it holds.
 pub const MAX_PEERS: usize = 100_000;
@@ -27,6 +29,8 @@ pub struct Lease {
     pub address: Address,
     /// Names of the files in whose swarm it is a holder.
     pub files: HashSet<FileName>,
+    /// Held while one of the peer's announcements takes effect, so that they do so in order.
+    pub turn: Arc<Mutex<()>>,
     released: VecDeque<FileInfo>,
     expires: Instant,
 }
@@ -70,7 +74,8 @@ impl Leases {
     pub fn open(&mut self, id: u64, peer: PeerId, address: Address, now: Instant) {
         debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer));
         let expires = now + self.lasts;
-        let lease = Lease { id, peer, address, files: HashSet::new(), released: VecDeque::new(), expires };
+        let (files, turn, released) = (HashSet::new(), Arc::default(), VecDeque::new());
+        let lease = Lease { id, peer, address, files, turn, released, expires };
         self.by_id.insert(id, lease);
         self.by_peer.insert(peer, id);
         self.queue.insert((expires, id));

@@ -8,8 +8,12 @@
 //! Announcing chunks of a file that has a swarm is the hot path: it takes `state` alone. Anything that
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
+//!
+//! What is told under one lease takes effect in order: each such call takes the lease's turn first and
+//! keeps it until its blocking work is done, whether or not its caller is still there.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -18,7 +22,7 @@ use drizzle_proto::{
     Address, Digest, FileInfo, FileName, Manifest, PeerId,
     convert::{FileChunks, FileOutcome, Holder, HolderChanges, MAX_HASHES},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -32,8 +36,9 @@ use crate::{
 const HOLDERS_BUDGET: usize = 384 << 10;
 /// Bytes of names in one answer, about.
 const NAMES_BUDGET: usize = 768 << 10;
-/// Registrations under way at once; the catalogue has one writer, and each may hold a few MiB.
-const MAX_REGISTERING: usize = 64;
+/// Calls that write to the catalogue under way at once. It has one writer, each call may hold a few MiB, and
+/// threads must be left for reading.
+const MAX_WRITING: usize = 32;
 
 /// The tracker's domain. Cheap to clone.
 #[derive(Clone)]
@@ -47,7 +52,7 @@ struct Inner {
     state: Mutex<State>,
     lease: Duration,
     started: Instant,
-    registering: Semaphore,
+    writing: Arc<Semaphore>,
 }
 
 /// A page of names with their numbers of holders.
@@ -85,9 +90,9 @@ impl Registry {
     /// Over a catalogue, with leases of this length.
     pub fn new(catalogue: impl Catalogue, lease: Duration) -> Self {
         let state = Mutex::new(State::new(lease));
-        let registering = Semaphore::new(MAX_REGISTERING);
+        let writing = Arc::new(Semaphore::new(MAX_WRITING));
         let (catalogue, names, started) = (Box::new(catalogue), RwLock::new(()), Instant::now());
-        Self { inner: Arc::new(Inner { catalogue, names, state, lease, started, registering }) }
+        Self { inner: Arc::new(Inner { catalogue, names, state, lease, started, writing }) }
     }
 
     /// How long a lease lasts.
@@ -141,14 +146,19 @@ impl Registry {
     pub async fn announce(&self, lease: u64, entries: Vec<FileChunks>) -> Result<Vec<FileOutcome>, Error> {
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut unknown = Vec::new();
+        let mut unknown_names = HashSet::new();
         let peer;
+        let turn = self.turn(lease).await?;
         {
             let now = Instant::now();
             let mut state = self.state();
             peer = state.peer(lease, now)?;
             for entry in entries {
-                let outcome = state.announce(lease, &entry, now)?;
+                // What follows on an entry that must wait for the catalogue waits with it.
+                let waits = unknown_names.contains(&entry.file.name);
+                let outcome = if waits { None } else { state.announce(lease, &entry, now)? };
                 if outcome.is_none() {
+                    unknown_names.insert(entry.file.name.clone());
                     unknown.push(entry);
                 }
                 outcomes.push(outcome);
@@ -156,8 +166,7 @@ impl Registry {
         }
         let mut rest = Vec::new();
         if !unknown.is_empty() {
-            let _permit = self.inner.registering.acquire().await.map_err(|_| Error::Stopping)?;
-            rest = self.blocking(move |inner| inner.register(lease, unknown)).await?;
+            rest = self.writing(turn, move |inner| inner.register(lease, unknown)).await?;
         }
         let mut rest = rest.into_iter();
         let outcomes = outcomes.into_iter().map(|outcome| outcome.or_else(|| rest.next()).ok_or(Error::Panicked));
@@ -168,8 +177,8 @@ impl Registry {
 
     /// Takes a file back; whether its name is free now.
     pub async fn withdraw(&self, lease: u64, name: FileName) -> Result<bool, Error> {
-        self.state().peer(lease, Instant::now())?;
-        self.blocking(move |inner| inner.withdraw(lease, &name)).await
+        let turn = self.turn(lease).await?;
+        self.writing(turn, move |inner| inner.withdraw(lease, &name)).await
     }
 
     /// A page of names with a prefix, in byte order, after the given one.
@@ -228,6 +237,27 @@ impl Registry {
         self.inner.state()
     }
 
+    /// Waits until everything that was told under this lease before has taken effect.
+    async fn turn(&self, lease: u64) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = self.state().turn(lease, Instant::now())?;
+        Ok(turn.lock_owned().await)
+    }
+
+    /// Work that writes to the catalogue. The turn and the permit go along, because the work goes on when its
+    /// caller goes away.
+    async fn writing<T: Send + 'static>(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = self.inner.writing.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+        self.blocking(move |inner| {
+            let _held: (OwnedSemaphorePermit, OwnedMutexGuard<()>) = (permit, turn);
+            work(inner)
+        })
+        .await
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
@@ -244,7 +274,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges entries whose names have no swarm; one outcome for each, in order.
+    /// Judges entries whose names had no swarm when they came; one outcome for each, in order.
     fn register(&self, lease: u64, entries: Vec<FileChunks>) -> Result<Vec<FileOutcome>, Error> {
         let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let files: Vec<FileInfo> = entries.iter().map(|entry| entry.file.clone()).collect();
@@ -252,6 +282,7 @@ impl Inner {
         let mut fresh = Vec::new();
         for (entry, known) in entries.iter().zip(self.catalogue.lookup(&files)?) {
             outcomes.push(match known.registered {
+                _ if entry.gone => Some(FileOutcome::Registered),
                 Some(registered) => Some(judge(&registered, &entry.file)),
                 None if known.content.is_some_and(|layout| layout != entry.file.layout) => {
                     Some(FileOutcome::Invalid(wrong_layout(&entry.file)))

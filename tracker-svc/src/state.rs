@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use drizzle_proto::{
     Address, FileId, FileInfo, FileName, PeerId,
     convert::{FileChunks, FileOutcome, Holder, HolderChanges},
 };
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     error::Error,
@@ -113,6 +114,11 @@ impl State {
         self.leases.get(lease, now).map(|lease| lease.peer).ok_or(Error::UnknownLease)
     }
 
+    /// To be held while something that the peer told under this lease takes effect.
+    pub fn turn(&self, lease: u64, now: Instant) -> Result<Arc<Mutex<()>>, Error> {
+        self.leases.get(lease, now).map(|lease| lease.turn.clone()).ok_or(Error::UnknownLease)
+    }
+
     /// Whether a peer has a lease.
     pub fn is_alive(&self, peer: PeerId, now: Instant) -> bool {
         self.leases.is_alive(peer, now)
@@ -150,14 +156,11 @@ impl State {
 
     /// Judges an announcement by the swarms alone; `None` if the name has none and the catalogue must say.
     pub fn announce(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Option<FileOutcome>, Error> {
-        let peer = self.peer(lease, now)?;
-        let name = &entry.file.name;
-        if entry.gone {
-            self.drop_holder(peer, name);
-            return Ok(Some(FileOutcome::Registered));
-        }
-        let Some(known) = self.swarms.get(name) else { return Ok(None) };
-        let outcome = judge(known.swarm.file(), &entry.file);
+        let outcome = match self.swarms.get(&entry.file.name) {
+            _ if entry.gone => FileOutcome::Registered,
+            Some(known) => judge(known.swarm.file(), &entry.file),
+            None => return self.peer(lease, now).map(|_| None),
+        };
         self.settle(lease, entry, &outcome, now)?;
         Ok(Some(outcome))
     }
@@ -166,6 +169,7 @@ impl State {
     /// for the entry's file in the catalogue.
     pub fn settle(&mut self, lease: u64, entry: &FileChunks, outcome: &FileOutcome, now: Instant) -> Result<(), Error> {
         match outcome {
+            FileOutcome::Registered if entry.gone => self.drop_holder(self.peer(lease, now)?, &entry.file.name),
             FileOutcome::Registered => self.enter(lease, entry, now)?,
             // Its copy of the registered content is no more, if it ever had one.
             FileOutcome::Refused { .. } => self.drop_holder(self.peer(lease, now)?, &entry.file.name),
