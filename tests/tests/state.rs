@@ -219,3 +219,67 @@ async fn two_daemons_do_not_share_one_folder() {
     assert_eq!(second.stdout(), "", "it was never ready");
     assert_eq!(one.status().await.shared_files, 0, "the first one goes on");
 }
+
+#[tokio::test]
+async fn an_unshared_file_that_changed_stays_unshared() {
+    let cluster = Cluster::start().await;
+    let mut one = cluster.peer_with("one", Options::default().file("A", b"mine").file("B", b"other")).await;
+    cluster.until_held("A", 1).await;
+    cluster.until_held("B", 1).await;
+    one.cli(["unshare", "A"]).await.expect(0);
+    fs::write(one.path("A"), b"mine, edited since").unwrap();
+    one.daemon.restart().await;
+    cluster.until_held("B", 1).await;
+    // Until B is told, everything else would have been as well: files are offered together.
+    assert_eq!(cluster.listed().await, [("B".into(), 1, 0)]);
+}
+
+#[tokio::test]
+async fn a_state_folder_within_the_shared_one_is_not_shared() {
+    let cluster = Cluster::start().await;
+    let dir = cluster.folder().join("one");
+    fs::create_dir_all(&dir).unwrap();
+    let state = dir.join("state");
+    let options = Options::default().dir(&dir).file("A", b"mine").args(["--state-dir".as_ref(), state.as_os_str()]);
+    let mut one = cluster.peer_with("one", options).await;
+    cluster.until_held("A", 1).await;
+    one.daemon.restart().await;
+    cluster.until_held("A", 1).await;
+    assert_eq!(cluster.listed().await, [("A".into(), 1, 0)]);
+}
+
+#[tokio::test]
+async fn a_partial_file_that_vanished_is_fetched_anew() {
+    let cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    let a = Content::small_chunks("A", 1, 8);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    two.cli(["download", "A", "--chunks", "0-7"]).await.expect(0);
+    let partial = two.path(".drizzle/partial");
+    for file in files_below(&partial) {
+        fs::remove_file(partial.join(file)).unwrap();
+    }
+    assert_eq!(two.download("A").await.fetched(), a.bytes.len() as u64);
+    a.assert_at(&two.path("A"));
+}
+
+#[tokio::test]
+async fn sharing_a_name_leaves_a_running_download_of_it_alone() {
+    let cluster = Cluster::start().await;
+    let (one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 16);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    let output = cluster.folder().join("elsewhere");
+    let mut download = two.start_cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), output.as_os_str()]);
+    gate.allow(100_000);
+    download.until_stored(1).await;
+    fs::write(two.path("A"), &a.bytes).unwrap();
+    let path = two.path("A");
+    two.cli(["share".as_ref(), path.as_os_str()]).await.expect(0);
+    gate.open();
+    download.ended().await.expect(0);
+    a.assert_at(&output);
+    a.assert_at(&path);
+}

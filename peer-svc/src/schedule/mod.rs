@@ -165,15 +165,6 @@ impl Scheduler {
         }
     }
 
-    /// As [`Scheduler::holder_gone`] for every holder that is not to be kept. To replace the whole view:
-    /// retain those in the new one, then [`Scheduler::holder_is`] for each; only differences cost.
-    pub fn retain_holders(&mut self, mut keep: impl FnMut(PeerId) -> bool) {
-        let gone: Vec<_> = self.holders.iter().map(|holder| holder.peer).filter(|&peer| !keep(peer)).collect();
-        for peer in gone {
-            self.holder_gone(peer);
-        }
-    }
-
     /// The next fetch to start, if any may start now. Call until `None`, after every event and at
     /// [`Scheduler::wake_at`]. Every fetch must be [finished](Scheduler::finished) exactly once.
     pub fn next(&mut self, now: Instant, rng: &mut (impl Rng + ?Sized)) -> Option<Fetch> {

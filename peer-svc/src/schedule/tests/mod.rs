@@ -207,7 +207,7 @@ fn an_offender_that_leaves_and_returns_is_still_avoided() {
     let mut bench = Bench::new(4, limits(8, 1), &[(1, full(4))]);
     let fetch = bench.next().unwrap();
     bench.end(fetch, Outcome::Failed(Offence::Stalled));
-    bench.scheduler.retain_holders(|_| false);
+    bench.scheduler.holder_gone(peer(1));
     assert_eq!(bench.scheduler.supply(bench.now).unheld, full(4));
     bench.scheduler.holder_is(peer(1), full(4));
     assert_eq!(bench.scheduler.supply(bench.now).avoided, full(4));
