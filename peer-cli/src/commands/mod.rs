@@ -76,7 +76,7 @@ async fn unshare(daemon: &Daemon, name: FileName, json: bool, out: &mut Out) -> 
     } else if answer.name_released {
         out.line(&format!("{}: no longer shared; the name is free", clean(name.as_str())))?;
     } else {
-        out.line(&format!("{}: no longer shared from here; other peers still hold it", clean(name.as_str())))?;
+        out.line(&format!("{}: no longer shared from here; its name stays registered", clean(name.as_str())))?;
     }
     Ok(Exit::Done)
 }
