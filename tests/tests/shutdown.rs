@@ -1,6 +1,10 @@
 //! Readiness, SIGTERM, and what is left afterwards.
 
-use drizzle_tests::{Cluster, Content, content::SMALL_CHUNK, content::files_below, until};
+use std::time::Duration;
+
+use drizzle_proto::{ChunkCount, ChunkSet};
+use drizzle_tests::{Cluster, Content, FakePeer, Manner, Running, content::SMALL_CHUNK, content::files_below, until};
+use peer_svc::config::LogFormat;
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -83,4 +87,41 @@ async fn a_tracker_with_watchers_ends() {
     gate.open();
     download.ended().await.expect(0);
     a.assert_at(&two.path("A"));
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
+    let cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    one.share(&Content::small_chunks("A", 1, 8)).await;
+    // Half of it is held by nobody, so a transfer of it still runs when the end comes.
+    let count = ChunkCount::new(8).unwrap();
+    let b = Content::small_chunks("B", 2, 8);
+    let half = ChunkSet::from_ranges(count, &"0-3".parse().unwrap()).unwrap();
+    let _half = FakePeer::holding(&cluster.tracker.url(), &b, half, Manner::Honest).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let config = peer_svc::Config {
+        tracker: cluster.tracker.url(),
+        listen: any,
+        control: any,
+        dir: cluster.folder().join("inside"),
+        state_dir: None,
+        advertise: None,
+        upload_slots: 4,
+        drain: Duration::from_secs(10),
+        log_format: LogFormat::Text,
+    };
+    let peer = peer_svc::bind(config).await.unwrap();
+    let control = peer.control_address().to_string();
+    let logs = cluster.folder().join("logs");
+    Running::start(&control, &["download".into(), "A".into()], &logs).ended().await.expect(0);
+    let mut waiting = Running::start(&control, &["download".into(), "B".into()], &logs);
+    waiting.until_stored(4).await;
+    assert!(tasks() > before, "the daemon runs in here");
+    assert!(peer.shutdown().await, "nothing had to be cut");
+    // The connections of clients that are gone end a moment after them.
+    until("no task is left", async || (tasks() <= before).then_some(())).await;
+    waiting.ended().await.expect(5);
 }
