@@ -274,25 +274,20 @@ impl Holdings {
 
     /// Where a chunk may be read from.
     fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Source, ChunkIndex, Layout), ReadError> {
-        {
-            let inner = self.lock();
-            let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(&id) {
-                true => ReadError::Changed,
-                false => ReadError::UnknownFile(id),
-            })?;
-            let mut error = ReadError::UnknownFile(id);
-            let mut found = None;
-            for (name, holding) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
-                let count = holding.chunks.count();
-                let index = count.index(chunk).ok_or(ReadError::NoSuchChunk { chunk, count: count.get() })?;
-                if holding.chunks.contains(index) {
-                    found = Some((name.clone(), holding.source.clone(), index, holding.manifest.layout()));
-                    break;
-                }
-                error = ReadError::NotHeld(chunk);
+        let inner = self.lock();
+        let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(&id) {
+            true => ReadError::Changed,
+            false => ReadError::UnknownFile(id),
+        })?;
+        for (name, holding) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
+            let count = holding.chunks.count();
+            let index = count.index(chunk).ok_or(ReadError::NoSuchChunk { chunk, count: count.get() })?;
+            if holding.chunks.contains(index) {
+                return Ok((name.clone(), holding.source.clone(), index, holding.manifest.layout()));
             }
-            found.ok_or(error)
         }
+        // An id stands in the index only with a name that holds it.
+        Err(ReadError::NotHeld(chunk))
     }
 
     /// Waits until there is something to announce.
