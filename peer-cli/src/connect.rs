@@ -3,7 +3,7 @@
 
 use std::{error::Error, time::Duration};
 
-use drizzle_proto::{Address, transport, wire::control_client::ControlClient};
+use drizzle_proto::{Address, net::transport, wire::control_client::ControlClient};
 use tonic::{Response, Status, transport::Channel};
 
 use crate::exit::{Exit, Failure};

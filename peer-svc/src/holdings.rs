@@ -6,21 +6,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fs::{self, File},
+    fs::File,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use drizzle_engine::announce::Announcements;
 use drizzle_proto::{
     ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Layout, Manifest,
-    convert::{FileChunks, FileOutcome},
+    announcement::{FileChunks, FileOutcome},
 };
 use tokio::sync::{Notify, watch};
 
-use crate::{
-    announce::Announcements,
-    state::Stamp,
+use crate::store::{
+    read::open_unchanged,
+    stamp::Stamp,
     write::{PartialFile, StoredChunk},
 };
 
@@ -437,15 +438,4 @@ impl Refusal {
             ours.size() == theirs.size() && ours.chunk_size() != theirs.chunk_size()
         })
     }
-}
-
-/// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
-pub fn open_unchanged(path: &std::path::Path, stamp: Stamp) -> io::Result<Option<File>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata: fs::Metadata = file.metadata()?;
-    Ok((metadata.is_file() && Stamp::of(&metadata) == stamp).then_some(file))
 }

@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).build()?;
     let code = match (cli.command, cli.serve) {
         (Some(Command::Healthcheck { address }), _) => runtime
-            .block_on(drizzle_proto::health::check(&address.to_url()))
+            .block_on(drizzle_proto::net::health::check(&address.to_url()))
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         (None, Some(config)) => {

@@ -6,7 +6,6 @@
 //! [`IDLE`] loses it. This module decides nothing about who deserves a slot.
 
 use std::{
-    fs::File,
     pin::Pin,
     sync::{
         Arc,
@@ -17,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use drizzle_proto::{FileId, convert, transport::MESSAGE_SIZE, wire};
+use drizzle_proto::{FileId, convert, limits::MESSAGE_SIZE, wire};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},
@@ -26,6 +25,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::holdings::{Holdings, ReadError, Readable};
+use crate::store::read::read_exact;
 
 /// A receiver that takes no message for this long is dropped.
 pub const IDLE: Duration = Duration::from_secs(10);
@@ -133,22 +133,6 @@ fn read_ahead(runtime: &Handle, readable: &Readable, offset: u32, sender: &mpsc:
     }
     // All is read, not all is taken.
     let _ = runtime.block_on(tokio::time::timeout(IDLE, sender.reserve_many(READ_AHEAD)));
-}
-
-/// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.
-fn read_exact(file: &File, offset: u64, len: usize) -> std::io::Result<Bytes> {
-    let mut buffer = Vec::with_capacity(len);
-    while buffer.len() < len {
-        let at = offset + buffer.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // The allocator may have given more room than was asked for.
-    buffer.truncate(len);
-    Ok(buffer.into())
 }
 
 /// The bytes of a chunk; an error if the reader gave up before the last of them.

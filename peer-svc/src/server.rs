@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{DESCRIPTORS, PeerId, client::TrackerClient, transport, wire};
+use drizzle_proto::{DESCRIPTORS, PeerId, client::TrackerClient, net::transport, wire};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
@@ -28,7 +28,7 @@ use crate::{
     register::{Advertise, Membership, Notice, Standing},
     serve::{PeerService, Uploads},
     share::{HashProgress, Sharer},
-    state::{State, StateError},
+    store::record::{State, StateError},
     transfers::Transfers,
 };
 

@@ -5,30 +5,28 @@
 //! (not UTF-8, control characters, too long) is skipped with a reason, never guessed at. Calls block.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use drizzle_proto::{
-    ChunkIndex, Digest, FileInfo, FileName, Layout, Manifest, layout::LayoutError, name::RESERVED_PREFIX,
-    transport::MESSAGE_SIZE,
-};
+use drizzle_proto::{ChunkIndex, FileInfo, FileName, Layout, Manifest, layout::LayoutError, name::RESERVED_PREFIX};
 use rayon::prelude::*;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     holdings::{Holdings, Refusal},
-    sparse::Extents,
-    state::{ShareRecord, Stamp, State, StateError},
+    store::{
+        extents::Extents,
+        hash::hash_chunk,
+        record::{ShareRecord, State, StateError},
+        stamp::Stamp,
+    },
 };
 
 /// Hashed files are recorded and offered in groups, so that a crash in a long scan costs little.
@@ -114,29 +112,6 @@ impl HashProgress {
     }
 }
 
-/// The hash of a run of zero bytes. That of a whole chunk is remembered, because a sparse file asks for it
-/// thousands of times; there are few chunk sizes.
-pub fn hash_of_zeros(len: u32) -> Digest {
-    static WHOLE_CHUNKS: Mutex<BTreeMap<u32, Digest>> = Mutex::new(BTreeMap::new());
-    let known = || WHOLE_CHUNKS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(digest) = known().get(&len) {
-        return *digest;
-    }
-    let zeros = vec![0; MESSAGE_SIZE];
-    let mut sha = Sha256::new();
-    let mut left = len as usize;
-    while left > 0 {
-        let run = left.min(MESSAGE_SIZE);
-        sha.update(&zeros[..run]);
-        left -= run;
-    }
-    let digest = Digest::from_bytes(sha.finalize().into());
-    if len.is_power_of_two() {
-        known().insert(len, digest);
-    }
-    digest
-}
-
 /// Hashes one file in the given chunks, or in default ones.
 pub fn hash_file(
     path: &Path,
@@ -179,28 +154,6 @@ pub fn hash_file(
     }
     let manifest = Manifest::new(layout, hashes).map_err(|error| fail(io::Error::other(error)))?;
     Ok((manifest, stamp))
-}
-
-/// Hashes one chunk of a file; a hole without reading it.
-pub fn hash_chunk(file: &File, extents: &Extents, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
-    thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MESSAGE_SIZE]);
-    }
-    let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
-    if !extents.has_data(start, len.into()) {
-        return Ok(hash_of_zeros(len));
-    }
-    BUFFER.with_borrow_mut(|buffer| {
-        let mut sha = Sha256::new();
-        let mut done = 0;
-        while done < len as usize {
-            let slice = &mut buffer[..MESSAGE_SIZE.min(len as usize - done)];
-            file.read_exact_at(slice, start + done as u64)?;
-            sha.update(&*slice);
-            done += slice.len();
-        }
-        Ok(Digest::from_bytes(sha.finalize().into()))
-    })
 }
 
 /// A file that may be shared.
@@ -286,7 +239,7 @@ impl Sharer {
             }
             // Shared by path, or downloaded to a path of its own.
             match std::fs::metadata(&record.path) {
-                Ok(metadata) if metadata.is_file() && record.path != crate::assemble::path_of(&self.dir, name) => {
+                Ok(metadata) if metadata.is_file() && record.path != crate::store::paths::path_of(&self.dir, name) => {
                     found.push(Found { name: name.clone(), path: record.path.clone(), stamp: Stamp::of(&metadata) });
                 }
                 _ => lost.push(name.clone()),

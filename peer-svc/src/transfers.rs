@@ -14,10 +14,15 @@ use drizzle_proto::{ChunkRanges, ChunkSet, FileInfo, FileName, chunk_set::NoSuch
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    assemble::{self, AssembleError},
     download::{self, Broadcast, Context, Destination, Event, Existing, Job, Progress, Subscription, inspect},
-    holdings::{Registration, Source, open_unchanged},
-    state::{ShareRecord, Stamp, StateError},
+    holdings::{Registration, Source},
+    store::{
+        assemble::AssembleError,
+        paths,
+        read::open_unchanged,
+        record::{ShareRecord, StateError},
+        stamp::Stamp,
+    },
 };
 
 /// What is asked for.
@@ -253,7 +258,7 @@ impl Transfers {
 
     /// No part of the name's folders is a link or a file.
     fn way_is_free(dir: &std::path::Path, name: &FileName) -> Result<(), StartError> {
-        assemble::check_parents(dir, name).map_err(|error| match error {
+        paths::check_parents(dir, name).map_err(|error| match error {
             AssembleError::InTheWay(path) | AssembleError::Exists(path) => {
                 StartError::Output { path, reason: "a link or a file stands where a folder should be".to_owned() }
             }
@@ -306,7 +311,7 @@ impl Transfers {
             if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == size) {
                 continue;
             }
-            match crate::write::PartialFile::open(&path, record.manifest, false) {
+            match crate::store::write::PartialFile::open(&path, record.manifest, false) {
                 Ok(partial) => self.context.holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
                 Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
             }

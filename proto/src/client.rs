@@ -11,9 +11,11 @@ use tonic::{
 
 use crate::{
     Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId,
-    convert::{self, FileChunks, FileOutcome, Holder, HolderChanges, WireError},
+    announcement::{FileChunks, FileOutcome},
+    convert::{self, WireError},
+    holder::{Holder, HolderChanges},
     manifest::ManifestError,
-    transport::{self, CALL_TIMEOUT},
+    net::transport::{self, CALL_TIMEOUT},
     wire::{self, peer_client, tracker_client},
 };
 
@@ -114,7 +116,7 @@ impl TrackerClient {
         Ok(Lease { id: answer.lease_id, lasts: Duration::from_millis(answer.lease_millis.into()), renew_every: renew })
     }
 
-    /// Announces chunks; one outcome for each entry, in order. At most [`convert::MAX_BATCH`] entries.
+    /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
     pub async fn register_chunk(&mut self, lease: u64, files: &[FileChunks]) -> Result<Vec<FileOutcome>, ClientError> {
         let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
         let answer = call(self.inner.register_chunk(timed(request))).await?;

@@ -4,20 +4,14 @@ use tonic::Status;
 
 use crate::{
     Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Layout, PeerId,
+    announcement::{FileChunks, FileOutcome},
+    holder::{Holder, HolderChange, HolderChanges},
     identity::{AddressError, PeerIdError},
     layout::{LayoutError, MAX_CHUNKS},
+    limits::MAX_HASHES,
     name::NameError,
     wire,
 };
-
-/// Most chunk hashes in one message: 66 bytes each keeps it near half a MiB.
-pub const MAX_HASHES: usize = 8192;
-/// Most entries of one `RegisterChunk` call.
-pub const MAX_BATCH: usize = 4096;
-
-/// Most chunks of all entries of one `RegisterChunk` call together: a set takes a bit per chunk in memory
-/// however few bytes it had on the wire.
-pub const MAX_BATCH_CHUNKS: u64 = 1 << 25;
 
 /// What is wrong with a message, naming the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -148,17 +142,6 @@ impl From<&FileInfo> for wire::FileInfo {
     }
 }
 
-/// A live peer that holds some of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Who it is.
-    pub peer: PeerId,
-    /// Where its Peer service is.
-    pub address: Address,
-    /// What it holds.
-    pub chunks: ChunkSet,
-}
-
 impl TryFrom<wire::Holder> for Holder {
     type Error = WireError;
 
@@ -179,17 +162,6 @@ impl From<&Holder> for wire::Holder {
             chunks: Some((&holder.chunks).into()),
         }
     }
-}
-
-/// One change of a file's holders.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HolderChange {
-    /// This is all there is to know of the peer now.
-    Is(Holder),
-    /// The peer holds these chunks in addition.
-    Added(PeerId, ChunkSet),
-    /// The peer holds nothing of the file any more.
-    Gone(PeerId),
 }
 
 impl TryFrom<wire::HolderChange> for HolderChange {
@@ -218,17 +190,6 @@ impl From<&HolderChange> for wire::HolderChange {
     }
 }
 
-/// A message of a watch: changes in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HolderChanges {
-    /// Forget every holder first.
-    pub reset: bool,
-    /// In the order in which they happened.
-    pub changes: Vec<HolderChange>,
-    /// The snapshot is complete.
-    pub synced: bool,
-}
-
 impl TryFrom<wire::WatchFileResponse> for HolderChanges {
     type Error = WireError;
 
@@ -242,21 +203,6 @@ impl From<&HolderChanges> for wire::WatchFileResponse {
     fn from(changes: &HolderChanges) -> Self {
         Self { reset: changes.reset, changes: changes.changes.iter().map(Into::into).collect(), synced: changes.synced }
     }
-}
-
-/// One file's share of an announcement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileChunks {
-    /// Which file.
-    pub file: FileInfo,
-    /// Index of the first of `hashes`.
-    pub first_hash: u32,
-    /// Hashes of consecutive chunks; may be empty.
-    pub hashes: Vec<Digest>,
-    /// Chunks that the sender holds in addition to those announced before.
-    pub held: ChunkSet,
-    /// The sender holds nothing of it any more; `held` and `hashes` mean nothing then.
-    pub gone: bool,
 }
 
 impl TryFrom<wire::FileChunks> for FileChunks {
@@ -290,24 +236,6 @@ impl From<&FileChunks> for wire::FileChunks {
             gone: entry.gone,
         }
     }
-}
-
-/// What the tracker made of one entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileOutcome {
-    /// Announced.
-    Registered,
-    /// Other content was registered first under this name.
-    Refused {
-        /// That content.
-        registered: FileInfo,
-        /// For a person; names both ids.
-        detail: String,
-    },
-    /// The tracker lacks hashes from this index on.
-    NeedHashes(u32),
-    /// The entry is malformed.
-    Invalid(String),
 }
 
 impl TryFrom<wire::FileResult> for FileOutcome {

@@ -11,8 +11,8 @@ use std::{
 use drizzle_proto::{
     FileName, PeerId,
     client::TrackerClient,
-    convert::Holder,
-    transport,
+    holder::Holder,
+    net::transport,
     wire::{
         ListFilesRequest, StatusRequest, StatusResponse, control_client::ControlClient,
         tracker_client::TrackerClient as WireTrackerClient,

@@ -9,9 +9,10 @@ use std::{
 
 use drizzle_proto::{
     Address, ChunkSet, PeerId,
+    announcement::{FileChunks, FileOutcome},
     client::{Lease, TrackerClient},
-    convert::{FileChunks, FileOutcome, MAX_HASHES},
-    transport,
+    limits::MAX_HASHES,
+    net::transport,
     wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
 };
 use tokio::{
@@ -248,7 +249,7 @@ async fn behave(manner: Manner, mut bytes: Vec<u8>, to: Sender) {
 
 /// In messages as the contract wants them; whether the receiver still listens.
 async fn send(to: &Sender, bytes: &[u8]) -> bool {
-    for part in bytes.chunks(transport::MESSAGE_SIZE) {
+    for part in bytes.chunks(drizzle_proto::limits::MESSAGE_SIZE) {
         if to.send(Ok(FetchChunkResponse { data: part.to_vec().into() })).await.is_err() {
             return false;
         }

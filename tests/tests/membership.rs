@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use drizzle_proto::{Address, Digest, FileName, Layout, Manifest, PeerId, client::TrackerClient, transport};
+use drizzle_proto::{Address, Digest, FileName, Layout, Manifest, PeerId, client::TrackerClient, net::transport};
 use drizzle_tests::{Cluster, until};
 use peer_svc::{
     holdings::Holdings,
     register::{Advertise, Membership, Standing},
-    state::Stamp,
+    store::stamp::Stamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,10 @@
 use drizzle_proto::{FileName, WireError};
 use tonic::Status;
 
-use crate::{catalogue::CatalogueError, leases::MAX_PEERS, state::MAX_WATCHERS};
+use crate::{
+    catalogue::CatalogueError,
+    limits::{MAX_PEERS, MAX_WATCHERS},
+};
 
 /// Why a call failed as a whole.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,10 @@ use std::pin::Pin;
 
 use drizzle_proto::{
     Address, FileName, PeerId, WireError,
-    convert::{FileChunks, FileOutcome, MAX_BATCH, MAX_BATCH_CHUNKS, hashes_to_wire},
+    announcement::{FileChunks, FileOutcome},
+    convert::hashes_to_wire,
     layout::MAX_CHUNKS,
+    limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
     wire::{self, tracker_server},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};

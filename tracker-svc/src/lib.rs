@@ -8,25 +8,22 @@
 //! | [`watch`] | the stream that pushes changes of a file's holders |
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
-//! | [`state`] | what is told anew after a restart: leases and swarms, in memory |
-//! | [`leases`] | which peers are alive |
-//! | [`swarm`] | one file's holders and the log of their changes |
-//! | [`staging`] | manifests that arrive in parts |
+//! | [`verdict`] | what becomes of a claim to a name |
+//! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
+//! | [`limits`] | the bounds of what one tracker takes on |
 //! | [`error`] | what it says no to, and the gRPC status of each |
 //!
-//! The way down is `grpc` -> `registry` -> `catalogue` and `state` -> `leases`, `swarm`, `staging`; nothing
-//! calls upwards. The last three are pure: no I/O, no clock.
+//! The way down is `grpc` -> `registry` -> `catalogue` and `live`; nothing calls upwards.
 
 pub mod catalogue;
 pub mod config;
 pub mod error;
 pub mod grpc;
-pub mod leases;
+pub mod limits;
+pub mod live;
 pub mod registry;
 pub mod server;
-pub mod staging;
-pub mod state;
-pub mod swarm;
+pub mod verdict;
 pub mod watch;
 
 pub use config::Config;

@@ -40,7 +40,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn serve(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Healthcheck { address }) = &cli.command {
-        return Ok(drizzle_proto::health::check(&health_url(address.as_deref(), cli.listen)).await?);
+        return Ok(drizzle_proto::net::health::check(&health_url(address.as_deref(), cli.listen)).await?);
     }
     start_logging(cli.log_format);
     let config = cli.config().context("--data-dir is missing")?;

@@ -20,16 +20,18 @@ use std::{
 
 use drizzle_proto::{
     Address, Digest, FileInfo, FileName, Manifest, PeerId,
-    convert::{FileChunks, FileOutcome, Holder, HolderChanges, MAX_HASHES},
+    announcement::{FileChunks, FileOutcome},
+    holder::{Holder, HolderChanges},
+    limits::MAX_HASHES,
 };
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
 use crate::{
-    catalogue::{Catalogue, MAX_NAMES, Registration, Verdict},
+    catalogue::{Catalogue, Registration, Verdict},
     error::Error,
-    staging::Staged,
-    state::{Replaced, State, Watch, judge, wrong_hashes, wrong_layout},
+    live::{Replaced, State, Watch, staging::Staged},
+    verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
 
 /// Bytes of holders in one answer, about; the hashes beside them are half a MiB at most.
@@ -370,20 +372,6 @@ impl Inner {
             None => Vec::new(),
         };
         Ok((file, hashes))
-    }
-}
-
-/// What a catalogue's verdict means for an entry.
-fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
-    match verdict {
-        Verdict::New | Verdict::Same => FileOutcome::Registered,
-        Verdict::Other(registered) => judge(&registered, &entry.file),
-        Verdict::Withdrawn => FileOutcome::Invalid(format!(
-            "{:?} was withdrawn by its owner; share it under another name",
-            entry.file.name.as_str()
-        )),
-        Verdict::NoManifest => FileOutcome::NeedHashes(0),
-        Verdict::Full => FileOutcome::Invalid(format!("the tracker holds {MAX_NAMES} names already")),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use drizzle_proto::{
-    DESCRIPTORS, transport,
+    DESCRIPTORS,
+    net::transport,
     wire::tracker_server::{SERVICE_NAME, TrackerServer},
 };
 use tokio::{net::TcpListener, task::JoinHandle};

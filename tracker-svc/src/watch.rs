@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use drizzle_proto::convert::HolderChanges;
+use drizzle_proto::holder::HolderChanges;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use drizzle_proto::{FileId, convert::FileOutcome, wire};
+use drizzle_proto::{FileId, announcement::FileOutcome, wire};
 use tonic::Code;
 
 #[tokio::test]

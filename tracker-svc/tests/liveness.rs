@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use drizzle_proto::convert::FileOutcome;
+use drizzle_proto::announcement::FileOutcome;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tracker_svc::bind;

@@ -12,7 +12,7 @@ use std::{
 use common::*;
 use drizzle_proto::{
     Digest, FileId, FileInfo, FileName, PeerId,
-    convert::{FileChunks, FileOutcome},
+    announcement::{FileChunks, FileOutcome},
 };
 use tracker_svc::{
     catalogue::{Catalogue, CatalogueError, Known, Record, RedbCatalogue, Registration, Verdict},

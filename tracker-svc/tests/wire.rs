@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use drizzle_proto::{transport, wire};
+use drizzle_proto::{net::transport, wire};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -228,7 +228,7 @@ async fn health_and_reflection_answer() {
     assert!(answers.next().await.unwrap().is_ok());
 
     let url = format!("http://{}", tracker.address());
-    drizzle_proto::health::check(&url).await.unwrap();
+    drizzle_proto::net::health::check(&url).await.unwrap();
     tracker.shutdown().await;
-    assert!(drizzle_proto::health::check(&url).await.is_err());
+    assert!(drizzle_proto::net::health::check(&url).await.is_err());
 }

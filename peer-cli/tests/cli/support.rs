@@ -7,7 +7,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    transport,
+    net::transport,
     wire::{
         self, ChunkRange, ChunkRanges, FileInfo,
         control_server::{Control, ControlServer},

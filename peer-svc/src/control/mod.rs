@@ -2,6 +2,7 @@
 //!
 //! A method here converts, calls and converts; errors become codes in one table.
 
+mod convert;
 mod sharing;
 
 use std::{
@@ -17,13 +18,13 @@ use tonic::{Request, Response, Status};
 
 pub use self::sharing::ShareOrder;
 use crate::{
-    convert::count_into,
+    control::convert::count_into,
     download::Context,
     holdings::Holdings,
     register::Standing,
     serve::Uploads,
     share::{ShareError, Sharer},
-    state::StateError,
+    store::record::StateError,
     transfers::{StartError, Transfers},
 };
 

@@ -78,7 +78,7 @@ pub(super) async fn share(
 
 /// Tells of progress until the hashing is done.
 async fn watch(
-    mut hashing: tokio::task::JoinHandle<Result<Hashed, crate::state::StateError>>,
+    mut hashing: tokio::task::JoinHandle<Result<Hashed, crate::store::record::StateError>>,
     progress: &HashProgress,
     events: &mpsc::Sender<wire::ShareEvent>,
 ) -> Hashed {

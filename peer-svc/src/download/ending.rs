@@ -9,9 +9,9 @@ use super::{
     Blamed, Context, Destination, Event, Existing, FailureKind, Job, SourceProgress, events, inspect,
     transfer::Transfer,
 };
-use crate::{
+use crate::store::{
     assemble::{self, AssembleError},
-    state::ShareRecord,
+    record::ShareRecord,
     write::PartialFile,
 };
 
@@ -141,7 +141,7 @@ fn place(
     let storage = |error: &dyn std::error::Error| Failure::Storage(error.to_string());
     let path = destination.path(&context.dir, &job.name);
     if *destination == Destination::Named {
-        assemble::make_parents(&context.dir, &job.name).map_err(|error| storage(&error))?;
+        crate::store::paths::make_parents(&context.dir, &job.name).map_err(|error| storage(&error))?;
     }
     let stamp = match assemble::assemble(partial, &path) {
         Ok(stamp) => stamp,

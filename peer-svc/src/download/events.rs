@@ -14,7 +14,7 @@ use drizzle_proto::{Address, ChunkIndex, ChunkRanges, FileInfo};
 use tokio::sync::broadcast;
 use tokio_stream::{Stream, StreamExt, wrappers::BroadcastStream};
 
-use crate::schedule::Offence;
+use drizzle_engine::schedule::Offence;
 
 /// Events that a watcher may lag behind.
 const BACKLOG: usize = 4096;

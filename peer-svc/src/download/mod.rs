@@ -1,13 +1,12 @@
 //! One transfer: drives the way of a byte from locate to assemble.
 //!
 //! `transfer` owns the state and decides nothing about chunks: what to fetch next, from whom, and whom to
-//! avoid is [`crate::schedule`]'s decision. `prepare` comes before the first fetch, `ending` after the
+//! avoid is [`drizzle_engine::schedule`]'s decision. `prepare` comes before the first fetch, `ending` after the
 //! last, `events` tells those who watch. Whatever way a transfer ends, the chunks that it stored are
 //! recorded and stay.
 
 mod ending;
 mod events;
-mod fetching;
 mod prepare;
 mod transfer;
 
@@ -29,7 +28,11 @@ pub use self::events::{
 };
 pub use self::prepare::{Existing, inspect};
 use self::transfer::Transfer;
-use crate::{assemble, holdings::Holdings, locate, state::State};
+use crate::{
+    holdings::Holdings,
+    locate,
+    store::{paths, record::State},
+};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
 pub const BUDGET_KIB: usize = 64 << 10;
@@ -83,7 +86,7 @@ impl Destination {
     /// The path that it means.
     pub fn path(&self, dir: &Path, name: &FileName) -> PathBuf {
         match self {
-            Self::Named => assemble::path_of(dir, name),
+            Self::Named => paths::path_of(dir, name),
             Self::Path(path) => path.clone(),
         }
     }

@@ -11,9 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Job};
 use crate::{
-    holdings::{Source, open_unchanged},
-    state::StateError,
-    write::{PartialFile, prove, read_verified},
+    holdings::Source,
+    store::{
+        prove::prove,
+        read::{open_unchanged, read_verified},
+        record::StateError,
+        write::PartialFile,
+    },
 };
 
 /// Ready to fetch.
@@ -115,7 +119,7 @@ pub enum Existing {
     /// Nothing.
     Nothing,
     /// A file with the very content that is wanted, and its stamp.
-    Same(crate::state::Stamp),
+    Same(crate::store::stamp::Stamp),
     /// Something else.
     Other,
 }
@@ -132,7 +136,7 @@ pub fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationToken) -> 
         return Ok(Existing::Other);
     }
     let file = File::open(path)?;
-    let stamp = crate::state::Stamp::of(&file.metadata()?);
+    let stamp = crate::store::stamp::Stamp::of(&file.metadata()?);
     let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count()), cancel).is_full();
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }

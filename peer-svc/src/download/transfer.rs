@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{Address, ChunkSet, PeerId, convert::HolderChange};
+use drizzle_engine::schedule::{Fetch, FetchId, Limits, Outcome, Scheduler};
+use drizzle_proto::{Address, ChunkSet, PeerId, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::mpsc,
@@ -24,16 +25,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Broadcast, Context, Event, Job, Progress, SourceProgress, Step, bytes_of,
     ending::{Failure, storage_text},
-    fetching::{FetchFailure, FetchTask, Report, fetch_and_store},
     offence_text,
     prepare::Prepared,
 };
 use crate::{
-    fetch::{Connections, FetchError},
-    locate::Located,
-    schedule::{Fetch, FetchId, Limits, Outcome, Scheduler},
-    write::{PartialFile, StoredChunk},
+    fetch::{FetchFailure, FetchTask, Report, fetch_and_store, peer::FetchError, pool::Connections},
+    store::write::{PartialFile, StoredChunk},
 };
+use drizzle_engine::holder_view::Located;
 
 /// Progress is told this often while bytes flow.
 const PROGRESS: Duration = Duration::from_millis(200);

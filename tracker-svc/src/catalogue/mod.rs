@@ -15,12 +15,6 @@ use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, Manifest, PeerId
 
 pub use self::redb::RedbCatalogue;
 
-/// Most names. A name costs some 200 bytes on disk plus 32 for each chunk, and nothing in memory.
-pub const MAX_NAMES: u64 = 10_000_000;
-
-/// Most withdrawals that are remembered; the oldest are forgotten first.
-pub const MAX_WITHDRAWN: u64 = 100_000;
-
 /// Why the catalogue failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogueError {
@@ -108,7 +102,7 @@ pub enum Verdict {
     Withdrawn,
     /// The manifest is lacking.
     NoManifest,
-    /// There are [`MAX_NAMES`] names.
+    /// There are [`crate::limits::MAX_NAMES`] names.
     Full,
 }
 

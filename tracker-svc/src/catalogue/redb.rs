@@ -29,7 +29,8 @@ use redb::{
     Table, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::{Catalogue, CatalogueError, Known, MAX_NAMES, MAX_WITHDRAWN, Record, Registration, Verdict};
+use super::{Catalogue, CatalogueError, Known, Record, Registration, Verdict};
+use crate::limits::{MAX_NAMES, MAX_WITHDRAWN};
 
 type Content = [u8; 32];
 /// File id, bytes, bytes of a chunk, peer that registered the name.

@@ -6,9 +6,11 @@ use std::{path::Path, time::Duration};
 
 use drizzle_proto::{
     Address, ChunkSet, Digest, FileInfo, FileName, Layout, Manifest, PeerId,
+    announcement::{FileChunks, FileOutcome},
     client::TrackerClient,
-    convert::{FileChunks, FileOutcome, Holder, HolderChange, HolderChanges},
-    transport, wire,
+    holder::{Holder, HolderChange, HolderChanges},
+    net::transport,
+    wire,
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Channel;

@@ -6,6 +6,10 @@
 //! [`crate::registry`]. Everything here is lost at a restart and told anew by the peers. Never blocks:
 //! it is called under a mutex on async threads. Never reads the clock.
 
+pub mod leases;
+pub mod staging;
+pub mod swarm;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -13,20 +17,22 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, FileId, FileInfo, FileName, PeerId,
-    convert::{FileChunks, FileOutcome, Holder, HolderChanges},
+    Address, FileInfo, FileName, PeerId,
+    announcement::{FileChunks, FileOutcome},
+    holder::{Holder, HolderChanges},
 };
 use tokio::sync::{Mutex, watch};
 
-use crate::{
-    error::Error,
-    leases::{Lease, Leases, MAX_PEERS},
+use self::{
+    leases::{Lease, Leases},
     staging::{Staged, Staging},
     swarm::{Cursor, Swarm},
 };
-
-/// Most watches at once. An idle one costs a few KiB.
-pub const MAX_WATCHERS: usize = 100_000;
+use crate::{
+    error::Error,
+    limits::{MAX_PEERS, MAX_WATCHERS},
+    verdict::judge,
+};
 
 #[derive(Debug)]
 struct Entry {
@@ -302,37 +308,4 @@ fn swarm_of<'a>(swarms: &'a mut HashMap<FileName, Entry>, serials: &mut u64, fil
         *serials += 1;
         Entry { serial: *serials, swarm: Swarm::new(file.clone()), changed: None }
     })
-}
-
-/// What becomes of a claim to a name that stands for something already.
-pub fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
-    if registered.id != claimed.id {
-        let detail = refusal(registered, claimed);
-        FileOutcome::Refused { registered: registered.clone(), detail }
-    } else if registered.layout != claimed.layout {
-        FileOutcome::Invalid(wrong_layout(claimed))
-    } else {
-        FileOutcome::Registered
-    }
-}
-
-/// What is said of a size that an id cannot have.
-pub fn wrong_layout(claimed: &FileInfo) -> String {
-    format!("file id {} has another size or chunk size", claimed.id)
-}
-
-/// What is said of hashes that are not an id's.
-pub fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
-    format!("the hashes make file id {made}, not {}", claimed.id)
-}
-
-fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
-    let name = claimed.name.as_str();
-    let told =
-        |file: &FileInfo| format!("{} (size {}, chunk size {})", file.id, file.layout.size(), file.layout.chunk_size());
-    format!(
-        "{name:?} is registered with other content: registered id {}, yours {}; share it under another name, or have its owner withdraw it",
-        told(registered),
-        told(claimed)
-    )
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{Digest, FileId, FileInfo, Layout, convert::FileChunks};
+use drizzle_proto::{Digest, FileId, FileInfo, Layout, announcement::FileChunks};
 
 /// Bytes of hashes that one lease may have staged: two of the largest manifests.
 const LEASE_LIMIT: usize = 16 << 20;

@@ -23,6 +23,8 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::stamp::Stamp;
+
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SHARES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("shares");
 const PARTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("partials");
@@ -68,24 +70,6 @@ macro_rules! store_errors {
     };
 }
 store_errors!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
-
-/// What tells that a file is still the one that was hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Bytes.
-    pub size: u64,
-    /// Modification time in nanoseconds since 1970.
-    pub modified_nanos: i128,
-}
-
-impl Stamp {
-    /// From a file's metadata.
-    pub fn of(metadata: &fs::Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let modified_nanos = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Self { size: metadata.len(), modified_nanos }
-    }
-}
 
 /// A file that was hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]

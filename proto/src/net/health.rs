@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::transport;
+use super::transport;
 
 /// Shorter than the usual time limit of container health checks, so that the reason is seen.
 const TIMEOUT: Duration = Duration::from_secs(2);

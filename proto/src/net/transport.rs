@@ -8,11 +8,8 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
 
-use crate::connection::Connection;
-
-/// Bytes of chunk data in one message, which travels in one HTTP/2 DATA frame: with smaller frames (the
-/// default is 16 KiB) the sender makes eight times as many system calls; larger ones gain nothing.
-pub const MESSAGE_SIZE: usize = 256 << 10;
+use super::cut::Connection;
+use crate::limits::MESSAGE_SIZE;
 
 /// A connection attempt may take this long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

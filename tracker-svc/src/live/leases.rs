@@ -12,11 +12,7 @@ use std::{
 use drizzle_proto::{Address, FileInfo, FileName, PeerId};
 use tokio::sync::Mutex;
 
-/// Most live peers. A lease costs about 500 bytes plus 32 for each file that it holds.
-pub const MAX_PEERS: usize = 100_000;
-/// Most released files kept for a peer that has yet to be told; older ones are forgotten: the catalogue
-/// refuses them should the peer announce them again.
-pub const MAX_RELEASED: usize = 4096;
+use crate::limits::MAX_RELEASED;
 
 /// A live peer.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 
 use drizzle_proto::{
     Address, ChunkCount, ChunkRanges, ChunkSet, FileInfo, PeerId,
-    convert::{Holder, HolderChange, HolderChanges},
+    holder::{Holder, HolderChange, HolderChanges},
 };
 
 /// Changes kept for watchers. At [`MAX_LOGGED_RANGES`] an entry is some 3 KiB, mostly it is 60 bytes.

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use drizzle_proto::{
     ChunkSet, FileId, FileInfo, FileName, Manifest,
-    convert::{FileChunks, MAX_BATCH, MAX_HASHES},
+    announcement::FileChunks,
+    limits::{MAX_BATCH, MAX_HASHES},
 };
 
 /// Bytes of a batch, estimated; far below what a receiver refuses.

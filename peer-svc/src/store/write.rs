@@ -13,17 +13,11 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use bytes::Bytes;
-use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest, transport::MESSAGE_SIZE};
-use rayon::prelude::*;
+use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest};
 use rustix::fs::FallocateFlags;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    share::hash_chunk,
-    sparse::Extents,
-    verify::{VerifiedChunk, Verifier},
-};
+use crate::{store::prove::prove, verify::VerifiedChunk};
 
 /// A chunk that is verified and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,45 +125,13 @@ impl PartialFile {
     }
 }
 
-/// Which of the given chunks a file has, decided by their hashes, on all cores. Cancelled, it tells of fewer.
-pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
-    let layout = manifest.layout();
-    let extents = Extents::of(file, layout.size());
-    let chunks: Vec<ChunkIndex> = candidates.iter().collect();
-    let is_proven = |chunk: &ChunkIndex| {
-        let hash = || hash_chunk(file, &extents, layout, *chunk).ok();
-        !cancel.is_cancelled() && hash() == Some(manifest.hash(*chunk))
-    };
-    let mut set = ChunkSet::empty(candidates.count());
-    for chunk in chunks.into_par_iter().filter(is_proven).collect::<Vec<_>>() {
-        set.insert(chunk);
-    }
-    set
-}
-
-/// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.
-pub fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
-    let layout = manifest.layout();
-    let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
-    let mut verifier = Verifier::new(manifest, chunk);
-    let mut at = start;
-    while !verifier.is_full() {
-        let left = usize::try_from(start + u64::from(len) - at).unwrap_or(MESSAGE_SIZE);
-        let mut slice = vec![0; left.min(MESSAGE_SIZE)];
-        file.read_exact_at(&mut slice, at)?;
-        at += slice.len() as u64;
-        if verifier.push(Bytes::from(slice)).is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(verifier.finish().ok())
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use drizzle_proto::{Digest, Layout};
 
     use super::*;
+    use crate::verify::Verifier;
 
     fn content(byte: u8) -> (Vec<u8>, Manifest) {
         let data: Vec<u8> = (0..40_000u32).map(|i| byte.wrapping_add(i.to_le_bytes()[1])).collect();

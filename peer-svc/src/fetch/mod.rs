@@ -1,41 +1,44 @@
 //! The task of one fetch: memory, bytes, proof, disk; then a report.
 
+pub mod peer;
+pub mod pool;
+
 use std::sync::{Arc, atomic::AtomicU64};
 
+use drizzle_engine::schedule::{Fetch, FetchId};
 use drizzle_proto::{Address, Manifest};
 use tokio::sync::Semaphore;
 
 use crate::{
-    fetch::{Connections, FetchError},
-    schedule::{Fetch, FetchId},
-    write::{PartialFile, StoredChunk},
+    fetch::{peer::FetchError, pool::Connections},
+    store::write::{PartialFile, StoredChunk},
 };
 
 /// What a task reports.
 #[derive(Debug)]
-pub(super) enum Report {
+pub(crate) enum Report {
     Fetch(FetchId, Result<StoredChunk, FetchFailure>),
     Recorded(std::io::Result<()>),
 }
 
 #[derive(Debug)]
-pub(super) enum FetchFailure {
+pub(crate) enum FetchFailure {
     Fetch(FetchError),
     Storage(std::io::Error),
 }
 
 /// What a fetch needs.
-pub(super) struct FetchTask {
-    pub(super) manifest: Manifest,
-    pub(super) partial: Arc<PartialFile>,
-    pub(super) connections: Arc<Connections>,
-    pub(super) budget: Arc<Semaphore>,
-    pub(super) received: Arc<AtomicU64>,
-    pub(super) address: Address,
-    pub(super) fetch: Fetch,
+pub(crate) struct FetchTask {
+    pub(crate) manifest: Manifest,
+    pub(crate) partial: Arc<PartialFile>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) received: Arc<AtomicU64>,
+    pub(crate) address: Address,
+    pub(crate) fetch: Fetch,
 }
 
-pub(super) async fn fetch_and_store(task: FetchTask) -> Report {
+pub(crate) async fn fetch_and_store(task: FetchTask) -> Report {
     let id = task.fetch.id;
     Report::Fetch(id, try_fetch_and_store(task).await)
 }

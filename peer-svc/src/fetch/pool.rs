@@ -1,0 +1,78 @@
+//! Connections to holders: a few to each, lent to one fetch at a time where possible.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use drizzle_engine::schedule::Offence;
+use drizzle_proto::{Address, PeerId, client::PeerClient};
+
+use super::peer::FetchError;
+
+/// Connections to one holder at once: four streams over four connections are a fifth faster than over
+/// one, because each connection has a task and a socket buffer of its own.
+const CONNECTIONS: usize = 4;
+
+/// Holders that are kept connected though nothing is asked of them.
+const IDLE_HOLDERS: usize = 64;
+
+/// Connections to holders, made when first used and closed with the last handle. One per download.
+#[derive(Debug, Default)]
+pub struct Connections {
+    pool: Mutex<HashMap<PeerId, (Address, Vec<Connection>)>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) client: PeerClient,
+    streams: Arc<AtomicUsize>,
+}
+
+/// One stream's share of a connection.
+#[derive(Debug)]
+pub(super) struct Lent(pub(super) Connection);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connections {
+    /// The least used connection to a holder, or a new one while there are few.
+    pub(super) fn lend(&self, peer: PeerId, address: &Address) -> Result<Lent, FetchError> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer) {
+            // A large swarm must not cost a socket for everybody who was ever asked.
+            pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
+        }
+        let (known_address, connections) = pool.entry(peer).or_insert_with(|| (address.clone(), Vec::new()));
+        if known_address != address {
+            // The peer moved: what is open to its old address serves out.
+            *known_address = address.clone();
+            connections.clear();
+        }
+        let least = connections.iter().min_by_key(|connection| connection.streams.load(Ordering::Relaxed)).cloned();
+        let connection = match least {
+            Some(idle) if idle.streams.load(Ordering::Relaxed) == 0 || connections.len() >= CONNECTIONS => idle,
+            _ => {
+                let client = PeerClient::new(address)
+                    .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
+                let connection = Connection { client, streams: Arc::default() };
+                connections.push(connection.clone());
+                connection
+            }
+        };
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        Ok(Lent(connection))
+    }
+
+    /// Forgets the connections to a peer that is gone.
+    pub fn forget(&self, peer: PeerId) {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+    }
+}

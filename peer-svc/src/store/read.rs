@@ -1,0 +1,59 @@
+//! Reading local files: whole slices, whole chunks, and only files that did not change. Calls block.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use bytes::Bytes;
+use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
+
+use super::stamp::Stamp;
+use crate::verify::{VerifiedChunk, Verifier};
+
+/// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
+pub fn open_unchanged(path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata: fs::Metadata = file.metadata()?;
+    Ok((metadata.is_file() && Stamp::of(&metadata) == stamp).then_some(file))
+}
+
+/// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.
+pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut buffer = Vec::with_capacity(len);
+    while buffer.len() < len {
+        let at = offset + buffer.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    buffer.truncate(len);
+    Ok(buffer.into())
+}
+
+/// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.
+pub fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
+    let layout = manifest.layout();
+    let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
+    let mut verifier = Verifier::new(manifest, chunk);
+    let mut at = start;
+    while !verifier.is_full() {
+        let left = usize::try_from(start + u64::from(len) - at).unwrap_or(MESSAGE_SIZE);
+        let mut slice = vec![0; left.min(MESSAGE_SIZE)];
+        file.read_exact_at(&mut slice, at)?;
+        at += slice.len() as u64;
+        if verifier.push(Bytes::from(slice)).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(verifier.finish().ok())
+}

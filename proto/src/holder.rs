@@ -1,0 +1,36 @@
+//! Which peers hold which chunks of a file, and how that changes.
+
+use crate::{Address, ChunkSet, PeerId};
+
+/// A live peer that holds some of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Who it is.
+    pub peer: PeerId,
+    /// Where its Peer service is.
+    pub address: Address,
+    /// What it holds.
+    pub chunks: ChunkSet,
+}
+
+/// One change of a file's holders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HolderChange {
+    /// This is all there is to know of the peer now.
+    Is(Holder),
+    /// The peer holds these chunks in addition.
+    Added(PeerId, ChunkSet),
+    /// The peer holds nothing of the file any more.
+    Gone(PeerId),
+}
+
+/// A message of a watch: changes in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HolderChanges {
+    /// Forget every holder first.
+    pub reset: bool,
+    /// In the order in which they happened.
+    pub changes: Vec<HolderChange>,
+    /// The snapshot is complete.
+    pub synced: bool,
+}

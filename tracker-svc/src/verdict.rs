@@ -1,0 +1,55 @@
+//! What becomes of a claim to a name, and what is said of a refusal. Pure.
+
+use drizzle_proto::{
+    FileId, FileInfo,
+    announcement::{FileChunks, FileOutcome},
+};
+
+use crate::{catalogue::Verdict, limits::MAX_NAMES};
+
+/// What becomes of a claim to a name that stands for something already.
+pub fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
+    if registered.id != claimed.id {
+        let detail = refusal(registered, claimed);
+        FileOutcome::Refused { registered: registered.clone(), detail }
+    } else if registered.layout != claimed.layout {
+        FileOutcome::Invalid(wrong_layout(claimed))
+    } else {
+        FileOutcome::Registered
+    }
+}
+
+/// What is said of a size that an id cannot have.
+pub fn wrong_layout(claimed: &FileInfo) -> String {
+    format!("file id {} has another size or chunk size", claimed.id)
+}
+
+/// What is said of hashes that are not an id's.
+pub fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
+    format!("the hashes make file id {made}, not {}", claimed.id)
+}
+
+fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
+    let name = claimed.name.as_str();
+    let told =
+        |file: &FileInfo| format!("{} (size {}, chunk size {})", file.id, file.layout.size(), file.layout.chunk_size());
+    format!(
+        "{name:?} is registered with other content: registered id {}, yours {}; share it under another name, or have its owner withdraw it",
+        told(registered),
+        told(claimed)
+    )
+}
+
+/// What a catalogue's verdict means for an entry.
+pub fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
+    match verdict {
+        Verdict::New | Verdict::Same => FileOutcome::Registered,
+        Verdict::Other(registered) => judge(&registered, &entry.file),
+        Verdict::Withdrawn => FileOutcome::Invalid(format!(
+            "{:?} was withdrawn by its owner; share it under another name",
+            entry.file.name.as_str()
+        )),
+        Verdict::NoManifest => FileOutcome::NeedHashes(0),
+        Verdict::Full => FileOutcome::Invalid(format!("the tracker holds {MAX_NAMES} names already")),
+    }
+}
