@@ -1,16 +1,18 @@
 //! Compiles the `.proto` files with protox, so that no `protoc` is needed, and keeps the encoded
-//! descriptor set for gRPC reflection.
+//! descriptor set for gRPC reflection. Does nothing without the feature `net`.
 
-use std::{env, error::Error, fs, path::PathBuf};
+#[cfg(feature = "net")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use prost::Message;
 
-use prost::Message;
-
-fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=drizzle");
     let files = ["tracker", "peer", "control"].map(|name| format!("drizzle/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["."])?;
-    let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("drizzle.bin"), descriptors.encode_to_vec())?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("drizzle.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }
+
+#[cfg(not(feature = "net"))]
+fn main() {}

@@ -90,9 +90,7 @@ pub(crate) struct Download {
 }
 
 fn peer(text: &str) -> Result<Address, String> {
-    let address = text.strip_prefix("http://").unwrap_or(text);
-    let address = address.strip_suffix('/').unwrap_or(address);
-    Address::new(address)
+    Address::from_url(text)
         .map_err(|_| "expected http://HOST:PORT or HOST:PORT, such as http://127.0.0.1:7402".to_owned())
 }
 
@@ -148,7 +146,7 @@ mod tests {
     #[test]
     fn peers_with_and_without_scheme() {
         for text in ["http://localhost:7402", "localhost:7402", "http://localhost:7402/"] {
-            assert_eq!(peer(text).unwrap().to_url(), "http://localhost:7402");
+            assert_eq!(peer(text).unwrap().as_str(), "localhost:7402");
         }
         for text in ["", "localhost", "https://localhost:1", "http://a:1/x", "unix:///x"] {
             assert!(peer(text).is_err(), "{text}");

@@ -3,7 +3,7 @@
 
 use std::{error::Error, time::Duration};
 
-use drizzle_proto::{Address, net::transport, wire::control_client::ControlClient};
+use drizzle_proto::{Address, net::transport::Transport, wire::control_client::ControlClient};
 use tonic::{Response, Status, transport::Channel};
 
 use crate::exit::{Exit, Failure};
@@ -15,20 +15,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
     pub(crate) control: ControlClient<Channel>,
-    url: String,
+    address: Address,
 }
 
 impl Daemon {
     pub(crate) async fn connect(peer: &Address) -> Result<Self, Failure> {
-        let url = peer.to_url();
         let unreachable = |error: tonic::transport::Error| {
             let cause = innermost(&error);
-            Failure::new(Exit::Unreachable, format!("no peer daemon answers at {url}: {cause}"))
+            Failure::new(Exit::Unreachable, format!("no peer daemon answers at {peer}: {cause}"))
                 .hint("Start `peer-svc`, or say where it runs with --peer or DRIZZLE_PEER.")
         };
-        let endpoint = transport::endpoint(url.clone()).map_err(unreachable)?;
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        Ok(Self { control: ControlClient::new(channel), url })
+        let channel = Transport::plaintext().connect(peer).await.map_err(unreachable)?;
+        Ok(Self { control: ControlClient::new(channel), address: peer.clone() })
     }
 
     /// Waits for the answer to a unary call.
@@ -41,7 +39,7 @@ impl Daemon {
             Ok(Err(status)) => Err(self.failure(&status)),
             Err(_) => Err(Failure::new(
                 Exit::Unreachable,
-                format!("the peer daemon at {} gave no answer within {} s", self.url, ANSWER_TIMEOUT.as_secs()),
+                format!("the peer daemon at {} gave no answer within {} s", self.address, ANSWER_TIMEOUT.as_secs()),
             )
             .hint("See its log, and start it again if it hangs.")),
         }
@@ -58,7 +56,7 @@ impl Daemon {
 
     /// The daemon went away in mid-call.
     pub(crate) fn gone(&self, cause: impl std::fmt::Display) -> Failure {
-        Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.url))
+        Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.address))
             .hint("Start `peer-svc` again, then run the same command: verified chunks are kept.")
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use drizzle_proto::Address;
+use clap::{Args, Parser, Subcommand};
+use drizzle_proto::{Address, Labels, net::shell::LogFormat};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
@@ -31,21 +31,12 @@ pub enum Command {
     },
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 /// Options for serving.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// The tracker: http://HOST:PORT
-    #[arg(long, value_name = "URL", env = "DRIZZLE_TRACKER", value_parser = tracker_url)]
-    pub tracker: String,
+    /// The tracker, as HOST:PORT or http://HOST:PORT
+    #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_TRACKER", value_parser = Address::from_url)]
+    pub tracker: Address,
 
     /// Where other peers fetch chunks; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7401")]
@@ -67,6 +58,10 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
     pub advertise: Option<Address>,
 
+    /// Where this peer is, such as zone=a,rack=7: told to the tracker and listed with each holder
+    #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL", default_value = "", hide_default_value = true)]
+    pub label: Labels,
+
     /// Chunks sent at once; requests beyond are told "busy" and go elsewhere
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub upload_slots: u16,
@@ -78,13 +73,6 @@ pub struct Config {
     /// How log lines look
     #[arg(long, value_name = "FORMAT", env = "DRIZZLE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-}
-
-/// `http://HOST:PORT`, or `HOST:PORT` for short.
-fn tracker_url(text: &str) -> Result<String, String> {
-    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let address = Address::new(authority).map_err(|_| format!("{text:?} is not http://HOST:PORT"))?;
-    Ok(address.to_url())
 }
 
 #[cfg(test)]
@@ -99,17 +87,23 @@ mod tests {
     }
 
     #[test]
-    fn tracker_urls() {
-        assert_eq!(tracker_url("http://t:7400/").unwrap(), "http://t:7400");
-        assert_eq!(tracker_url("t:7400").unwrap(), "http://t:7400");
+    fn the_tracker_is_written_as_an_address_or_as_a_url() {
+        let tracker = |text: &str| {
+            let cli = Cli::try_parse_from(["peer-svc", "--dir", "d", "--tracker", text]);
+            cli.map(|cli| cli.serve.expect("options for serving").tracker.to_string())
+        };
+        for text in ["http://t:7400/", "http://t:7400", "t:7400"] {
+            assert_eq!(tracker(text).unwrap(), "t:7400");
+        }
         for bad in ["", "t", "https://t:1", "http://t:1/x", "http://u@t:1"] {
-            assert!(tracker_url(bad).is_err(), "{bad}");
+            assert!(tracker(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn serving_needs_a_tracker_and_a_folder_and_a_health_check_does_not() {
-        assert!(Cli::try_parse_from(["peer-svc"]).is_err() || Cli::parse_from(["peer-svc"]).serve.is_none());
+        assert!(Cli::try_parse_from(["peer-svc", "--dir", "d"]).is_err());
+        assert!(Cli::try_parse_from(["peer-svc", "--tracker", "t:1"]).is_err());
         let cli = Cli::try_parse_from(["peer-svc", "healthcheck"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Healthcheck { .. })));
         let cli = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d"]).unwrap();

@@ -44,5 +44,5 @@ pub mod store;
 pub mod transfers;
 pub mod verify;
 
-pub use config::Config;
+pub use config::{Cli, Command, Config};
 pub use server::{Handle, bind};

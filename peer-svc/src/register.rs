@@ -11,7 +11,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, FileInfo, FileName, PeerId,
+    Address, FileInfo, FileName, Labels, PeerId, PeerInfo,
     client::{ClientError, Lease, TrackerClient},
 };
 use tokio::{
@@ -55,8 +55,8 @@ pub enum Advertise {
     Fixed(Address),
     /// The local address that routes to the tracker, with this port.
     Routed {
-        /// `HOST:PORT` of the tracker.
-        tracker: String,
+        /// The tracker.
+        tracker: Address,
         /// Our real port.
         port: u16,
     },
@@ -103,10 +103,12 @@ pub struct Standing {
 pub struct Membership {
     /// The tracker.
     pub tracker: TrackerClient,
-    /// Its URL, for messages.
-    pub url: String,
-    /// Who we are.
+    /// Its address, for messages.
+    pub tracker_address: Address,
+    /// This peer.
     pub peer: PeerId,
+    /// What it says of where it is.
+    pub labels: Labels,
     /// Where we are.
     pub advertise: Advertise,
     /// What we hold.
@@ -143,10 +145,10 @@ impl Membership {
         loop {
             match self.try_lease().await {
                 Ok(lease) => {
-                    away.back(&self.url);
+                    away.back(&self.tracker_address);
                     return lease;
                 }
-                Err(error) => away.tell(&self.url, &error),
+                Err(error) => away.tell(&self.tracker_address, &error),
             }
             sleep(RETRY).await;
         }
@@ -155,8 +157,8 @@ impl Membership {
     async fn try_lease(&mut self) -> Result<Lease, ClientError> {
         let address =
             self.advertise.address().await.map_err(|error| tonic::Status::unavailable(format!("no route: {error}")))?;
-        let lease = self.tracker.register_peer(self.peer, &address).await?;
-        tracing::info!(tracker = %self.url, advertise = %address, "registered with the tracker");
+        let lease = self.tracker.register_peer(&PeerInfo::new(self.peer, address.clone(), self.labels.clone())).await?;
+        tracing::info!(tracker = %self.tracker_address, advertise = %address, "registered with the tracker");
         if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
             tracing::warn!(advertise = %address, "only peers on this very machine can reach that address; give the right one with --advertise");
         }
@@ -185,15 +187,15 @@ impl Membership {
             };
             match result {
                 Ok(()) => {
-                    away.back(&self.url);
+                    away.back(&self.tracker_address);
                     self.standing.send_if_modified(|standing| standing.lease.replace(lease.id).is_none());
                 }
                 Err(error) if error.code() == Code::FailedPrecondition => {
-                    tracing::info!(tracker = %self.url, "the tracker does not know our lease: registering again");
+                    tracing::info!(tracker = %self.tracker_address, "the tracker does not know our lease: registering again");
                     return;
                 }
                 Err(error) => {
-                    away.tell(&self.url, &error);
+                    away.tell(&self.tracker_address, &error);
                     self.standing.send_modify(|standing| standing.lease = None);
                     sleep(RETRY).await;
                     // Finds out soon whether the tracker is back, and whether it remembers us.
@@ -281,15 +283,15 @@ impl Patience {
 struct Away(bool);
 
 impl Away {
-    fn tell(&mut self, url: &str, error: &ClientError) {
+    fn tell(&mut self, tracker: &Address, error: &ClientError) {
         if !std::mem::replace(&mut self.0, true) {
-            tracing::warn!(tracker = url, %error, "cannot reach the tracker; trying on");
+            tracing::warn!(%tracker, %error, "cannot reach the tracker; retrying");
         }
     }
 
-    fn back(&mut self, url: &str) {
+    fn back(&mut self, tracker: &Address) {
         if std::mem::take(&mut self.0) {
-            tracing::info!(tracker = url, "the tracker answers again");
+            tracing::info!(%tracker, "the tracker answers again");
         }
     }
 }
@@ -300,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_routed_address_is_the_one_towards_the_tracker() {
-        let advertise = Advertise::Routed { tracker: "127.0.0.3:7400".into(), port: 99 };
+        let advertise = Advertise::Routed { tracker: Address::new("127.0.0.3:7400").unwrap(), port: 99 };
         assert_eq!(advertise.address().await.unwrap().as_str(), "127.0.0.1:99");
     }
 }

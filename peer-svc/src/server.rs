@@ -12,17 +12,27 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{DESCRIPTORS, PeerId, client::TrackerClient, net::transport, wire};
+use drizzle_proto::{
+    PeerId,
+    client::TrackerClient,
+    net::{
+        reflection,
+        shell::{self, Daemon, Drained, Failure, Fault},
+        transport::Transport,
+    },
+    wire,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::server::NamedService;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
     config::Config,
-    control::{ControlService, Daemon},
+    control::{Backend, ControlService},
     download::{BUDGET_KIB, Context},
     holdings::{Holdings, Refusal},
     register::{Advertise, Membership, Notice, Standing},
@@ -77,6 +87,7 @@ pub struct Handle {
     control: SocketAddr,
     id: PeerId,
     drain: Duration,
+    faults: mpsc::Receiver<Fault>,
     tasks: TaskTracker,
     membership: CancellationToken,
     stop: CancellationToken,
@@ -100,18 +111,38 @@ impl Handle {
     }
 
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
-    /// that have not when the drain deadline comes. Returns whether none had to be cut. No task and no
-    /// connection is left then.
-    pub async fn shutdown(self) -> bool {
+    /// that have not when the drain deadline comes. No task and no connection is left then.
+    pub async fn shutdown(self) -> Drained {
         // First of all nobody is to be sent here any more.
         self.membership.cancel();
         self.stop.cancel();
         self.tasks.close();
-        let drained = tokio::time::timeout(self.drain, self.tasks.wait()).await.is_ok();
+        let drained = match tokio::time::timeout(self.drain, self.tasks.wait()).await {
+            Ok(()) => Drained::Fully,
+            Err(_) => Drained::CutOff,
+        };
         self.cut.cancel();
         // What is left then hangs in the kernel; it must not keep the program.
         let _ = tokio::time::timeout(LAST_WAIT, self.tasks.wait()).await;
         drained
+    }
+}
+
+impl Daemon for Handle {
+    fn ready(&self) -> String {
+        format!("peer={} control={} id={}", self.peer, self.control, self.id)
+    }
+
+    async fn failed(&mut self) -> Failure {
+        match self.faults.recv().await {
+            Some(fault) => fault.into(),
+            // The senders are gone only after a shutdown, which takes the handle.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn shutdown(self) -> Drained {
+        Handle::shutdown(self).await
     }
 }
 
@@ -123,17 +154,18 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         None => dir.join(STATE_DIR),
     };
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
-    let endpoint = transport::endpoint(config.tracker.clone()).map_err(|error| setup(&error))?;
+    let transport = Transport::plaintext();
+    let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
     let (peer_listener, peer) = listen(config.listen, "--listen").await?;
     let (control_listener, control) = listen(config.control, "--control").await?;
     let state = Arc::new(State::open(&state_dir)?);
     let id = state.peer_id()?;
 
-    let tracker = TrackerClient::new(&endpoint);
     let holdings = Arc::new(Holdings::default());
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let context = Arc::new(Context {
+        transport: transport.clone(),
         tracker: tracker.clone(),
         peer: id,
         state: state.clone(),
@@ -159,14 +191,13 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let advertise = match config.advertise.clone() {
         Some(address) => Advertise::Fixed(address),
         None if !peer.ip().is_unspecified() => Advertise::Fixed(peer.into()),
-        None => {
-            Advertise::Routed { tracker: config.tracker.trim_start_matches("http://").to_owned(), port: peer.port() }
-        }
+        None => Advertise::Routed { tracker: config.tracker.clone(), port: peer.port() },
     };
     let member = Membership {
         tracker: tracker.clone(),
-        url: config.tracker.clone(),
+        tracker_address: config.tracker.clone(),
         peer: id,
+        labels: config.label.clone(),
         advertise,
         holdings: holdings.clone(),
         standing: standing.clone(),
@@ -176,9 +207,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
     tasks.spawn(share_folder(sharer.clone(), stop.clone()));
 
-    let daemon = Arc::new(Daemon {
+    let backend = Arc::new(Backend {
         tracker,
-        tracker_url: config.tracker.clone(),
+        tracker_address: config.tracker.clone(),
         standing,
         holdings,
         sharer,
@@ -190,29 +221,27 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PeerServer<PeerService>>().await;
     health.set_serving::<ControlServer<ControlService>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let v1 = reflection().build_v1().map_err(|error| setup(&error))?;
-    let v1alpha = reflection().build_v1alpha().map_err(|error| setup(&error))?;
-    let peer_server = transport::server()
+    let names = [PeerServer::<PeerService>::NAME, ControlServer::<ControlService>::NAME];
+    let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
+    let peer_server = transport
+        .server()
         .add_service(PeerServer::new(PeerService(uploads)))
         .add_service(health_service.clone())
-        .serve_with_incoming_shutdown(transport::incoming(peer_listener, cut.clone()), stop.clone().cancelled_owned());
-    let control_server = transport::server()
-        .add_service(ControlServer::new(ControlService(daemon)))
+        .serve_with_incoming_shutdown(transport.incoming(peer_listener, cut.clone()), stop.clone().cancelled_owned());
+    let control_server = transport
+        .server()
+        .add_service(ControlServer::new(ControlService(backend)))
         .add_service(health_service)
-        .add_service(v1)
-        .add_service(v1alpha)
+        .add_service(reflection)
+        .add_service(reflection_alpha)
         .serve_with_incoming_shutdown(
-            transport::incoming(control_listener, cut.clone()),
+            transport.incoming(control_listener, cut.clone()),
             stop.clone().cancelled_owned(),
         );
-    tasks.spawn(report("peer service", peer_server));
-    tasks.spawn(report("control service", control_server));
-    Ok(Handle { peer, control, id, drain: config.drain, tasks, membership, stop, cut })
+    let (fault, faults) = mpsc::channel(2);
+    tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
+    tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
+    Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.
@@ -227,12 +256,6 @@ async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListene
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
-}
-
-async fn report(what: &str, server: impl Future<Output = Result<(), tonic::transport::Error>>) {
-    if let Err(error) = server.await {
-        tracing::error!(%error, "the {what} failed");
-    }
 }
 
 /// Shares the folder, saying now and then how far hashing is.

@@ -4,18 +4,15 @@
 use std::time::Duration;
 
 use tokio_stream::{Stream, StreamExt};
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId,
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
     manifest::ManifestError,
-    net::transport::{self, CALL_TIMEOUT},
+    net::transport::{CALL_TIMEOUT, Transport},
     wire::{self, peer_client, tracker_client},
 };
 
@@ -62,8 +59,6 @@ impl From<ClientError> for Status {
 pub struct Lease {
     /// Names the lease in later calls.
     pub id: u64,
-    /// It ends this long after its last renewal.
-    pub lasts: Duration,
     /// Renew it this often.
     pub renew_every: Duration,
 }
@@ -101,19 +96,18 @@ async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>
 
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
-    pub fn new(endpoint: &Endpoint) -> Self {
-        Self { inner: tracker_client::TrackerClient::new(endpoint.connect_lazy()) }
+    pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
+        Ok(Self { inner: tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?) })
     }
 
     /// Opens a lease.
-    pub async fn register_peer(&mut self, peer: PeerId, address: &Address) -> Result<Lease, ClientError> {
-        let request = wire::RegisterPeerRequest { peer_id: peer.to_string(), address: address.to_string() };
-        let answer = call(self.inner.register_peer(timed(request))).await?;
+    pub async fn register_peer(&mut self, peer: &PeerInfo) -> Result<Lease, ClientError> {
+        let answer = call(self.inner.register_peer(timed(peer.into()))).await?;
         let renew = Duration::from_millis(answer.renew_millis.into());
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());
         }
-        Ok(Lease { id: answer.lease_id, lasts: Duration::from_millis(answer.lease_millis.into()), renew_every: renew })
+        Ok(Lease { id: answer.lease_id, renew_every: renew })
     }
 
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
@@ -242,8 +236,8 @@ pub struct PeerClient {
 
 impl PeerClient {
     /// A client over one connection of its own.
-    pub fn new(address: &Address) -> Result<Self, tonic::transport::Error> {
-        Ok(Self { inner: peer_client::PeerClient::new(transport::endpoint(address.to_url())?.connect_lazy()) })
+    pub fn new(transport: &Transport, address: &Address) -> Result<Self, tonic::transport::Error> {
+        Ok(Self { inner: peer_client::PeerClient::new(transport.connect_lazy(address)?) })
     }
 
     /// Streams a chunk from `offset` (bytes) on. The bytes are as untrusted as their sender; the caller

@@ -1,12 +1,15 @@
 //! Wire messages to domain types and back. A malformed message becomes one [`WireError`], here only.
 
+use std::collections::HashMap;
+
 use tonic::Status;
 
 use crate::{
-    Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Layout, PeerId,
+    Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Labels, Layout, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChange, HolderChanges},
     identity::{AddressError, PeerIdError},
+    labels::LabelError,
     layout::{LayoutError, MAX_CHUNKS},
     limits::MAX_HASHES,
     name::NameError,
@@ -28,6 +31,9 @@ pub enum WireError {
     /// An address is malformed.
     #[error("address: {0}")]
     Address(#[from] AddressError),
+    /// A label is malformed.
+    #[error("labels: {0}")]
+    Label(#[from] LabelError),
     /// A name is not allowed.
     #[error("name: {0}")]
     Name(#[from] NameError),
@@ -142,13 +148,39 @@ impl From<&FileInfo> for wire::FileInfo {
     }
 }
 
+/// The three fields that describe a peer, wherever they stand.
+fn peer_info(id: &str, address: &str, labels: HashMap<String, String>) -> Result<PeerInfo, WireError> {
+    Ok(PeerInfo::new(id.parse::<PeerId>()?, Address::new(address)?, Labels::new(labels)?))
+}
+
+fn labels_to_wire(labels: &Labels) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+impl TryFrom<wire::RegisterPeerRequest> for PeerInfo {
+    type Error = WireError;
+
+    fn try_from(request: wire::RegisterPeerRequest) -> Result<Self, WireError> {
+        peer_info(&request.peer_id, &request.address, request.labels)
+    }
+}
+
+impl From<&PeerInfo> for wire::RegisterPeerRequest {
+    fn from(peer: &PeerInfo) -> Self {
+        Self {
+            peer_id: peer.id().to_string(),
+            address: peer.address().to_string(),
+            labels: labels_to_wire(peer.labels()),
+        }
+    }
+}
+
 impl TryFrom<wire::Holder> for Holder {
     type Error = WireError;
 
     fn try_from(holder: wire::Holder) -> Result<Self, WireError> {
         Ok(Self {
-            peer: holder.peer_id.parse::<PeerId>()?,
-            address: Address::new(&holder.address)?,
+            peer: peer_info(&holder.peer_id, &holder.address, holder.labels)?,
             chunks: holder.chunks.ok_or(WireError::Missing("chunks"))?.try_into()?,
         })
     }
@@ -157,8 +189,9 @@ impl TryFrom<wire::Holder> for Holder {
 impl From<&Holder> for wire::Holder {
     fn from(holder: &Holder) -> Self {
         Self {
-            peer_id: holder.peer.to_string(),
-            address: holder.address.to_string(),
+            peer_id: holder.peer.id().to_string(),
+            address: holder.peer.address().to_string(),
+            labels: labels_to_wire(holder.peer.labels()),
             chunks: Some((&holder.chunks).into()),
         }
     }
@@ -182,7 +215,7 @@ impl From<&HolderChange> for wire::HolderChange {
     fn from(change: &HolderChange) -> Self {
         use wire::holder_change::Change;
         let (peer, change) = match change {
-            HolderChange::Is(holder) => (holder.peer, Change::Holder(holder.into())),
+            HolderChange::Is(holder) => (holder.peer.id(), Change::Holder(holder.into())),
             HolderChange::Added(peer, chunks) => (*peer, Change::Added(chunks.into())),
             HolderChange::Gone(peer) => (*peer, Change::Gone(true)),
         };

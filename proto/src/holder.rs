@@ -1,14 +1,12 @@
 //! Which peers hold which chunks of a file, and how that changes.
 
-use crate::{Address, ChunkSet, PeerId};
+use crate::{ChunkSet, PeerId, PeerInfo};
 
 /// A live peer that holds some of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Who it is.
-    pub peer: PeerId,
-    /// Where its Peer service is.
-    pub address: Address,
+    /// The peer.
+    pub peer: PeerInfo,
     /// What it holds.
     pub chunks: ChunkSet,
 }

@@ -1,6 +1,9 @@
 //! Who a peer is, and where it is reached. The two are apart: a peer that moves stays the same peer.
+//! [`PeerInfo`] is both, with its labels.
 
 use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::Labels;
 
 /// Longest address: a 255-byte host, a colon, five digits.
 pub const MAX_ADDRESS: usize = 261;
@@ -93,9 +96,9 @@ impl Address {
         ip.map_or(host == "localhost", |ip| ip.is_loopback())
     }
 
-    /// `http://HOST:PORT`.
-    pub fn to_url(&self) -> String {
-        format!("http://{}", self.0)
+    /// From what a person writes: `HOST:PORT`, or the same behind `http://`.
+    pub fn from_url(text: &str) -> Result<Self, AddressError> {
+        Self::new(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
     }
 }
 
@@ -120,6 +123,40 @@ impl From<std::net::SocketAddr> for Address {
     }
 }
 
+/// A peer as others know it: who it is, where it is reached, what it says of itself. One shared value from the
+/// registration to the scheduler; cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PeerInfo(Arc<Known>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Known {
+    id: PeerId,
+    address: Address,
+    labels: Labels,
+}
+
+impl PeerInfo {
+    /// Brings the parts together.
+    pub fn new(id: PeerId, address: Address, labels: Labels) -> Self {
+        Self(Arc::new(Known { id, address, labels }))
+    }
+
+    /// Its lasting identity.
+    pub fn id(&self) -> PeerId {
+        self.0.id
+    }
+
+    /// Where its Peer service is reached.
+    pub fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// What it says of where it is.
+    pub fn labels(&self) -> &Labels {
+        &self.0.labels
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +164,7 @@ mod tests {
     #[test]
     fn addresses() {
         for good in ["127.0.0.1:1", "[::1]:7401", "peer-1.rack_2.example:65535"] {
-            assert_eq!(Address::new(good).unwrap().to_url(), format!("http://{good}"));
+            assert_eq!(Address::from_url(&format!("http://{good}/")), Address::new(good));
         }
         let long = format!("{}:1", "h".repeat(300));
         for bad in [

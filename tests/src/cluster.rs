@@ -9,10 +9,10 @@ use std::{
 };
 
 use drizzle_proto::{
-    FileName, PeerId,
+    Address, FileName, PeerId,
     client::TrackerClient,
     holder::Holder,
-    net::transport,
+    net::transport::Transport,
     wire::{
         ListFilesRequest, StatusRequest, StatusResponse, control_client::ControlClient,
         tracker_client::TrackerClient as WireTrackerClient,
@@ -141,7 +141,7 @@ impl Cluster {
     pub async fn holders(&self, name: &str) -> BTreeMap<PeerId, Holder> {
         let name = FileName::new(name).unwrap_or_else(|error| panic!("{error}"));
         let holders = self.tracker.client().holders(&name).await;
-        holders.map(|(_, holders)| holders.into_iter().map(|h| (h.peer, h)).collect()).unwrap_or_default()
+        holders.map(|(_, holders)| holders.into_iter().map(|h| (h.peer.id(), h)).collect()).unwrap_or_default()
     }
 
     /// Waits until this many peers hold all of a file.
@@ -167,14 +167,28 @@ impl Tracker {
         format!("http://{}", self.daemon.ready["tracker"])
     }
 
+    /// Its address.
+    ///
+    /// # Panics
+    /// If its ready line had none.
+    pub fn address(&self) -> Address {
+        Address::new(&self.daemon.ready["tracker"]).expect("an address in the ready line")
+    }
+
     /// A client that speaks domain types.
+    ///
+    /// # Panics
+    /// If its ready line had no address.
     pub fn client(&self) -> TrackerClient {
-        TrackerClient::new(&transport::endpoint(self.url()).expect("a URL"))
+        TrackerClient::new(&Transport::plaintext(), &self.address()).expect("an address")
     }
 
     /// A client that sends whatever it is told to.
+    ///
+    /// # Panics
+    /// If its ready line had no address.
     pub fn wire(&self) -> WireTrackerClient<Channel> {
-        WireTrackerClient::new(transport::endpoint(self.url()).expect("a URL").connect_lazy())
+        WireTrackerClient::new(Transport::plaintext().connect_lazy(&self.address()).expect("an address"))
     }
 }
 
@@ -214,8 +228,8 @@ impl Peer {
     /// # Panics
     /// If the ready line had no address.
     pub fn wire(&self) -> ControlClient<Channel> {
-        let endpoint = transport::endpoint(format!("http://{}", self.control())).expect("a URL");
-        ControlClient::new(endpoint.connect_lazy())
+        let control = Address::new(self.control()).expect("an address in the ready line");
+        ControlClient::new(Transport::plaintext().connect_lazy(&control).expect("an address"))
     }
 
     /// Its status.

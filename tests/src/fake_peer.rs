@@ -8,11 +8,11 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, ChunkSet, PeerId,
+    Address, ChunkSet, Labels, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::{Lease, TrackerClient},
     limits::MAX_HASHES,
-    net::transport,
+    net::transport::Transport,
     wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
 };
 use tokio::{
@@ -80,9 +80,10 @@ impl FakePeer {
         let runtime = Runtime::new().expect("a runtime");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let id = PeerId::from_bytes(rand::random());
+        let tracker = Address::from_url(tracker).expect("a tracker's URL");
         let service = Service { content: Arc::new(content.clone()), manner, requests: requests.clone() };
         let mut membership = Membership {
-            tracker: TrackerClient::new(&transport::endpoint(tracker.to_owned()).expect("a tracker's URL")),
+            tracker: TrackerClient::new(&Transport::plaintext(), &tracker).expect("an address"),
             content: service.content.clone(),
             held,
             id,
@@ -90,8 +91,9 @@ impl FakePeer {
         let starting = runtime.spawn(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("a bound port has an address");
-            let server = transport::server().add_service(peer_server::PeerServer::new(service));
-            tokio::spawn(server.serve_with_incoming(transport::incoming(listener, CancellationToken::new())));
+            let transport = Transport::plaintext();
+            let server = transport.server().add_service(peer_server::PeerServer::new(service));
+            tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
             let lease = membership.join(address).await.expect("the tracker takes the fake");
             tokio::spawn(async move { membership.keep(lease, address).await });
             address
@@ -139,8 +141,8 @@ struct Membership {
 
 impl Membership {
     async fn join(&mut self, address: SocketAddr) -> Result<Lease, String> {
-        let address = Address::new(&address.to_string()).map_err(|error| error.to_string())?;
-        let lease = self.tracker.register_peer(self.id, &address).await.map_err(|error| error.to_string())?;
+        let peer = PeerInfo::new(self.id, address.into(), Labels::default());
+        let lease = self.tracker.register_peer(&peer).await.map_err(|error| error.to_string())?;
         let mut first_hash = 0;
         loop {
             let hashes = self.content.manifest.hashes()[first_hash as usize..].iter().take(MAX_HASHES);

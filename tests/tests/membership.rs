@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use drizzle_proto::{Address, Digest, FileName, Layout, Manifest, PeerId, client::TrackerClient, net::transport};
+use drizzle_proto::{Address, Digest, FileName, Layout, Manifest, PeerId};
 use drizzle_tests::{Cluster, until};
 use peer_svc::{
     holdings::Holdings,
@@ -20,8 +20,9 @@ async fn a_peer_with_ever_more_to_announce_keeps_its_lease() {
     let standing = watch::Sender::new(Standing::default());
     let (notices, _noticed) = mpsc::channel(1);
     let membership = Membership {
-        tracker: TrackerClient::new(&transport::endpoint(cluster.tracker.url()).unwrap()),
-        url: cluster.tracker.url(),
+        tracker: cluster.tracker.client(),
+        tracker_address: cluster.tracker.address(),
+        labels: Default::default(),
         peer: PeerId::from_bytes([7; 16]),
         advertise: Advertise::Fixed(Address::new("127.0.0.1:1").unwrap()),
         holdings: holdings.clone(),

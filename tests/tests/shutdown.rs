@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use drizzle_proto::net::shell::{Drained, LogFormat};
 use drizzle_proto::{ChunkCount, ChunkSet};
 use drizzle_tests::{Cluster, Content, FakePeer, Manner, Running, content::SMALL_CHUNK, content::files_below, until};
-use peer_svc::config::LogFormat;
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -103,7 +103,8 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
     let before = tasks();
     let any = "127.0.0.1:0".parse().unwrap();
     let config = peer_svc::Config {
-        tracker: cluster.tracker.url(),
+        tracker: cluster.tracker.address(),
+        label: Default::default(),
         listen: any,
         control: any,
         dir: cluster.folder().join("inside"),
@@ -120,7 +121,7 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
     let mut waiting = Running::start(&control, &["download".into(), "B".into()], &logs);
     waiting.until_stored(4).await;
     assert!(tasks() > before, "the daemon runs in here");
-    assert!(peer.shutdown().await, "nothing had to be cut");
+    assert_eq!(peer.shutdown().await, Drained::Fully);
     // The connections of clients that are gone end a moment after them.
     until("no task is left", async || (tasks() <= before).then_some(())).await;
     waiting.ended().await.expect(5);

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use drizzle_proto::{Address, net::shell::LogFormat};
 
 /// The tracker of Drizzle: knows which peers are alive, which files they share, and who holds which chunk.
 ///
@@ -45,19 +46,10 @@ pub struct Cli {
 pub enum Command {
     /// Ask a running tracker whether it serves: exit code 0 if so, else 1 and one line on stderr
     Healthcheck {
-        /// HOST:PORT or URL of the tracker; by default this machine and the port of --listen
-        #[arg(long, value_name = "ADDRESS")]
-        address: Option<String>,
+        /// HOST:PORT of the tracker; by default this machine and the port of --listen
+        #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_url)]
+        address: Option<Address>,
     },
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// What a tracker needs to know to start.
@@ -79,6 +71,16 @@ impl Cli {
         let data_dir = self.data_dir.clone()?;
         Some(Config { listen: self.listen, data_dir, lease: self.lease, drain: self.drain })
     }
+
+    /// Where a tracker on this machine answers.
+    pub fn local_address(&self) -> Address {
+        let ip = match self.listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.listen.port()).into()
+    }
 }
 
 /// Shorter leases would be lost to a busy machine's hiccups, longer ones keep the dead for too long.
@@ -86,22 +88,6 @@ fn lease(text: &str) -> Result<Duration, String> {
     let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
     if allowed.contains(&lease) { Ok(lease) } else { Err("a lease lasts from 100ms to 1h".to_owned()) }
-}
-
-/// The URL that a health check asks.
-pub fn health_url(address: Option<&str>, listen: SocketAddr) -> String {
-    match address {
-        Some(url) if url.contains("://") => url.to_owned(),
-        Some(address) => format!("http://{address}"),
-        None => {
-            let ip = match listen.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            format!("http://{}", SocketAddr::new(ip, listen.port()))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -126,12 +112,14 @@ mod tests {
 
     #[test]
     fn a_health_check_asks_this_machine_by_default() {
-        let url = |listen: &str| health_url(None, listen.parse().unwrap());
-        assert_eq!(url("0.0.0.0:7400"), "http://127.0.0.1:7400");
-        assert_eq!(url("[::]:1"), "http://[::1]:1");
-        assert_eq!(url("10.0.0.1:1"), "http://10.0.0.1:1");
-        let listen = "0.0.0.0:7400".parse().unwrap();
-        assert_eq!(health_url(Some("h:1"), listen), "http://h:1");
-        assert_eq!(health_url(Some("http://h:1"), listen), "http://h:1");
+        let asked = |listen: &str| Cli::parse_from(["tracker-svc", "--listen", listen, "healthcheck"]).local_address();
+        assert_eq!(asked("0.0.0.0:7400").as_str(), "127.0.0.1:7400");
+        assert_eq!(asked("[::]:1").as_str(), "[::1]:1");
+        assert_eq!(asked("10.0.0.1:1").as_str(), "10.0.0.1:1");
+        for text in ["h:1", "http://h:1"] {
+            let cli = Cli::parse_from(["tracker-svc", "healthcheck", "--address", text]);
+            let Some(Command::Healthcheck { address }) = cli.command else { panic!("{:?}", cli.command) };
+            assert_eq!(address.unwrap().as_str(), "h:1");
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::pin::Pin;
 
 use drizzle_proto::{
-    Address, FileName, PeerId, WireError,
+    FileName, PeerId, WireError,
     announcement::{FileChunks, FileOutcome},
     convert::hashes_to_wire,
     layout::MAX_CHUNKS,
@@ -59,10 +59,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
-        let request = request.into_inner();
-        let peer: PeerId = request.peer_id.parse().map_err(WireError::PeerId)?;
-        let address = Address::new(&request.address).map_err(WireError::Address)?;
-        let lease_id = self.registry.register_peer(peer, address)?;
+        let lease_id = self.registry.register_peer(request.into_inner().try_into()?)?;
         let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis: lease_millis / 3 }))
     }

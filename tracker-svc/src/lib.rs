@@ -26,5 +26,5 @@ pub mod server;
 pub mod verdict;
 pub mod watch;
 
-pub use config::Config;
+pub use config::{Cli, Command, Config};
 pub use server::{ServerError, Tracker, bind};

@@ -19,7 +19,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, FileInfo, FileName, Manifest, PeerId,
+    Digest, FileInfo, FileName, Manifest, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
     limits::MAX_HASHES,
@@ -103,9 +103,10 @@ impl Registry {
     }
 
     /// Opens a lease.
-    pub fn register_peer(&self, peer: PeerId, address: Address) -> Result<u64, Error> {
+    pub fn register_peer(&self, peer: PeerInfo) -> Result<u64, Error> {
         let candidates = std::iter::repeat_with(rand::random::<u64>).take(16);
-        let (lease, replaced) = self.state().open_lease(candidates, peer, address.clone(), Instant::now())?;
+        let (lease, replaced) = self.state().open_lease(candidates, peer.clone(), Instant::now())?;
+        let (peer, address) = (peer.id(), peer.address());
         match replaced {
             Replaced::Nothing => info!(%peer, %address, "peer registered"),
             Replaced::SamePlace => info!(%peer, %address, "peer registered anew"),
@@ -218,7 +219,7 @@ impl Registry {
             Some(after) => self.state().page(&file, after, HOLDERS_BUDGET),
             None => (Vec::new(), true),
         };
-        let next = holders.last().filter(|_| !complete).map(|last| last.peer);
+        let next = holders.last().filter(|_| !complete).map(|last| last.peer.id());
         Ok(Locations { file, hashes, holders, next })
     }
 

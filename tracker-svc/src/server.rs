@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 
 use drizzle_proto::{
-    DESCRIPTORS,
-    net::transport,
+    net::{
+        reflection,
+        shell::{self, Daemon, Drained, Failure, Fault},
+        transport::Transport,
+    },
     wire::tracker_server::{SERVICE_NAME, TrackerServer},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     catalogue::{CatalogueError, RedbCatalogue},
@@ -25,7 +28,7 @@ pub enum ServerError {
     /// The catalogue cannot be used.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
-    /// The address cannot be had.
+    /// The address is taken, or not one of this machine.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// Where.
@@ -36,15 +39,9 @@ pub enum ServerError {
     /// The schema that reflection serves is broken; a bug.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server gave up.
-    #[error("the server failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
-    /// The server ended without being asked to; a bug.
-    #[error("the server ended by itself")]
-    Ended,
-    /// A task panicked; a bug.
-    #[error("the tracker failed inside: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    /// The thread that opened the catalogue panicked; a bug.
+    #[error("internal error: opening the catalogue panicked: {0}")]
+    Open(#[from] tokio::task::JoinError),
 }
 
 /// A tracker that serves.
@@ -52,8 +49,8 @@ pub struct Tracker {
     address: SocketAddr,
     config: Config,
     health: HealthReporter,
-    server: JoinHandle<Result<(), tonic::transport::Error>>,
-    /// The reaper and the watches.
+    faults: mpsc::Receiver<Fault>,
+    /// The server, the reaper and the watches.
     tasks: TaskTracker,
     /// Cancelled to stop taking calls and to end the watches.
     stop: CancellationToken,
@@ -63,6 +60,7 @@ pub struct Tracker {
 
 /// Opens the catalogue, binds the address and serves.
 pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
+    let transport = Transport::plaintext();
     let directory = config.data_dir.clone();
     let catalogue = tokio::task::spawn_blocking(move || RedbCatalogue::open(&directory)).await??;
     let failed = |source| ServerError::Listen { address: config.listen, source };
@@ -75,15 +73,18 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let service = Service::new(registry, tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
-    let router = transport::server()
+    let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
+    let server = transport
+        .server()
         .add_service(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    let connections = transport::incoming(listener, cut.clone());
-    let server = tokio::spawn(router.serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned()));
+        .add_service(reflection)
+        .add_service(reflection_alpha)
+        .serve_with_incoming_shutdown(transport.incoming(listener, cut.clone()), stop.clone().cancelled_owned());
+    let (fault, faults) = mpsc::channel(1);
+    tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
     info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
-    Ok(Tracker { address, config, health, server, tasks, stop, cut })
+    Ok(Tracker { address, config, health, faults, tasks, stop, cut })
 }
 
 impl Tracker {
@@ -92,18 +93,9 @@ impl Tracker {
         self.address
     }
 
-    /// Returns only if serving ends by itself, which is a failure.
-    pub async fn failed(&mut self) -> ServerError {
-        match (&mut self.server).await {
-            Ok(Ok(())) => ServerError::Ended,
-            Ok(Err(error)) => error.into(),
-            Err(error) => error.into(),
-        }
-    }
-
     /// Stops taking calls, lets those in progress finish for as long as the configuration allows, then
     /// closes what is left. When this returns, no task, connection or lock of the tracker is left.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(mut self) -> Drained {
         info!("draining");
         for service in ["", SERVICE_NAME] {
             // Cleared and not set to NOT_SERVING: that ends health watches, which would hold up the drain.
@@ -111,14 +103,33 @@ impl Tracker {
         }
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(self.config.drain, &mut self.server).await.is_err() {
-            warn!(drain = ?self.config.drain, "closing connections that are still open");
-            self.cut.cancel();
-            // Ends once every connection has, now that reading from them fails.
-            let _ = (&mut self.server).await;
-        }
+        let drained = match tokio::time::timeout(self.config.drain, self.tasks.wait()).await {
+            Ok(()) => Drained::Fully,
+            Err(_) => Drained::CutOff,
+        };
+        self.cut.cancel();
+        // Ends once every connection has, now that reading from them fails.
         self.tasks.wait().await;
         info!("stopped");
+        drained
+    }
+}
+
+impl Daemon for Tracker {
+    fn ready(&self) -> String {
+        format!("tracker={}", self.address)
+    }
+
+    async fn failed(&mut self) -> Failure {
+        match self.faults.recv().await {
+            Some(fault) => fault.into(),
+            // The sender is gone only after a shutdown, which takes the tracker.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn shutdown(self) -> Drained {
+        Tracker::shutdown(self).await
     }
 }
 
@@ -131,13 +142,4 @@ async fn reap(registry: Registry, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-/// Every message of the package can be looked up; only the services that are served here are listed.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(SERVICE_NAME)
-        .with_service_name("grpc.health.v1.Health")
 }

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use drizzle_proto::announcement::FileOutcome;
+use drizzle_proto::{PeerInfo, announcement::FileOutcome};
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tracker_svc::bind;
@@ -74,13 +74,15 @@ async fn a_peer_that_registers_again_starts_over() {
     let tracker = start(dir.path()).await;
     let mut peer = Peer::new(&tracker, 1).await;
     peer.share("a", &manifest(1, 2)).await;
-    let again = peer.tracker.register_peer(peer.id, &address(9)).await.unwrap();
+    let again =
+        peer.tracker.register_peer(&PeerInfo::new(peer.id, address(9), "zone=b".parse().unwrap())).await.unwrap();
     assert_ne!(again.id, peer.lease);
     assert_eq!(peer.holder_ids("a").await, [0u8; 0]);
     assert_eq!(peer.tracker.renew_lease(peer.lease).await.unwrap_err().code(), Code::FailedPrecondition);
     peer.lease = again.id;
     peer.share("a", &manifest(1, 2)).await;
-    assert_eq!(peer.holders("a").await[0].address, address(9));
+    let holder = &peer.holders("a").await[0];
+    assert_eq!((holder.peer.address(), holder.peer.labels().get("zone")), (&address(9), Some("b")));
     tracker.shutdown().await;
 }
 
@@ -93,7 +95,7 @@ async fn a_watch_tells_a_snapshot_and_then_every_change() {
     let content = manifest(1, 10);
     assert_eq!(one.tracker.watch_file(&name("a")).await.err().map(|error| error.code()), Some(Code::NotFound));
     one.share("a", &content).await;
-    one.tracker.register_peer(one.id, &address(1)).await.unwrap();
+    one.tracker.register_peer(&info(1)).await.unwrap();
 
     let mut watch = two.tracker.watch_file(&name("a")).await.unwrap();
     let mut belief = Belief::default();

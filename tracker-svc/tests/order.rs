@@ -70,8 +70,8 @@ async fn a_later_call_waits_for_an_earlier_one_even_if_that_was_cancelled() {
     let (let_go, gate) = mpsc::channel();
     let catalogue = RedbCatalogue::open(dir.path()).unwrap();
     let registry = Registry::new(Slow { catalogue, begun, let_go: Mutex::new(gate) }, LONG);
-    let lease = registry.register_peer(peer_id(1), address(1)).unwrap();
-    let other = registry.register_peer(peer_id(2), address(2)).unwrap();
+    let lease = registry.register_peer(info(1)).unwrap();
+    let other = registry.register_peer(info(2)).unwrap();
 
     let first = tokio::spawn({
         let registry = registry.clone();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use drizzle_proto::{net::transport, wire};
+use drizzle_proto::{net::transport::Transport, wire};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -33,9 +33,14 @@ async fn malformed_fields_fail_alone_and_name_themselves() {
         (good_id.clone(), "host/../x:1".into(), "address"),
         (good_id.clone(), format!("{}:1", "h".repeat(1 << 20)), "address"),
     ] {
-        told(raw.register_peer(wire::RegisterPeerRequest { peer_id, address }).await.unwrap_err(), field);
+        told(
+            raw.register_peer(wire::RegisterPeerRequest { peer_id, address, labels: Default::default() })
+                .await
+                .unwrap_err(),
+            field,
+        );
     }
-    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address };
+    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address, labels: Default::default() };
     let lease_id = raw.register_peer(lease).await.unwrap().into_inner().lease_id;
 
     let files = vec![wire::FileChunks::default(); 4097];
@@ -197,7 +202,7 @@ async fn health_and_reflection_answer() {
 
     let dir = tempfile::tempdir().unwrap();
     let tracker = start(dir.path()).await;
-    let channel = transport::endpoint(format!("http://{}", tracker.address())).unwrap().connect().await.unwrap();
+    let channel = Transport::plaintext().connect(&tracker.address().into()).await.unwrap();
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "drizzle.v1.Tracker"] {
         let request = HealthCheckRequest { service: service.into() };
@@ -227,8 +232,8 @@ async fn health_and_reflection_answer() {
     let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
     assert!(answers.next().await.unwrap().is_ok());
 
-    let url = format!("http://{}", tracker.address());
-    drizzle_proto::net::health::check(&url).await.unwrap();
+    let address = tracker.address().into();
+    drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.unwrap();
     tracker.shutdown().await;
-    assert!(drizzle_proto::net::health::check(&url).await.is_err());
+    assert!(drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.is_err());
 }

@@ -1,8 +1,8 @@
 //! `locations`: which peer holds which chunks of a file.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
-use drizzle_proto::{ChunkSet, FileName, wire};
+use drizzle_proto::{FileName, WireError, holder::Holder, wire};
 use serde::Serialize;
 
 use super::FileFields;
@@ -12,12 +12,6 @@ use crate::{
     format::{bytes, clean, held},
     output::Out,
 };
-
-struct Holder {
-    peer_id: String,
-    address: String,
-    chunks: ChunkSet,
-}
 
 #[derive(Serialize)]
 struct Locations<'a> {
@@ -29,7 +23,8 @@ struct Locations<'a> {
 #[derive(Serialize)]
 struct HolderFields<'a> {
     peer: &'a str,
-    peer_id: &'a str,
+    peer_id: String,
+    labels: BTreeMap<&'a str, &'a str>,
     /// How many chunks.
     held: u32,
     full: bool,
@@ -40,8 +35,9 @@ struct HolderFields<'a> {
 impl<'a> From<&'a Holder> for HolderFields<'a> {
     fn from(holder: &'a Holder) -> Self {
         Self {
-            peer: &holder.address,
-            peer_id: &holder.peer_id,
+            peer: holder.peer.address().as_str(),
+            peer_id: holder.peer.id().to_string(),
+            labels: holder.peer.labels().iter().collect(),
             held: holder.chunks.len(),
             full: holder.chunks.is_full(),
             ranges: holder.chunks.ranges().iter().collect(),
@@ -70,9 +66,7 @@ async fn ask(daemon: &Daemon, name: &FileName) -> Result<(wire::FileInfo, Vec<Ho
         let page =
             page.map_err(|failure| failure.hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is."))?;
         for holder in page.holders {
-            let chunks = holder.chunks.unwrap_or_default().try_into();
-            let chunks = chunks.map_err(|error: drizzle_proto::WireError| malformed(error.to_string()))?;
-            holders.push(Holder { peer_id: holder.peer_id, address: holder.address, chunks });
+            holders.push(holder.try_into().map_err(|error: WireError| malformed(error.to_string()))?);
         }
         if page.next_holders_token.is_empty() || page.next_holders_token == request.holders_token {
             return Ok((page.file.ok_or_else(|| malformed("no file".into()))?, holders));
@@ -92,17 +86,23 @@ fn text(file: &wire::FileInfo, holders: &[Holder]) -> String {
         bytes(file.chunk_size.into()),
     );
     if holders.is_empty() {
-        text.push_str("\nno peer holds any of it now\n");
+        text.push_str("\nno peer holds any chunk of it now\n");
         return text;
     }
-    let column = holders.iter().map(|holder| holder.address.chars().count()).max().unwrap_or(0).max("PEER".len());
+    let width = |shown: fn(&Holder) -> usize, head: &str| holders.iter().map(shown).max().unwrap_or(0).max(head.len());
+    let column = width(|holder| holder.peer.address().as_str().chars().count(), "PEER");
     let total = file.chunk_count.to_string();
     let held_column = 2 * total.len() + 1;
+    // A column for labels only where some peer has any.
+    let labelled = holders.iter().any(|holder| !holder.peer.labels().is_empty());
+    let label_column = width(|holder| holder.peer.labels().to_string().chars().count(), "LABELS");
+    let labels = |text: &str| if labelled { format!("{text:<label_column$}  ") } else { String::new() };
     // Writing to a String does not fail.
-    let _ = writeln!(text, "\n{:<column$}  {:>held_column$}  CHUNKS", "PEER", "HELD");
+    let _ = writeln!(text, "\n{:<column$}  {}{:>held_column$}  CHUNKS", "PEER", labels("LABELS"), "HELD");
     for holder in holders {
-        let (peer, have) = (clean(&holder.address), format!("{}/{total}", holder.chunks.len()));
-        let _ = writeln!(text, "{peer:<column$}  {have:>held_column$}  {}", held(&holder.chunks));
+        let (peer, have) = (clean(holder.peer.address().as_str()), format!("{}/{total}", holder.chunks.len()));
+        let labels = labels(&clean(&holder.peer.labels().to_string()));
+        let _ = writeln!(text, "{peer:<column$}  {labels}{have:>held_column$}  {}", held(&holder.chunks));
     }
     text
 }

@@ -171,6 +171,7 @@ fn locations() {
         peer_id: format!("{at:02}").repeat(16),
         address: format!("10.0.0.{at}:7401"),
         chunks: Some(wire::ChunkSet { length: 10, runs: runs.to_vec(), bits: Default::default() }),
+        labels: if at == 2 { [("zone".to_owned(), "a".to_owned())].into() } else { Default::default() },
     };
     let page = |holder, token: &str| wire::FileLocationsResponse {
         file: Some(file("a")),
@@ -185,14 +186,14 @@ fn locations() {
         ran.stdout,
         format!(
             "name     a\nfile id  {}\nsize     10.0 MiB (10485760 bytes)\nchunks   10 of 1.00 MiB\n\n\
-             PEER            HELD  CHUNKS\n10.0.0.1:7401  10/10  all\n10.0.0.2:7401   4/10  0-2,7\n",
+             PEER           LABELS   HELD  CHUNKS\n10.0.0.1:7401          10/10  all\n10.0.0.2:7401  zone=a   4/10  0-2,7\n",
             "ab".repeat(32)
         )
     );
     let json = daemon.run(&["--json", "locations", "a"]).json();
     assert_eq!(
         json[0]["holders"][1],
-        json!({"peer": "10.0.0.2:7401", "peer_id": "02".repeat(16), "held": 4, "full": false, "ranges": [[0, 2], [7, 7]]})
+        json!({"peer": "10.0.0.2:7401", "peer_id": "02".repeat(16), "labels": {"zone": "a"}, "held": 4, "full": false, "ranges": [[0, 2], [7, 7]]})
     );
 }
 

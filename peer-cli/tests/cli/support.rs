@@ -7,7 +7,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    net::transport,
+    net::transport::Transport,
     wire::{
         self, ChunkRange, ChunkRanges, FileInfo,
         control_server::{Control, ControlServer},
@@ -169,8 +169,11 @@ impl Daemon {
         let calls = Arc::default();
         let fake = Fake { script, calls: Arc::clone(&calls), running: Mutex::default() };
         runtime.spawn(async move {
-            let server = transport::server().add_service(ControlServer::new(fake));
-            server.serve_with_incoming(transport::incoming(listener, CancellationToken::new())).await.unwrap();
+            let server = Transport::plaintext().server().add_service(ControlServer::new(fake));
+            server
+                .serve_with_incoming(Transport::plaintext().incoming(listener, CancellationToken::new()))
+                .await
+                .unwrap();
         });
         Self { url, calls, runtime: Some(runtime) }
     }

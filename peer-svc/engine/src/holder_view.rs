@@ -51,8 +51,8 @@ impl HolderView {
         let mut located = Vec::new();
         for change in message.changes {
             match &change {
-                HolderChange::Is(holder) if holder.peer != self.own => {
-                    self.known.insert(holder.peer, None);
+                HolderChange::Is(holder) if holder.peer.id() != self.own => {
+                    self.known.insert(holder.peer.id(), None);
                 }
                 // Chunks of a holder that was never described cannot be asked for: no address.
                 HolderChange::Added(peer, _) if self.known.contains_key(peer) => {}
@@ -92,7 +92,7 @@ impl HolderView {
 
 #[cfg(test)]
 mod tests {
-    use drizzle_proto::{Address, ChunkCount, ChunkSet, holder::Holder};
+    use drizzle_proto::{Address, ChunkCount, ChunkSet, Labels, PeerInfo, holder::Holder};
 
     use super::*;
 
@@ -102,7 +102,8 @@ mod tests {
 
     fn is(n: u8) -> HolderChange {
         let chunks = ChunkSet::empty(ChunkCount::new(3).unwrap());
-        HolderChange::Is(Holder { peer: peer(n), address: Address::new("h:1").unwrap(), chunks })
+        let peer = PeerInfo::new(peer(n), Address::new("h:1").unwrap(), Labels::default());
+        HolderChange::Is(Holder { peer, chunks })
     }
 
     fn snapshot(peers: &[u8]) -> HolderChanges {

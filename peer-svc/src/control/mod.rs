@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use drizzle_proto::{FileName, WireError, client::ClientError, client::TrackerClient, wire};
+use drizzle_proto::{Address, FileName, WireError, client::ClientError, client::TrackerClient, wire};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::task::TaskTracker;
@@ -32,11 +32,11 @@ type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Everything that a person can reach.
 #[derive(Debug)]
-pub struct Daemon {
+pub struct Backend {
     /// For files and locations.
     pub tracker: TrackerClient,
-    /// Its URL.
-    pub tracker_url: String,
+    /// Its address.
+    pub tracker_address: Address,
     /// Whether there is a lease.
     pub standing: watch::Sender<Standing>,
     /// What is held.
@@ -75,7 +75,7 @@ pub enum UnshareError {
     State(#[from] StateError),
 }
 
-impl Daemon {
+impl Backend {
     async fn unshare(&self, name: FileName) -> Result<bool, UnshareError> {
         if self.transfers.is_running(&name) {
             return Err(UnshareError::Downloading(name));
@@ -113,7 +113,7 @@ impl Daemon {
         let mut status = wire::StatusResponse {
             peer_id: self.context.peer.to_string(),
             advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),
-            tracker: self.tracker_url.clone(),
+            tracker: self.tracker_address.to_string(),
             tracker_connected: standing.lease.is_some(),
             dir: self.context.dir.to_string_lossy().into_owned(),
             upload_slots: u32::try_from(slots).unwrap_or(u32::MAX),
@@ -181,7 +181,7 @@ fn name(text: &str) -> Result<FileName, Status> {
 
 /// The gRPC adapter.
 #[derive(Debug, Clone)]
-pub struct ControlService(pub Arc<Daemon>);
+pub struct ControlService(pub Arc<Backend>);
 
 #[tonic::async_trait]
 impl wire::control_server::Control for ControlService {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::Daemon;
+use super::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
@@ -31,10 +31,10 @@ pub struct ShareOrder {
 
 /// Checks the paths, then shares in the background. The work goes on if the reader goes away.
 pub(super) async fn share(
-    daemon: Arc<Daemon>,
+    backend: Arc<Backend>,
     order: ShareOrder,
 ) -> Result<ReceiverStream<wire::ShareEvent>, ShareError> {
-    let sharer = daemon.sharer.clone();
+    let sharer = backend.sharer.clone();
     let find = move || {
         let found = sharer.find(&order.paths, order.name.clone())?;
         if order.name.is_some() && order.paths.iter().any(|path| path.is_dir()) {
@@ -45,25 +45,25 @@ pub(super) async fn share(
     };
     let ((found, skipped), chunk_size) = tokio::task::spawn_blocking(find).await.map_err(|_| ShareError::Stopped)??;
     let (events, stream) = mpsc::channel(BACKLOG);
-    let tasks = daemon.tasks.clone();
+    let tasks = backend.tasks.clone();
     tasks.spawn(async move {
         for error in skipped {
             tell(&events, outcome(None, Status::Failed, error.to_string())).await;
         }
         let progress = Arc::new(HashProgress::default());
         let hashing = {
-            let (sharer, progress) = (daemon.sharer.clone(), progress.clone());
+            let (sharer, progress) = (backend.sharer.clone(), progress.clone());
             tokio::task::spawn_blocking(move || sharer.share_found(found, chunk_size, &progress))
         };
         let mut patience = None;
         for (name, result) in watch(hashing, &progress, &events).await {
-            let patience = patience.get_or_insert_with(|| Patience::new(&daemon.holdings, &daemon.standing));
+            let patience = patience.get_or_insert_with(|| Patience::new(&backend.holdings, &backend.standing));
             let result = match result {
                 Ok(file) => tokio::select! {
                     // Nobody is left to be told.
-                    () = daemon.sharer.stop.cancelled() => return,
+                    () = backend.sharer.stop.cancelled() => return,
                     () = events.closed() => return,
-                    result = registered(&daemon, patience, file) => result,
+                    result = registered(&backend, patience, file) => result,
                 },
                 Err(error) => wire::ShareResult {
                     file: Some(wire::FileInfo { name: name.to_string(), ..Default::default() }),
@@ -103,11 +103,11 @@ async fn watch(
     }
 }
 
-async fn registered(daemon: &Daemon, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
-    match patience.registration(&daemon.holdings, &file.name).await {
+async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
+    match patience.registration(&backend.holdings, &file.name).await {
         Registration::Registered => {
             // The tracker may know the content in other chunks, which this peer then adopted.
-            let adopted = daemon.holdings.get(&file.name).map(|view| view.manifest.describe(file.name.clone()));
+            let adopted = backend.holdings.get(&file.name).map(|view| view.manifest.describe(file.name.clone()));
             outcome(Some(&adopted.unwrap_or(file)), Status::Registered, String::new())
         }
         Registration::Refused(detail) => outcome(Some(&file), Status::Refused, detail),

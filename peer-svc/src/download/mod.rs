@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient};
+use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -42,7 +42,9 @@ const LOCATED: usize = 64;
 /// What every transfer of a daemon needs.
 #[derive(Debug)]
 pub struct Context {
-    /// Whom to ask for holders.
+    /// How holders are dialled.
+    pub transport: Transport,
+    /// For manifests and holders.
     pub tracker: TrackerClient,
     /// Who we are.
     pub peer: PeerId,

@@ -73,7 +73,6 @@ pub(super) struct Transfer {
     pub(super) stored: ChunkSet,
     pub(super) stored_bytes: u64,
     pub(super) scheduler: Scheduler,
-    pub(super) addresses: HashMap<PeerId, Address>,
     pub(super) sources: BTreeMap<PeerId, Source>,
     pub(super) connections: Arc<Connections>,
     pub(super) running: HashMap<FetchId, Running>,
@@ -103,9 +102,8 @@ impl Transfer {
             partial: prepared.partial,
             offered: prepared.offered,
             stored_bytes: bytes_of(&job.manifest, &job.wanted.difference(&missing)),
-            addresses: HashMap::new(),
             sources: BTreeMap::new(),
-            connections: Arc::default(),
+            connections: Arc::new(Connections::new(context.transport.clone())),
             running: HashMap::new(),
             recording: false,
             unrecorded: true,
@@ -190,7 +188,6 @@ impl Transfer {
         let count = self.job.wanted.count();
         match change {
             HolderChange::Is(holder) if holder.chunks.count() == count => {
-                self.addresses.insert(holder.peer, holder.address);
                 self.scheduler.holder_is(holder.peer, holder.chunks);
             }
             HolderChange::Added(peer, chunks) if chunks.count() == count => self.scheduler.holder_added(peer, &chunks),
@@ -209,12 +206,8 @@ impl Transfer {
         while self.synced {
             let now = Instant::now();
             let Some(fetch) = self.scheduler.next(now, &mut self.rng) else { break };
-            let Some(address) = self.addresses.get(&fetch.holder).cloned() else {
-                self.scheduler.finished(fetch.id, Outcome::Cancelled, now, &mut self.rng);
-                self.scheduler.holder_gone(fetch.holder);
-                continue;
-            };
-            let source = self.sources.entry(fetch.holder).or_insert_with(|| Source {
+            let address = fetch.holder.address().clone();
+            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Source {
                 address: address.clone(),
                 received: Arc::default(),
                 verified: 0,
@@ -230,8 +223,7 @@ impl Transfer {
                 connections: self.connections.clone(),
                 budget: self.context.budget.clone(),
                 received: source.received.clone(),
-                address,
-                fetch,
+                fetch: fetch.clone(),
             });
             let abort = tasks.spawn(task);
             self.running.insert(fetch.id, Running { fetch, abort });
@@ -242,7 +234,7 @@ impl Transfer {
     fn fetched(&mut self, id: FetchId, result: Result<StoredChunk, FetchFailure>) -> Result<(), Failure> {
         let Some(Running { fetch, .. }) = self.running.remove(&id) else { return Ok(()) };
         let now = Instant::now();
-        let Some(source) = self.sources.get_mut(&fetch.holder) else { return Ok(()) };
+        let Some(source) = self.sources.get_mut(&fetch.holder.id()) else { return Ok(()) };
         source.in_flight -= 1;
         let peer = source.address.clone();
         let outcome = match result {
@@ -267,7 +259,7 @@ impl Transfer {
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
             if let Some(Running { fetch, abort }) = self.running.remove(&loser) {
                 abort.abort();
-                if let Some(source) = self.sources.get_mut(&fetch.holder) {
+                if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
                     source.in_flight -= 1;
                 }
             }

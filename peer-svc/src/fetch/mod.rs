@@ -6,7 +6,7 @@ pub mod pool;
 use std::sync::{Arc, atomic::AtomicU64};
 
 use drizzle_engine::schedule::{Fetch, FetchId};
-use drizzle_proto::{Address, Manifest};
+use drizzle_proto::Manifest;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -34,7 +34,6 @@ pub(crate) struct FetchTask {
     pub(crate) connections: Arc<Connections>,
     pub(crate) budget: Arc<Semaphore>,
     pub(crate) received: Arc<AtomicU64>,
-    pub(crate) address: Address,
     pub(crate) fetch: Fetch,
 }
 
@@ -44,14 +43,12 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Report {
 }
 
 async fn try_fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { manifest, partial, connections, budget, received, address, fetch } = task;
+    let FetchTask { manifest, partial, connections, budget, received, fetch } = task;
     let kib = manifest.layout().chunk_len(fetch.chunk).div_ceil(1024);
     let stopped = || FetchFailure::Storage(std::io::Error::other("the daemon is shutting down"));
     let room = budget.acquire_many_owned(kib).await.map_err(|_| stopped())?;
-    let verified = connections
-        .fetch(&manifest, fetch.chunk, fetch.holder, &address, &received)
-        .await
-        .map_err(FetchFailure::Fetch)?;
+    let verified =
+        connections.fetch(&manifest, fetch.chunk, &fetch.holder, &received).await.map_err(FetchFailure::Fetch)?;
     let written = tokio::task::spawn_blocking(move || {
         let stored = partial.write(&verified);
         drop((verified, room));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use drizzle_engine::schedule::Offence;
-use drizzle_proto::{Address, ChunkIndex, Manifest, PeerId, limits::MESSAGE_SIZE, net::transport::CONNECT_TIMEOUT};
+use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, limits::MESSAGE_SIZE, net::transport::CONNECT_TIMEOUT};
 use tonic::{Code, Status};
 
 use super::pool::Connections;
@@ -68,11 +68,10 @@ impl Connections {
         &self,
         manifest: &Manifest,
         chunk: ChunkIndex,
-        peer: PeerId,
-        address: &Address,
+        peer: &PeerInfo,
         received: &AtomicU64,
     ) -> Result<VerifiedChunk, FetchError> {
-        let mut lent = self.lend(peer, address)?;
+        let mut lent = self.lend(peer)?;
         let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0);
         let mut stream = within(CONNECT_TIMEOUT + STALL, begin).await?.map_err(|status| FetchError::status(&status))?;
         let mut verifier = Verifier::new(manifest, chunk);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use drizzle_engine::schedule::Offence;
-use drizzle_proto::{Address, PeerId, client::PeerClient};
+use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
 
 use super::peer::FetchError;
 
@@ -21,8 +21,9 @@ const CONNECTIONS: usize = 4;
 const IDLE_HOLDERS: usize = 64;
 
 /// Connections to holders, made when first used and closed with the last handle. One per download.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
+    transport: Transport,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Connection>)>>,
 }
 
@@ -43,14 +44,20 @@ impl Drop for Lent {
 }
 
 impl Connections {
+    /// None yet.
+    pub fn new(transport: Transport) -> Self {
+        Self { transport, pool: Mutex::default() }
+    }
+
     /// The least used connection to a holder, or a new one while there are few.
-    pub(super) fn lend(&self, peer: PeerId, address: &Address) -> Result<Lent, FetchError> {
+    pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer) {
+        if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
             // A large swarm must not cost a socket for everybody who was ever asked.
             pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
         }
-        let (known_address, connections) = pool.entry(peer).or_insert_with(|| (address.clone(), Vec::new()));
+        let address = peer.address();
+        let (known_address, connections) = pool.entry(peer.id()).or_insert_with(|| (address.clone(), Vec::new()));
         if known_address != address {
             // The peer moved: what is open to its old address serves out.
             *known_address = address.clone();
@@ -60,7 +67,7 @@ impl Connections {
         let connection = match least {
             Some(idle) if idle.streams.load(Ordering::Relaxed) == 0 || connections.len() >= CONNECTIONS => idle,
             _ => {
-                let client = PeerClient::new(address)
+                let client = PeerClient::new(&self.transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
                 let connection = Connection { client, streams: Arc::default() };
                 connections.push(connection.clone());

@@ -5,25 +5,25 @@ use std::time::Duration;
 
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::transport;
+use super::transport::Transport;
+use crate::Address;
 
 /// Shorter than the usual time limit of container health checks, so that the reason is seen.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a daemon does not pass for healthy: one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{url}: {reason}")]
+#[error("{address}: {reason}")]
 pub struct Unhealthy {
-    url: String,
+    address: Address,
     reason: String,
 }
 
-/// Passes if the daemon at this URL (`http://HOST:PORT`) says that it serves.
-pub async fn check(url: &str) -> Result<(), Unhealthy> {
-    let unhealthy = |reason: String| Unhealthy { url: url.to_owned(), reason };
+/// Passes if the daemon at this address says that it serves.
+pub async fn check(transport: &Transport, address: &Address) -> Result<(), Unhealthy> {
+    let unhealthy = |reason: String| Unhealthy { address: address.clone(), reason };
     let asked = tokio::time::timeout(TIMEOUT, async {
-        let endpoint = transport::endpoint(url.to_owned()).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await.map_err(|error| format!("not reached: {error}"))?;
+        let channel = transport.connect(address).await.map_err(|error| format!("not reached: {error}"))?;
         let mut health = HealthClient::new(channel);
         let answer = health.check(HealthCheckRequest::default()).await;
         Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().status())

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
 
 use super::cut::Connection;
-use crate::limits::MESSAGE_SIZE;
+use crate::{Address, limits::MESSAGE_SIZE};
 
 /// A connection attempt may take this long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,30 +28,66 @@ const MAX_STREAMS: u32 = 1024;
 #[allow(clippy::cast_possible_truncation)]
 const FRAME_SIZE: u32 = MESSAGE_SIZE as u32 + 1024;
 
-/// How to reach `url` (`http://HOST:PORT`). The receiver's frame size governs what the sender sends,
-/// so it is set on both sides.
-pub fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(url)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .max_frame_size(FRAME_SIZE))
+/// How this program connects and accepts: made once, and the only maker of connections and servers.
+#[derive(Debug, Clone, Default)]
+pub struct Transport {}
+
+impl Transport {
+    /// Plain TCP, without encryption or authentication.
+    pub fn plaintext() -> Self {
+        Self {}
+    }
+
+    /// A connection that is made when it is first used, and again whenever it is lost.
+    pub fn connect_lazy(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
+        Ok(self.endpoint(address)?.connect_lazy())
+    }
+
+    /// A connection that is made now, so that an address where nothing listens is an error at once.
+    pub async fn connect(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint(address)?.connect().await
+    }
+
+    /// A server. The receiver's frame size governs what the sender sends, so it is set on both sides.
+    pub fn server(&self) -> Server {
+        Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_frame_size(FRAME_SIZE)
+    }
+
+    /// A bound listener's connections, with Nagle's algorithm off: with it on, throughput falls to a
+    /// twentieth, and tonic does not turn it off on listeners that it did not bind. Cancelling `cut` closes
+    /// them all, whatever they are doing.
+    pub fn incoming(
+        &self,
+        listener: TcpListener,
+        cut: CancellationToken,
+    ) -> impl Stream<Item = std::io::Result<Connection>> + use<> {
+        let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
+        accepted.map(move |stream| Ok(Connection::new(stream?, cut.clone())))
+    }
+
+    fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
+        Ok(Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .max_frame_size(FRAME_SIZE))
+    }
 }
 
-/// A server with the same settings.
-pub fn server() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_frame_size(FRAME_SIZE)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A bound listener's connections, with Nagle's algorithm off: with it on, throughput falls to a
-/// twentieth, and tonic does not turn it off on listeners that it did not bind. Cancelling `cut` closes
-/// them all, whatever they are doing.
-pub fn incoming(listener: TcpListener, cut: CancellationToken) -> impl Stream<Item = std::io::Result<Connection>> {
-    let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
-    accepted.map(move |stream| Ok(Connection::new(stream?, cut.clone())))
+    #[test]
+    fn every_kind_of_address_can_be_dialled() {
+        for text in ["localhost:1", "a_b-c.d:65535", "10.0.0.1:7401", "[::1]:7401"] {
+            let address = Address::new(text).unwrap();
+            Transport::plaintext().endpoint(&address).unwrap();
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{Address, FileInfo, FileName, PeerId};
+use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo};
 use tokio::sync::Mutex;
 
 use crate::limits::MAX_RELEASED;
@@ -19,10 +19,8 @@ use crate::limits::MAX_RELEASED;
 pub struct Lease {
     /// Names the lease.
     pub id: u64,
-    /// Who it is.
-    pub peer: PeerId,
-    /// Where others reach it.
-    pub address: Address,
+    /// The peer as others know it.
+    pub peer: PeerInfo,
     /// Names of the files in whose swarm it is a holder.
     pub files: HashSet<FileName>,
     /// Held while one of the peer's announcements takes effect, so that they do so in order.
@@ -67,13 +65,13 @@ impl Leases {
     }
 
     /// Opens a lease with an id that is not in use. An earlier lease of the peer must have been closed.
-    pub fn open(&mut self, id: u64, peer: PeerId, address: Address, now: Instant) {
-        debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer));
+    pub fn open(&mut self, id: u64, peer: PeerInfo, now: Instant) {
+        debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer.id()));
         let expires = now + self.lasts;
         let (files, turn, released) = (HashSet::new(), Arc::default(), VecDeque::new());
-        let lease = Lease { id, peer, address, files, turn, released, expires };
+        self.by_peer.insert(peer.id(), id);
+        let lease = Lease { id, peer, files, turn, released, expires };
         self.by_id.insert(id, lease);
-        self.by_peer.insert(peer, id);
         self.queue.insert((expires, id));
     }
 
@@ -124,7 +122,7 @@ impl Leases {
     /// Ends a lease.
     pub fn close(&mut self, id: u64) -> Option<Lease> {
         let lease = self.by_id.remove(&id)?;
-        self.by_peer.remove(&lease.peer);
+        self.by_peer.remove(&lease.peer.id());
         self.queue.remove(&(lease.expires, id));
         Some(lease)
     }
@@ -151,7 +149,7 @@ mod tests {
 
     fn open(leases: &mut Leases, id: u64, now: Instant) {
         let peer = PeerId::from_bytes([u8::try_from(id).unwrap(); 16]);
-        leases.open(id, peer, "h:1".parse().unwrap(), now);
+        leases.open(id, PeerInfo::new(peer, "h:1".parse().unwrap(), Default::default()), now);
     }
 
     #[test]
@@ -169,7 +167,7 @@ mod tests {
         let alive = |id| leases.is_alive(PeerId::from_bytes([id; 16]), end);
         assert_eq!((alive(1), alive(2), alive(3)), (false, true, false));
         assert!(leases.renew(1, 0, end).is_none(), "too late");
-        assert_eq!(leases.pop_expired(end).map(|lease| lease.peer), Some(PeerId::from_bytes([1; 16])));
+        assert_eq!(leases.pop_expired(end).map(|lease| lease.peer.id()), Some(PeerId::from_bytes([1; 16])));
         assert!(leases.pop_expired(end).is_none());
         assert!(leases.get(2, end).is_some());
         assert_eq!(leases.len(), 1);

@@ -17,7 +17,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, FileInfo, FileName, PeerId,
+    Address, FileInfo, FileName, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
 };
@@ -94,15 +94,14 @@ impl State {
     pub fn open_lease(
         &mut self,
         candidates: impl IntoIterator<Item = u64>,
-        peer: PeerId,
-        address: Address,
+        peer: PeerInfo,
         now: Instant,
     ) -> Result<(u64, Replaced), Error> {
         let mut replaced = Replaced::Nothing;
-        if let Some((old, lease)) = self.leases.of_peer(peer) {
-            let before = lease.address.clone();
+        if let Some((old, lease)) = self.leases.of_peer(peer.id()) {
+            let before = lease.peer.address().clone();
             if self.leases.get(old, now).is_some() {
-                replaced = if before == address { Replaced::SamePlace } else { Replaced::OtherPlace(before) };
+                replaced = if before == *peer.address() { Replaced::SamePlace } else { Replaced::OtherPlace(before) };
             }
             self.close_lease(old);
         }
@@ -111,13 +110,13 @@ impl State {
         }
         let id = candidates.into_iter().find(|&id| id != 0 && !self.leases.contains(id));
         let id = id.ok_or(Error::TooManyPeers)?;
-        self.leases.open(id, peer, address, now);
+        self.leases.open(id, peer, now);
         Ok((id, replaced))
     }
 
     /// Whose lease this is.
     pub fn peer(&self, lease: u64, now: Instant) -> Result<PeerId, Error> {
-        self.leases.get(lease, now).map(|lease| lease.peer).ok_or(Error::UnknownLease)
+        self.leases.get(lease, now).map(|lease| lease.peer.id()).ok_or(Error::UnknownLease)
     }
 
     /// To be held while something that the peer told under this lease takes effect.
@@ -190,7 +189,7 @@ impl State {
             return Ok(());
         }
         let known = swarm_of(&mut self.swarms, &mut self.serials, &entry.file);
-        if known.swarm.announce(lease.peer, &lease.address, &entry.held) {
+        if known.swarm.announce(&lease.peer, &entry.held) {
             lease.files.insert(known.swarm.file().name.clone());
             known.wake();
         }
@@ -282,9 +281,9 @@ impl State {
     fn forget(&mut self, lease: &Lease) -> (PeerId, usize) {
         self.staging.drop_lease(lease.id);
         for name in &lease.files {
-            self.drop_from_swarm(lease.peer, name);
+            self.drop_from_swarm(lease.peer.id(), name);
         }
-        (lease.peer, lease.files.len())
+        (lease.peer.id(), lease.files.len())
     }
 
     fn drop_from_swarm(&mut self, peer: PeerId, name: &FileName) {

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use drizzle_proto::{
-    Address, ChunkCount, ChunkRanges, ChunkSet, FileInfo, PeerId,
+    ChunkCount, ChunkRanges, ChunkSet, FileInfo, PeerId, PeerInfo,
     holder::{Holder, HolderChange, HolderChanges},
 };
 
@@ -28,8 +28,7 @@ const HOLDER_OVERHEAD: usize = 96;
 /// What one peer holds; all chunks cost no memory.
 #[derive(Debug)]
 struct Holding {
-    peer: PeerId,
-    address: Address,
+    peer: PeerInfo,
     /// `None`: every chunk.
     part: Option<ChunkSet>,
     /// The revision at which the peer appeared: what was logged of it before is history.
@@ -100,7 +99,7 @@ impl Swarm {
 
     /// Everyone who holds some of the file.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.holders.iter().map(|holding| holding.peer)
+        self.holders.iter().map(|holding| holding.peer.id())
     }
 
     /// Whether announcing this set makes its sender a holder.
@@ -110,18 +109,18 @@ impl Swarm {
     }
 
     /// Adds chunks to what a peer holds; whether that changed anything. `held` is over this file's chunks.
-    pub fn announce(&mut self, peer: PeerId, address: &Address, held: &ChunkSet) -> bool {
+    pub fn announce(&mut self, peer: &PeerInfo, held: &ChunkSet) -> bool {
         if !Self::makes_holder(held) || held.count() != self.count() {
             return false;
         }
-        let change = match self.find(peer).map(|at| &mut self.holders[at]) {
+        let change = match self.find(peer.id()).map(|at| &mut self.holders[at]) {
             Err(at) => {
                 let part = (!held.is_full()).then(|| held.clone());
                 self.full += u32::from(part.is_none());
                 if self.holders.is_empty() {
                     self.holders.reserve_exact(1);
                 }
-                self.holders.insert(at, Holding { peer, address: address.clone(), part, since: self.revision });
+                self.holders.insert(at, Holding { peer: peer.clone(), part, since: self.revision });
                 Logged::Whole
             }
             Ok(Holding { part: None, .. }) => return false,
@@ -140,7 +139,7 @@ impl Swarm {
                 if ranges.iter().len() > MAX_LOGGED_RANGES { Logged::Whole } else { Logged::Added(ranges) }
             }
         };
-        self.log(peer, change);
+        self.log(peer.id(), change);
         true
     }
 
@@ -181,7 +180,7 @@ impl Swarm {
     pub fn page(&self, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let from = after.map_or(0, |after| self.holders.partition_point(|holding| holding.peer <= after));
+        let from = after.map_or(0, |after| self.holders.partition_point(|holding| holding.peer.id() <= after));
         for holding in &self.holders[from..] {
             bytes += self.weight(holding);
             if bytes > budget && !page.is_empty() {
@@ -198,7 +197,7 @@ impl Swarm {
 
     /// Where a peer is, or where it would have to be.
     fn find(&self, peer: PeerId) -> Result<usize, usize> {
-        self.holders.binary_search_by_key(&peer, |holding| holding.peer)
+        self.holders.binary_search_by_key(&peer, |holding| holding.peer.id())
     }
 
     fn get(&self, peer: PeerId) -> Option<&Holding> {
@@ -207,13 +206,14 @@ impl Swarm {
 
     fn holder(&self, holding: &Holding) -> Holder {
         let chunks = holding.part.clone().unwrap_or_else(|| ChunkSet::full(self.count()));
-        Holder { peer: holding.peer, address: holding.address.clone(), chunks }
+        Holder { peer: holding.peer.clone(), chunks }
     }
 
     /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this.
     fn weight(&self, holding: &Holding) -> usize {
         let chunks = if holding.part.is_some() { (self.count().get() as usize).div_ceil(8).max(48) } else { 8 };
-        HOLDER_OVERHEAD + holding.address.as_str().len() + chunks
+        let (address, labels) = (holding.peer.address().as_str().len(), holding.peer.labels());
+        HOLDER_OVERHEAD + address + labels.weight() + 8 * labels.iter().len() + chunks
     }
 
     fn log(&mut self, peer: PeerId, change: Logged) {
@@ -231,7 +231,7 @@ impl Swarm {
     fn snapshot(&self, cursor: &mut Cursor, revision: u64, after: Option<PeerId>) -> HolderChanges {
         let (page, complete) = self.page(after, MESSAGE_BUDGET);
         cursor.0 = match page.last() {
-            Some(last) if !complete => Position::Snapshot { revision, after: Some(last.peer) },
+            Some(last) if !complete => Position::Snapshot { revision, after: Some(last.peer.id()) },
             // Whatever happened since the snapshot was begun is told as changes; told twice, it is the same.
             _ => Position::Live { revision },
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use drizzle_proto::{Digest, FileId, FileName, Layout};
+use drizzle_proto::{Address, Digest, FileId, FileName, Labels, Layout};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,8 +19,8 @@ fn peer(n: u8) -> PeerId {
     PeerId::from_bytes([n; 16])
 }
 
-fn address(n: u8) -> Address {
-    Address::new(&format!("host{n}:1")).unwrap()
+fn info(n: u8) -> PeerInfo {
+    PeerInfo::new(peer(n), Address::new(&format!("host{n}:1")).unwrap(), Labels::default())
 }
 
 fn set(swarm: &Swarm, chunks: impl IntoIterator<Item = u32>) -> ChunkSet {
@@ -48,7 +48,7 @@ impl Belief {
         }
         for change in message.changes {
             match change {
-                HolderChange::Is(holder) => drop(self.holders.insert(holder.peer, holder)),
+                HolderChange::Is(holder) => drop(self.holders.insert(holder.peer.id(), holder)),
                 HolderChange::Added(peer, chunks) => {
                     // Additions are only ever told of a holder that was told before.
                     self.holders.get_mut(&peer).expect("a known holder").chunks.union_with(&chunks);
@@ -69,7 +69,7 @@ impl Belief {
 fn truth(swarm: &Swarm) -> BTreeMap<PeerId, Holder> {
     let (page, complete) = swarm.page(None, usize::MAX);
     assert!(complete);
-    page.into_iter().map(|holder| (holder.peer, holder)).collect()
+    page.into_iter().map(|holder| (holder.peer.id(), holder)).collect()
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Announce(n, chunks) => {
-                    swarm.announce(peer(n), &address(n), &set(&swarm, chunks.iter().copied()));
+                    swarm.announce(&info(n), &set(&swarm, chunks.iter().copied()));
                     if !chunks.is_empty() {
                         model.entry(n).or_default().extend(chunks);
                     }
@@ -116,7 +116,7 @@ proptest! {
             .iter()
             .map(|(n, chunks)| {
                 let chunks = set(&swarm, chunks.iter().copied());
-                (peer(*n), Holder { peer: peer(*n), address: address(*n), chunks })
+                (peer(*n), Holder { peer: info(*n), chunks })
             })
             .collect();
         let full = u32::try_from(model.values().filter(|chunks| chunks.len() == 20).count()).unwrap();
@@ -137,7 +137,7 @@ fn a_watcher_that_falls_behind_starts_over() {
     let mut cursor = swarm.watch();
     belief.catch_up(&swarm, &mut cursor);
     for chunk in 0..50 {
-        swarm.announce(peer(1), &address(1), &set(&swarm, [chunk]));
+        swarm.announce(&info(1), &set(&swarm, [chunk]));
     }
     assert_eq!(swarm.log.len(), 8);
     belief.catch_up(&swarm, &mut cursor);
@@ -147,11 +147,11 @@ fn a_watcher_that_falls_behind_starts_over() {
 #[test]
 fn additions_of_one_peer_merge() {
     let mut swarm = swarm(100, 64);
-    swarm.announce(peer(1), &address(1), &set(&swarm, [0]));
+    swarm.announce(&info(1), &set(&swarm, [0]));
     let mut cursor = swarm.watch();
     swarm.next_message(&mut cursor).unwrap();
     for chunk in 1..5 {
-        swarm.announce(peer(1), &address(1), &set(&swarm, [chunk]));
+        swarm.announce(&info(1), &set(&swarm, [chunk]));
     }
     let message = swarm.next_message(&mut cursor).unwrap();
     assert_eq!(message.changes, [HolderChange::Added(peer(1), set(&swarm, 1..5))]);
@@ -161,10 +161,10 @@ fn additions_of_one_peer_merge() {
 #[test]
 fn nothing_is_kept_for_nobody() {
     let mut swarm = swarm(100, 64);
-    swarm.announce(peer(1), &address(1), &set(&swarm, [0]));
+    swarm.announce(&info(1), &set(&swarm, [0]));
     assert_eq!(swarm.log.len(), 0, "no watcher, no log");
     swarm.watch();
-    swarm.announce(peer(1), &address(1), &set(&swarm, [1]));
+    swarm.announce(&info(1), &set(&swarm, [1]));
     swarm.unwatch();
     assert_eq!(swarm.log.len(), 0);
     swarm.remove(peer(1));
@@ -174,14 +174,14 @@ fn nothing_is_kept_for_nobody() {
 #[test]
 fn an_empty_file_is_held_in_full_by_whoever_says_so() {
     let mut swarm = swarm(0, 64);
-    assert!(swarm.announce(peer(1), &address(1), &set(&swarm, [])));
+    assert!(swarm.announce(&info(1), &set(&swarm, [])));
     assert_eq!(swarm.counts(), (1, 0));
 }
 
 #[test]
 fn no_holder_without_a_chunk() {
     let mut swarm = swarm(1, 64);
-    assert!(!swarm.announce(peer(1), &address(1), &set(&swarm, [])));
+    assert!(!swarm.announce(&info(1), &set(&swarm, [])));
     assert_eq!(swarm.counts(), (0, 0));
 }
 
@@ -197,8 +197,8 @@ fn messages_stay_small() {
     swarm.next_message(&mut late).unwrap();
     for n in 0..60 {
         let odd = set(&swarm, (0..1 << 18).filter(|chunk| chunk % 2 == 1));
-        swarm.announce(peer(n), &address(n), &odd);
-        swarm.announce(peer(n), &address(n), &set(&swarm, (0..5000).map(|chunk| chunk * 2)));
+        swarm.announce(&info(n), &odd);
+        swarm.announce(&info(n), &set(&swarm, (0..5000).map(|chunk| chunk * 2)));
     }
     for cursor in [&mut cursor, &mut late] {
         let mut belief = Belief::default();

@@ -5,11 +5,11 @@
 use std::{path::Path, time::Duration};
 
 use drizzle_proto::{
-    Address, ChunkSet, Digest, FileInfo, FileName, Layout, Manifest, PeerId,
+    Address, ChunkSet, Digest, FileInfo, FileName, Labels, Layout, Manifest, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::TrackerClient,
     holder::{Holder, HolderChange, HolderChanges},
-    net::transport,
+    net::transport::Transport,
     wire,
 };
 use tokio_stream::{Stream, StreamExt};
@@ -32,13 +32,13 @@ pub async fn start(directory: &Path) -> Tracker {
 }
 
 pub fn client(tracker: &Tracker) -> TrackerClient {
-    TrackerClient::new(&transport::endpoint(format!("http://{}", tracker.address())).unwrap())
+    TrackerClient::new(&Transport::plaintext(), &tracker.address().into()).unwrap()
 }
 
 /// Speaks in wire messages, for what no domain type can say.
 pub fn raw(tracker: &Tracker) -> wire::tracker_client::TrackerClient<Channel> {
-    let endpoint = transport::endpoint(format!("http://{}", tracker.address())).unwrap();
-    wire::tracker_client::TrackerClient::new(endpoint.connect_lazy())
+    let channel = Transport::plaintext().connect_lazy(&tracker.address().into()).unwrap();
+    wire::tracker_client::TrackerClient::new(channel)
 }
 
 pub fn peer_id(n: u8) -> PeerId {
@@ -47,6 +47,10 @@ pub fn peer_id(n: u8) -> PeerId {
 
 pub fn address(n: u8) -> Address {
     Address::new(&format!("host{n}:7401")).unwrap()
+}
+
+pub fn info(n: u8) -> PeerInfo {
+    PeerInfo::new(peer_id(n), address(n), Labels::default())
 }
 
 pub fn name(name: &str) -> FileName {
@@ -97,7 +101,7 @@ pub struct Peer {
 impl Peer {
     pub async fn new(tracker: &Tracker, n: u8) -> Self {
         let mut client = client(tracker);
-        let lease = client.register_peer(peer_id(n), &address(n)).await.unwrap();
+        let lease = client.register_peer(&info(n)).await.unwrap();
         Self { id: peer_id(n), lease: lease.id, tracker: client }
     }
 
@@ -126,7 +130,7 @@ impl Peer {
 
     /// Which peers hold some of a file, by number.
     pub async fn holder_ids(&mut self, file: &str) -> Vec<u8> {
-        self.holders(file).await.iter().map(|holder| holder.peer.as_bytes()[0]).collect()
+        self.holders(file).await.iter().map(|holder| holder.peer.id().as_bytes()[0]).collect()
     }
 }
 
@@ -163,7 +167,7 @@ impl Belief {
         }
         for change in message.changes {
             match change {
-                HolderChange::Is(holder) => drop(self.holders.insert(holder.peer, holder)),
+                HolderChange::Is(holder) => drop(self.holders.insert(holder.peer.id(), holder)),
                 HolderChange::Added(peer, chunks) => {
                     self.holders.get_mut(&peer).expect("a known holder").chunks.union_with(&chunks);
                 }

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use drizzle_proto::{ChunkIndex, ChunkSet, PeerId};
+use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, RngExt, seq::IndexedRandom};
 
 use super::{conduct::Conduct, rarity::RarityOrder};
@@ -66,7 +66,7 @@ impl Held {
 /// One holder.
 #[derive(Debug)]
 pub(super) struct Holder {
-    pub(super) peer: PeerId,
+    pub(super) peer: PeerInfo,
     pub(super) held: Held,
     pub(super) conduct: Conduct,
     /// Fetches that it carries for us.
@@ -121,22 +121,26 @@ impl Holders {
         self.keys.get(&peer).copied()
     }
 
-    /// The holder's record, made if it is new.
-    pub(super) fn enter(&mut self, peer: PeerId) -> Key {
-        *self.keys.entry(peer).or_insert_with(|| {
-            self.all.push(Holder {
-                peer,
-                held: Held::Nothing,
-                conduct: Conduct::new(self.per_holder),
-                load: 0,
-                copies: 0,
-                denied: BTreeSet::new(),
-                bound: 0,
-                shelf: None,
-                rests: None,
-            });
-            self.all.len() - 1
-        })
+    /// The holder's record, made if it is new; a known holder may have moved.
+    pub(super) fn enter(&mut self, peer: PeerInfo) -> Key {
+        if let Some(key) = self.find(peer.id()) {
+            self.all[key].peer = peer;
+            return key;
+        }
+        let key = self.all.len();
+        self.keys.insert(peer.id(), key);
+        self.all.push(Holder {
+            peer,
+            held: Held::Nothing,
+            conduct: Conduct::new(self.per_holder),
+            load: 0,
+            copies: 0,
+            denied: BTreeSet::new(),
+            bound: 0,
+            shelf: None,
+            rests: None,
+        });
+        key
     }
 
     /// Changes a holder's load or conduct and puts it where it now belongs.

@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{ChunkIndex, ChunkSet, PeerId};
+use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, seq::IndexedRandom};
 
 use self::{
@@ -71,14 +71,14 @@ impl Default for Limits {
 pub struct FetchId(u64);
 
 /// An assignment: ask this holder for this chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
     /// For [`Scheduler::finished`].
     pub id: FetchId,
     /// What to ask for.
     pub chunk: ChunkIndex,
-    /// Whom to ask.
-    pub holder: PeerId,
+    /// The peer to ask.
+    pub holder: PeerInfo,
 }
 
 /// How a fetch ended.
@@ -144,17 +144,18 @@ impl Scheduler {
 
     /// The holder has exactly these chunks of the same file; replaces what was known. Chunks for which
     /// it gave wrong bytes are left out for good.
-    pub fn holder_is(&mut self, peer: PeerId, chunks: ChunkSet) {
+    pub fn holder_is(&mut self, peer: PeerInfo, chunks: ChunkSet) {
         debug_assert_eq!(chunks.count(), self.missing.count(), "chunks of another file");
         let key = self.holders.enter(peer);
         self.holders.set(key, chunks, &mut self.order);
     }
 
-    /// The holder has these chunks too.
+    /// The holder has these chunks too. A peer that was never described cannot be asked, and is ignored.
     pub fn holder_added(&mut self, peer: PeerId, chunks: &ChunkSet) {
         debug_assert_eq!(chunks.count(), self.missing.count(), "chunks of another file");
-        let key = self.holders.enter(peer);
-        self.holders.add(key, chunks, &mut self.order);
+        if let Some(key) = self.holders.find(peer) {
+            self.holders.add(key, chunks, &mut self.order);
+        }
     }
 
     /// The holder has nothing to offer any more. Its fetches in flight go on, and its offences are
@@ -187,7 +188,7 @@ impl Scheduler {
         let id = FetchId(self.next_id);
         self.next_id += 1;
         self.flights.insert(id, Flight { chunk, holder: key, since: now, is_copy });
-        Some(Fetch { id, chunk, holder: self.holders.get(key).peer })
+        Some(Fetch { id, chunk, holder: self.holders.get(key).peer.clone() })
     }
 
     /// A fetch has ended. Returns the other copies of a chunk that is now stored: cancel them, and
@@ -215,7 +216,7 @@ impl Scheduler {
             }
         });
         if let Outcome::Failed(offence) = outcome {
-            self.ledger.note(self.holders.get(key).peer, offence, chunk);
+            self.ledger.note(self.holders.get(key).peer.id(), offence, chunk);
             if offence.loses_chunk() {
                 self.holders.strike(key, chunk, offence == Offence::WrongBytes, &mut self.order);
             }

@@ -10,13 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{ChunkCount, ChunkIndex, ChunkSet, PeerId};
+use drizzle_proto::{Address, ChunkCount, ChunkIndex, ChunkSet, Labels, PeerId, PeerInfo};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 
 fn peer(n: u8) -> PeerId {
     PeerId::from_bytes([n; 16])
+}
+
+fn info(n: u8) -> PeerInfo {
+    PeerInfo::new(peer(n), Address::new(&format!("host{n}:1")).unwrap(), Labels::default())
 }
 
 fn count(n: u32) -> ChunkCount {
@@ -56,7 +60,7 @@ impl Bench {
     fn new(chunks: u32, limits: Limits, holders: &[(u8, ChunkSet)]) -> Self {
         let mut scheduler = Scheduler::new(&full(chunks), limits);
         for (holder, chunks) in holders {
-            scheduler.holder_is(peer(*holder), chunks.clone());
+            scheduler.holder_is(info(*holder), chunks.clone());
         }
         Self { scheduler, now: Instant::now(), rng: rng(7) }
     }
@@ -69,7 +73,7 @@ impl Bench {
         std::iter::from_fn(|| self.next()).collect()
     }
 
-    fn end(&mut self, fetch: Fetch, outcome: Outcome) -> Vec<FetchId> {
+    fn end(&mut self, fetch: &Fetch, outcome: Outcome) -> Vec<FetchId> {
         self.scheduler.finished(fetch.id, outcome, self.now, &mut self.rng)
     }
 }
@@ -80,10 +84,10 @@ fn with_one_full_and_one_half_holder_the_scarce_half_goes_first() {
     let mut bench = Bench::new(n, Limits::default(), &[(1, full(n)), (2, half.clone())]);
     let (mut scarce_left, mut from_half) = (32, 0);
     let mut running = bench.all();
-    assert!(running.iter().any(|fetch| fetch.holder == peer(2)), "the half holder must not idle meanwhile");
+    assert!(running.iter().any(|fetch| fetch.holder.id() == peer(2)), "the half holder must not idle meanwhile");
     while !running.is_empty() {
         let fetch = running.remove(0);
-        if fetch.holder == peer(2) {
+        if fetch.holder.id() == peer(2) {
             from_half += 1;
         } else if half.contains(fetch.chunk) {
             assert_eq!(scarce_left, 0, "chunk {} of both asked of the full holder too early", fetch.chunk);
@@ -91,7 +95,7 @@ fn with_one_full_and_one_half_holder_the_scarce_half_goes_first() {
             scarce_left -= 1;
         }
         bench.now += 10 * MS;
-        bench.end(fetch, Outcome::Stored);
+        bench.end(&fetch, Outcome::Stored);
         running.extend(bench.all());
     }
     assert!(bench.scheduler.is_complete());
@@ -103,7 +107,7 @@ fn ties_among_chunks_are_spread_evenly() {
     let mut firsts = [0u32; 64];
     for seed in 0..6400 {
         let mut scheduler = Scheduler::new(&full(64), Limits::default());
-        scheduler.holder_is(peer(1), full(64));
+        scheduler.holder_is(info(1), full(64));
         firsts[scheduler.next(Instant::now(), &mut rng(seed)).unwrap().chunk.as_usize()] += 1;
     }
     // 100 expected each, standard deviation 10.
@@ -117,10 +121,10 @@ fn ties_among_holders_are_spread_evenly_also_when_few_have_the_chunk() {
     for seed in 0..3000 {
         let mut scheduler = Scheduler::new(&some(8, [0]), Limits::default());
         for holder in 0..40u8 {
-            scheduler.holder_is(peer(holder), some(8, [u32::from(!able.contains(&holder))]));
+            scheduler.holder_is(info(holder), some(8, [u32::from(!able.contains(&holder))]));
         }
         let fetch = scheduler.next(Instant::now(), &mut rng(seed)).unwrap();
-        picked[usize::from(fetch.holder.as_bytes()[0])] += 1;
+        picked[usize::from(fetch.holder.id().as_bytes()[0])] += 1;
     }
     assert!(able.iter().all(|&holder| (850..1150).contains(&picked[usize::from(holder)])), "{picked:?}");
 }
@@ -129,7 +133,7 @@ fn ties_among_holders_are_spread_evenly_also_when_few_have_the_chunk() {
 fn two_peers_take_different_ways() {
     let order = |seed| {
         let (mut scheduler, mut rng, now) = (Scheduler::new(&full(100), limits(1, 1)), rng(seed), Instant::now());
-        scheduler.holder_is(peer(1), full(100));
+        scheduler.holder_is(info(1), full(100));
         std::iter::from_fn(|| {
             let fetch = scheduler.next(now, &mut rng)?;
             scheduler.finished(fetch.id, Outcome::Stored, now, &mut rng);
@@ -147,7 +151,7 @@ fn the_load_is_spread_over_the_holders() {
     let mut bench = Bench::new(100, limits(8, 4), &[1, 2, 3, 4].map(|holder| (holder, full(100))));
     let running = bench.all();
     for holder in 1..=4 {
-        assert_eq!(running.iter().filter(|fetch| fetch.holder == peer(holder)).count(), 2);
+        assert_eq!(running.iter().filter(|fetch| fetch.holder.id() == peer(holder)).count(), 2);
     }
 }
 
@@ -157,12 +161,12 @@ fn a_busy_holder_is_not_polled() {
     let running = bench.all();
     assert_eq!(running.len(), 4);
     // One slot is all it has: three are told busy, and nothing is asked until the one is done.
-    for &fetch in &running[..3] {
+    for fetch in &running[..3] {
         bench.end(fetch, Outcome::Busy);
         assert_eq!(bench.next(), None);
     }
     assert_eq!(bench.scheduler.wake_at(bench.now), None, "only an event can help");
-    bench.end(running[3], Outcome::Stored);
+    bench.end(&running[3], Outcome::Stored);
     assert_eq!(bench.all().len(), 2, "the freed slot, and one more to see");
 }
 
@@ -170,7 +174,7 @@ fn a_busy_holder_is_not_polled() {
 fn a_wholly_busy_holder_is_asked_again_by_the_clock() {
     let mut bench = Bench::new(10, limits(8, 1), &[(1, full(10))]);
     let fetch = bench.next().unwrap();
-    bench.end(fetch, Outcome::Busy);
+    bench.end(&fetch, Outcome::Busy);
     assert_eq!(bench.next(), None);
     let wake = bench.scheduler.wake_at(bench.now).unwrap();
     assert!((20 * MS..=500 * MS).contains(&(wake - bench.now)));
@@ -184,9 +188,9 @@ fn a_wholly_busy_holder_is_asked_again_by_the_clock() {
 fn wrong_bytes_are_never_asked_for_again_from_the_same_holder() {
     let mut bench = Bench::new(1, limits(8, 4), &[(1, full(1))]);
     let fetch = bench.next().unwrap();
-    bench.end(fetch, Outcome::Failed(Offence::WrongBytes));
+    bench.end(&fetch, Outcome::Failed(Offence::WrongBytes));
     bench.scheduler.holder_gone(peer(1));
-    bench.scheduler.holder_is(peer(1), full(1));
+    bench.scheduler.holder_is(info(1), full(1));
     bench.scheduler.holder_added(peer(1), &full(1));
     bench.now += 86_400_000 * MS;
     assert_eq!(bench.next(), None);
@@ -195,10 +199,10 @@ fn wrong_bytes_are_never_asked_for_again_from_the_same_holder() {
     assert_eq!(bench.scheduler.tainted(), full(1));
     let blame = Blame { holder: peer(1), offence: Offence::WrongBytes, chunks: full(1) };
     assert_eq!(bench.scheduler.blame(), [blame]);
-    bench.scheduler.holder_is(peer(2), full(1));
+    bench.scheduler.holder_is(info(2), full(1));
     let fetch = bench.next().unwrap();
-    assert_eq!(fetch.holder, peer(2));
-    bench.end(fetch, Outcome::Stored);
+    assert_eq!(fetch.holder.id(), peer(2));
+    bench.end(&fetch, Outcome::Stored);
     assert_eq!(bench.scheduler.tainted().len(), 0, "the chunk is here now");
 }
 
@@ -206,10 +210,10 @@ fn wrong_bytes_are_never_asked_for_again_from_the_same_holder() {
 fn an_offender_that_leaves_and_returns_is_still_avoided() {
     let mut bench = Bench::new(4, limits(8, 1), &[(1, full(4))]);
     let fetch = bench.next().unwrap();
-    bench.end(fetch, Outcome::Failed(Offence::Stalled));
+    bench.end(&fetch, Outcome::Failed(Offence::Stalled));
     bench.scheduler.holder_gone(peer(1));
     assert_eq!(bench.scheduler.supply(bench.now).unheld, full(4));
-    bench.scheduler.holder_is(peer(1), full(4));
+    bench.scheduler.holder_is(info(1), full(4));
     assert_eq!(bench.scheduler.supply(bench.now).avoided, full(4));
     assert_eq!(bench.next(), None);
     bench.now = bench.scheduler.wake_at(bench.now).unwrap();
@@ -220,12 +224,12 @@ fn an_offender_that_leaves_and_returns_is_still_avoided() {
 fn what_a_holder_has_not_is_asked_elsewhere_and_may_be_announced_again() {
     let mut bench = Bench::new(2, limits(1, 1), &[(1, full(2))]);
     let fetch = bench.next().unwrap();
-    bench.end(fetch, Outcome::Failed(Offence::NotHeld));
+    bench.end(&fetch, Outcome::Failed(Offence::NotHeld));
     assert_eq!(bench.scheduler.supply(bench.now).unheld, some(2, [fetch.chunk.get()]));
     bench.now = bench.scheduler.wake_at(bench.now).unwrap();
     let other = bench.next().unwrap();
     assert_ne!(other.chunk, fetch.chunk);
-    bench.end(other, Outcome::Stored);
+    bench.end(&other, Outcome::Stored);
     assert_eq!(bench.next(), None);
     bench.scheduler.holder_added(peer(1), &full(2));
     assert_eq!(bench.next().unwrap().chunk, fetch.chunk);
@@ -234,14 +238,14 @@ fn what_a_holder_has_not_is_asked_elsewhere_and_may_be_announced_again() {
 #[test]
 fn a_slow_tail_gets_one_second_copy_and_the_loser_is_cancelled() {
     let mut bench = Bench::new(2, limits(8, 1), &[(1, full(2)), (2, full(2)), (3, full(2))]);
-    let [slow, quick] = bench.all()[..] else { panic!("two chunks, two fetches") };
+    let [slow, quick] = &bench.all()[..] else { panic!("two chunks, two fetches") };
     bench.now += 200 * MS;
     bench.end(quick, Outcome::Stored);
     assert_eq!(bench.next(), None, "not slow yet");
     let wake = bench.scheduler.wake_at(bench.now).unwrap();
     assert_eq!(wake - bench.now, 200 * MS, "twice the typical duration after the start");
     bench.now = wake;
-    let [copy] = bench.all()[..] else { panic!("one second copy, no third") };
+    let [copy] = &bench.all()[..] else { panic!("one second copy, no third") };
     assert_eq!(copy.chunk, slow.chunk);
     assert_ne!(copy.holder, slow.holder);
     assert_eq!(bench.end(copy, Outcome::Stored), [slow.id]);
@@ -256,7 +260,7 @@ fn a_copy_that_outlives_the_first_is_rescued_in_turn() {
     let first = bench.next().unwrap();
     bench.now += 5000 * MS;
     let second = bench.next().unwrap();
-    bench.end(first, Outcome::Failed(Offence::Stalled));
+    bench.end(&first, Outcome::Failed(Offence::Stalled));
     bench.now = bench.scheduler.wake_at(bench.now).unwrap() + 5000 * MS;
     let third = bench.next().unwrap();
     assert_ne!(third.holder, second.holder);
@@ -276,13 +280,13 @@ fn the_largest_file_from_a_seed_and_partial_holders() {
     let n = drizzle_proto::layout::MAX_CHUNKS;
     let mut bench = Bench::new(n, Limits::default(), &[(1, full(n)), (2, some(n, n / 2..n))]);
     for holder in 3..10 {
-        bench.scheduler.holder_is(peer(holder), some(n, (0..n).filter(|chunk| chunk % u32::from(holder) == 0)));
+        bench.scheduler.holder_is(info(holder), some(n, (0..n).filter(|chunk| chunk % u32::from(holder) == 0)));
     }
     let mut running = std::collections::VecDeque::from(bench.all());
     let mut stored = BTreeSet::new();
     while let Some(fetch) = running.pop_front() {
         bench.now += MS;
-        bench.end(fetch, Outcome::Stored);
+        bench.end(&fetch, Outcome::Stored);
         assert!(stored.insert(fetch.chunk));
         running.extend(bench.all());
     }

@@ -57,6 +57,8 @@ fn bits(bits: u16) -> ChunkSet {
 struct Model {
     bench: Bench,
     limits: Limits,
+    /// Holders whose address is known; chunks of others cannot be asked for.
+    described: BTreeSet<PeerId>,
     held: BTreeMap<PeerId, ChunkSet>,
     denied: BTreeSet<(PeerId, ChunkIndex)>,
     stored: ChunkSet,
@@ -65,7 +67,7 @@ struct Model {
 
 impl Model {
     fn load(&self, holder: PeerId) -> usize {
-        self.flights.iter().filter(|fetch| fetch.holder == holder).count()
+        self.flights.iter().filter(|fetch| fetch.holder.id() == holder).count()
     }
 
     fn copies(&self, chunk: ChunkIndex) -> usize {
@@ -110,20 +112,22 @@ impl Model {
         };
         let able = self.able(fetch.chunk);
         assert!(!self.stored.contains(fetch.chunk), "stored already");
-        assert!(able.contains(&fetch.holder), "{} is not able", fetch.holder);
+        assert!(able.contains(&fetch.holder.id()), "{} is not able", fetch.holder.id());
         let least = able.iter().map(|&holder| self.load(holder)).min();
         if waiting.contains(&fetch.chunk) {
             let rarest = waiting.iter().filter(|&&chunk| !self.able(chunk).is_empty()).map(|&chunk| self.rarity(chunk));
             assert_eq!(rarest.min(), Some(self.rarity(fetch.chunk)), "not the rarest");
-            assert_eq!(least, Some(self.load(fetch.holder)), "not the least loaded");
+            assert_eq!(least, Some(self.load(fetch.holder.id())), "not the least loaded");
         } else {
             assert!(waiting.iter().all(|&chunk| self.rarity(chunk) == 0), "a copy before the endgame");
             assert_eq!(self.copies(fetch.chunk), 1, "a third copy");
-            assert!(self.flights.iter().all(|other| (other.chunk, other.holder) != (fetch.chunk, fetch.holder)));
+            assert!(
+                self.flights.iter().all(|other| (other.chunk, other.holder.id()) != (fetch.chunk, fetch.holder.id()))
+            );
         }
-        self.flights.push(fetch);
+        self.flights.push(fetch.clone());
         assert!(self.flights.len() <= self.limits.in_flight);
-        assert!(self.load(fetch.holder) <= self.limits.per_holder);
+        assert!(self.load(fetch.holder.id()) <= self.limits.per_holder);
         Some(fetch)
     }
 
@@ -132,7 +136,7 @@ impl Model {
             return;
         }
         let fetch = self.flights.swap_remove(nth % self.flights.len());
-        let losers = self.bench.end(fetch, outcome);
+        let losers = self.bench.end(&fetch, outcome);
         let mut expected = Vec::new();
         match outcome {
             Outcome::Stored => {
@@ -141,32 +145,35 @@ impl Model {
             }
             Outcome::Failed(offence) => {
                 if matches!(offence, Offence::WrongBytes | Offence::Changed | Offence::NotHeld) {
-                    self.held.get_mut(&fetch.holder).map(|held| held.remove(fetch.chunk));
+                    self.held.get_mut(&fetch.holder.id()).map(|held| held.remove(fetch.chunk));
                 }
                 if offence == Offence::WrongBytes {
-                    self.denied.insert((fetch.holder, fetch.chunk));
+                    self.denied.insert((fetch.holder.id(), fetch.chunk));
                 }
                 let blame = self.bench.scheduler.blame();
                 let names =
-                    |b: &Blame| b.holder == fetch.holder && b.offence == offence && b.chunks.contains(fetch.chunk);
+                    |b: &Blame| b.holder == fetch.holder.id() && b.offence == offence && b.chunks.contains(fetch.chunk);
                 assert!(blame.iter().any(names));
             }
             Outcome::Busy | Outcome::Cancelled => {}
         }
         assert_eq!(losers, expected);
-        assert_eq!(self.bench.end(fetch, Outcome::Stored), [], "finishing twice must change nothing");
+        assert_eq!(self.bench.end(&fetch, Outcome::Stored), [], "finishing twice must change nothing");
     }
 
     fn apply(&mut self, event: Event) {
         match event {
             Event::Is(holder, is) => {
-                self.bench.scheduler.holder_is(peer(holder), bits(is));
+                self.bench.scheduler.holder_is(info(holder), bits(is));
+                self.described.insert(peer(holder));
                 self.held.insert(peer(holder), bits(0));
                 self.tell(holder, &bits(is));
             }
             Event::Added(holder, more) => {
                 self.bench.scheduler.holder_added(peer(holder), &bits(more));
-                self.tell(holder, &bits(more));
+                if self.described.contains(&peer(holder)) {
+                    self.tell(holder, &bits(more));
+                }
             }
             Event::Gone(holder) => {
                 self.bench.scheduler.holder_gone(peer(holder));
@@ -216,7 +223,8 @@ proptest! {
         let mut bench = Bench::new(CHUNKS, limits, &[]);
         bench.rng = rng(seed);
         let (held, denied) = (BTreeMap::new(), BTreeSet::new());
-        let mut model = Model { bench, limits, held, denied, stored: bits(0), flights: Vec::new() };
+        let described = BTreeSet::new();
+        let mut model = Model { bench, limits, described, held, denied, stored: bits(0), flights: Vec::new() };
         for event in events {
             model.apply(event);
             model.check();

@@ -36,7 +36,10 @@ fn spread(downloaders: u8, chunks: u32, seed: u64) -> f64 {
         .map(|id| {
             let scheduler = (id > 0).then(|| {
                 let mut scheduler = Scheduler::new(&full(chunks), limits(SLOTS, SLOTS));
-                scheduler.holder_is(peer(0), full(chunks));
+                scheduler.holder_is(info(0), full(chunks));
+                for other in (1..=downloaders).filter(|&other| other != id) {
+                    scheduler.holder_is(info(other), some(chunks, []));
+                }
                 scheduler
             });
             Node { scheduler, rng: rng(seed + u64::from(id)), uploads: 0, downloads: 0 }
@@ -50,9 +53,9 @@ fn spread(downloaders: u8, chunks: u32, seed: u64) -> f64 {
         turn.shuffle(&mut order_rng);
         for &to in &turn {
             while let Some(fetch) = nodes[to].next(now) {
-                let from = usize::from(fetch.holder.as_bytes()[0]);
+                let from = usize::from(fetch.holder.id().as_bytes()[0]);
                 if nodes[from].uploads == SLOTS {
-                    nodes[to].end(fetch, Outcome::Busy, now);
+                    nodes[to].end(&fetch, Outcome::Busy, now);
                 } else {
                     nodes[from].uploads += 1;
                     nodes[to].downloads += 1;
@@ -68,12 +71,12 @@ fn spread(downloaders: u8, chunks: u32, seed: u64) -> f64 {
         for Stream { from, to, fetch, .. } in done {
             nodes[from].uploads -= 1;
             nodes[to].downloads -= 1;
-            for loser in nodes[to].end(fetch, Outcome::Stored, now + TICK) {
+            for loser in nodes[to].end(&fetch, Outcome::Stored, now + TICK) {
                 let at = streams.iter().position(|stream| stream.to == to && stream.fetch.id == loser).unwrap();
                 let loser = streams.swap_remove(at);
                 nodes[loser.from].uploads -= 1;
                 nodes[to].downloads -= 1;
-                nodes[to].end(loser.fetch, Outcome::Cancelled, now + TICK);
+                nodes[to].end(&loser.fetch, Outcome::Cancelled, now + TICK);
             }
             let holder = peer(u8::try_from(to).expect("few peers"));
             let others = nodes.iter_mut().enumerate().filter(|&(other, _)| other != to);
@@ -93,7 +96,7 @@ impl Node {
         self.scheduler.as_mut()?.next(now, &mut self.rng)
     }
 
-    fn end(&mut self, fetch: Fetch, outcome: Outcome, now: Instant) -> Vec<FetchId> {
+    fn end(&mut self, fetch: &Fetch, outcome: Outcome, now: Instant) -> Vec<FetchId> {
         self.scheduler.as_mut().map_or_else(Vec::new, |own| own.finished(fetch.id, outcome, now, &mut self.rng))
     }
 }

@@ -39,13 +39,13 @@ impl World {
         let mut bench = Bench::new(chunks, Limits::default(), &[]);
         bench.rng = rng(seed);
         for holder in (0..).take(kinds.len()) {
-            bench.scheduler.holder_is(peer(holder), full(chunks));
+            bench.scheduler.holder_is(info(holder), full(chunks));
         }
         Self { bench, chunks, kinds, pending: Vec::new(), started: 0 }
     }
 
-    fn answer(&mut self, fetch: Fetch) -> (Duration, Outcome) {
-        let kind = self.kinds[usize::from(fetch.holder.as_bytes()[0])];
+    fn answer(&mut self, fetch: &Fetch) -> (Duration, Outcome) {
+        let kind = self.kinds[usize::from(fetch.holder.id().as_bytes()[0])];
         let load = self.pending.iter().filter(|(_, other, _)| other.holder == fetch.holder).count();
         let rng = &mut self.bench.rng;
         match kind {
@@ -66,7 +66,7 @@ impl World {
     fn start_fetches(&mut self) {
         while let Some(fetch) = self.bench.next() {
             self.started += 1;
-            let (after, outcome) = self.answer(fetch);
+            let (after, outcome) = self.answer(&fetch);
             self.pending.push((self.bench.now + after, fetch, outcome));
         }
     }
@@ -78,13 +78,13 @@ impl World {
         let now = self.bench.now;
         if let Some(at) = self.pending.iter().position(|&(at, ..)| at <= now) {
             let (_, fetch, outcome) = self.pending.swap_remove(at);
-            if matches!(self.kinds[usize::from(fetch.holder.as_bytes()[0])], Kind::Vanisher) {
-                self.bench.scheduler.holder_gone(fetch.holder);
+            if matches!(self.kinds[usize::from(fetch.holder.id().as_bytes()[0])], Kind::Vanisher) {
+                self.bench.scheduler.holder_gone(fetch.holder.id());
             }
-            for loser in self.bench.end(fetch, outcome) {
+            for loser in self.bench.end(&fetch, outcome) {
                 let at = self.pending.iter().position(|(_, other, _)| other.id == loser).expect("in flight");
                 let (_, loser, _) = self.pending.swap_remove(at);
-                self.bench.end(loser, Outcome::Cancelled);
+                self.bench.end(&loser, Outcome::Cancelled);
             }
         }
         // Whoever left comes back sooner or later.

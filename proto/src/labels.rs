@@ -1,0 +1,144 @@
+//! What a peer says of where it is: `zone=a,rack=7`.
+//!
+//! Invariant: at most [`MAX_LABELS`] labels, each key and value within its bounds, so that no peer can make
+//! the tracker or another peer keep more than about 5 KiB of them.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// Most labels of one peer.
+pub const MAX_LABELS: usize = 16;
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 63;
+/// Longest value, in bytes.
+pub const MAX_VALUE: usize = 255;
+
+/// Labels of one peer, by key. Written `key=value`, separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Labels(BTreeMap<String, String>);
+
+/// Why a text or a map makes no labels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Not `KEY=VALUE`.
+    #[error("{0:?} is not KEY=VALUE, such as zone=a")]
+    Form(String),
+    /// The key is empty, too long, or has other characters.
+    #[error("label key {0:?} must have 1 to {MAX_KEY} characters from a-z, 0-9, '.', '_' and '-'")]
+    Key(String),
+    /// The value is empty, too long, or has a control character, a comma or an equals sign.
+    #[error(
+        "the value of label {0:?} must have 1 to {MAX_VALUE} bytes, without control characters, commas and equals signs"
+    )]
+    Value(String),
+    /// The same key twice.
+    #[error("label {0:?} is given twice")]
+    Twice(String),
+    /// More than [`MAX_LABELS`].
+    #[error("more than {MAX_LABELS} labels")]
+    TooMany,
+}
+
+impl Labels {
+    /// Checks keys and values.
+    pub fn new<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, LabelError> {
+        let mut labels = BTreeMap::new();
+        for (key, value) in pairs {
+            let (key, value) = (key.into(), value.into());
+            let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-');
+            if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(fits) {
+                return Err(LabelError::Key(key.chars().take(MAX_KEY).collect()));
+            }
+            let bad = |c: char| c.is_control() || matches!(c, ',' | '=');
+            if value.is_empty() || value.len() > MAX_VALUE || value.chars().any(bad) {
+                return Err(LabelError::Value(key));
+            }
+            if labels.contains_key(&key) {
+                return Err(LabelError::Twice(key));
+            }
+            if labels.len() == MAX_LABELS {
+                return Err(LabelError::TooMany);
+            }
+            labels.insert(key, value);
+        }
+        Ok(Self(labels))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Bytes of all keys and values.
+    pub fn weight(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+impl FromStr for Labels {
+    type Err = LabelError;
+
+    fn from_str(text: &str) -> Result<Self, LabelError> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let pairs = parts.map(|part| part.split_once('=').ok_or_else(|| LabelError::Form(part.to_owned())));
+        Self::new(pairs.collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (key, value)) in self.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_checked() {
+        let labels: Labels = "zone=a, rack=7".parse().unwrap();
+        assert_eq!((labels.get("zone"), labels.get("rack"), labels.get("row")), (Some("a"), Some("7"), None));
+        assert_eq!(labels.to_string(), "rack=7,zone=a");
+        assert!("".parse::<Labels>().unwrap().is_empty());
+        let long = "x".repeat(MAX_VALUE + 1);
+        let many: Vec<String> = (0..=MAX_LABELS).map(|n| format!("k{n}=v")).collect();
+        for bad in [
+            "zone",
+            "=a",
+            "zone=",
+            "Zone=a",
+            "zone=a=b",
+            "a=1,a=2",
+            "a b=1",
+            "a=\u{7}",
+            &format!("a={long}"),
+            &many.join(","),
+        ] {
+            assert!(bad.parse::<Labels>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_written_form_comes_back(pairs in proptest::collection::btree_map("[a-z0-9._-]{1,63}", "[^,=\\p{Cc} ]{1,60}", 0..MAX_LABELS)) {
+            let labels = Labels::new(pairs).unwrap();
+            prop_assert_eq!(labels.to_string().parse(), Ok(labels));
+        }
+    }
+}
