@@ -1,6 +1,6 @@
 //! A tracker on a free port of this machine, and peers that talk to it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
 
 use std::{path::Path, time::Duration};
 

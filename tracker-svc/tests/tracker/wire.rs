@@ -1,8 +1,6 @@
 //! What clients without our types meet: malformed and absurd fields, health, reflection.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use drizzle_proto::{net::transport::Transport, wire};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};

@@ -1,10 +1,8 @@
 //! Who is alive: leases, watches, shutdown.
 
-mod common;
-
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use drizzle_proto::{PeerInfo, announcement::FileOutcome};
 use tokio_stream::StreamExt;
 use tonic::Code;

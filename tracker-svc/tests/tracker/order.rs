@@ -1,7 +1,5 @@
 //! What is told under one lease takes effect in the order in which it was told.
 
-mod common;
-
 use std::{
     future::poll_fn,
     pin::pin,
@@ -9,7 +7,7 @@ use std::{
     task::Poll,
 };
 
-use common::*;
+use crate::common::*;
 use drizzle_proto::{
     Digest, FileId, FileInfo, FileName, PeerId,
     announcement::{FileChunks, FileOutcome},

@@ -1,8 +1,6 @@
 //! Invariant 1: the content first registered under a name is its content, whatever happens.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use drizzle_proto::{FileId, announcement::FileOutcome, wire};
 use tonic::Code;
 

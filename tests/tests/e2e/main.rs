@@ -1,0 +1,18 @@
+//! The end-to-end tests: whole swarms of the real binaries on this machine, each test with a tracker, folders
+//! and ports of its own.
+//!
+//! One module a theme, and one binary for all of them: each binary would be linked with everything again,
+//! and the last slow test of each would hold up the next.
+
+mod absurd;
+mod bad_peers;
+mod crash;
+mod exits;
+mod full_disk;
+mod many;
+mod membership;
+mod names;
+mod scenarios;
+mod shutdown;
+mod sizes;
+mod state;
