@@ -88,7 +88,7 @@ impl FromStr for Labels {
     type Err = LabelError;
 
     fn from_str(text: &str) -> Result<Self, LabelError> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let parts = text.split(',').map(|part| part.trim_matches(' ')).filter(|part| !part.is_empty());
         let pairs = parts.map(|part| part.split_once('=').ok_or_else(|| LabelError::Form(part.to_owned())));
         Self::new(pairs.collect::<Result<Vec<_>, _>>()?)
     }

@@ -3,12 +3,24 @@
 //! | module | decides |
 //! |---|---|
 //! | [`schedule`] | what to fetch next, from which holder, and which holders to avoid |
+//! | [`slots`] | which requests get an upload slot |
+//! | [`pace`] | when a stream has stalled or drips, on either end |
+//! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`waiting`] | why a download waits, and when it gives up |
+//! | [`retry`] | when to try again |
 //!
 //! Pure: state and events go in, decisions come out; `now` and a seeded random source are arguments. Nothing here
 //! reads a clock, draws from a global random source, or touches a file, a socket or a runtime.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment, whichever"))]
+
 pub mod announce;
 pub mod holder_view;
+pub mod lease;
+pub mod pace;
+pub mod retry;
 pub mod schedule;
+pub mod slots;
+pub mod waiting;

@@ -16,9 +16,9 @@ pub fn servers(services: &[&'static str]) -> Result<(V1Server<impl V1>, V1AlphaS
     let builder = || {
         let builder = Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("grpc.health.v1.Health");
-        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let listed = services.iter().copied().chain(["grpc.health.v1.Health"]);
+        listed.fold(builder, |builder, service| builder.with_service_name(service))
     };
     Ok((builder().build_v1()?, builder().build_v1alpha()?))
 }

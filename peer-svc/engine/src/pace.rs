@@ -1,0 +1,153 @@
+//! When a stream of bytes has stalled, or only drips. Both ends use it: a receiver gives up a holder that sends
+//! nothing, a holder frees the slot of a receiver that takes nothing.
+//!
+//! What holds (each line has a test):
+//! - a stream that moves no byte for [`Limits::silence`] is silent, from that moment on and not before;
+//! - a stream that moves fewer than [`Limits::least`] bytes within a window drips;
+//! - a stream that moves at least that much within each window, with no silence, is never complained of;
+//! - looking is worth while at [`Pace::next_look`] and not before.
+
+use std::time::{Duration, Instant};
+
+/// What is demanded of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time without a byte.
+    pub silence: Duration,
+    /// Bytes are counted over this long.
+    pub window: Duration,
+    /// Fewest bytes within a window.
+    pub least: u64,
+}
+
+/// What a receiver demands of a holder: one that drips holds up a chunk as well as one that sends nothing.
+pub const RECEIVING: Limits =
+    Limits { silence: Duration::from_secs(4), window: Duration::from_secs(4), least: 4 << 10 };
+
+/// What a holder demands of a receiver. A receiver takes messages of up to 256 KiB, so one that takes a message
+/// just before each silence ends would keep a slot at 26 KiB/s.
+pub const SENDING: Limits =
+    Limits { silence: Duration::from_secs(10), window: Duration::from_secs(10), least: 320 << 10 };
+
+/// The pace of one stream.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    limits: Limits,
+    /// When a byte moved last.
+    moved_at: Instant,
+    window_from: Instant,
+    in_window: u64,
+}
+
+/// What there is to say of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It moves.
+    Fine,
+    /// No byte for [`Limits::silence`].
+    Silent,
+    /// So few bytes within the last window.
+    Drips(u64),
+}
+
+impl Pace {
+    /// A stream that begins now.
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self { limits, moved_at: now, window_from: now, in_window: 0 }
+    }
+
+    /// Some bytes moved. Look first: a window that is over is judged without them.
+    pub fn moved(&mut self, bytes: u64, now: Instant) {
+        self.moved_at = now;
+        self.in_window += bytes;
+    }
+
+    /// Judges the stream as it is now. A window that is over and had enough bytes is followed by the next one.
+    pub fn look(&mut self, now: Instant) -> Verdict {
+        if now.saturating_duration_since(self.moved_at) >= self.limits.silence {
+            return Verdict::Silent;
+        }
+        if now.saturating_duration_since(self.window_from) >= self.limits.window {
+            if self.in_window < self.limits.least {
+                return Verdict::Drips(self.in_window);
+            }
+            (self.window_from, self.in_window) = (now, 0);
+        }
+        Verdict::Fine
+    }
+
+    /// When [`Pace::look`] may have something new to say.
+    pub fn next_look(&self) -> Instant {
+        (self.moved_at + self.limits.silence).min(self.window_from + self.limits.window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { silence: Duration::from_secs(4), window: Duration::from_secs(4), least: 4096 };
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn silence_is_noticed_when_it_has_lasted_and_not_before() {
+        let start = Instant::now();
+        let mut pace = Pace::new(LIMITS, start);
+        assert_eq!(pace.look(start + LIMITS.silence - MS), Verdict::Fine);
+        assert_eq!(pace.look(start + LIMITS.silence), Verdict::Silent);
+        pace.moved(1, start + LIMITS.silence);
+        assert_ne!(pace.look(start + LIMITS.silence), Verdict::Silent);
+    }
+
+    #[test]
+    fn a_receiver_that_takes_one_message_per_nearly_ten_seconds_drips() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SENDING, start);
+        let mut now = start;
+        let verdict = (0..10).find_map(|_| {
+            now += Duration::from_millis(9900);
+            let verdict = pace.look(now);
+            pace.moved(256 << 10, now);
+            (verdict != Verdict::Fine).then_some(verdict)
+        });
+        assert_eq!(verdict, Some(Verdict::Drips(256 << 10)));
+        assert!(now - start < 2 * SENDING.window, "within the second window");
+    }
+
+    proptest! {
+        #[test]
+        fn verdicts_follow_from_the_bytes_alone(steps in proptest::collection::vec((1u64..6000, 0u64..9000), 1..60)) {
+            let start = Instant::now();
+            let (mut pace, mut now) = (Pace::new(LIMITS, start), start);
+            let (mut window_from, mut in_window) = (start, 0);
+            for (ms, bytes) in steps {
+                let before = now;
+                now += Duration::from_millis(ms);
+                let look_at = pace.next_look();
+                let verdict = pace.look(now);
+                if now < look_at {
+                    prop_assert_eq!(verdict, Verdict::Fine, "nothing to say before the next look");
+                }
+                match verdict {
+                    Verdict::Silent => { prop_assert!(now - before >= LIMITS.silence); break; }
+                    Verdict::Drips(few) => {
+                        prop_assert!(few == in_window && few < LIMITS.least && now - window_from >= LIMITS.window);
+                        break;
+                    }
+                    Verdict::Fine => {
+                        prop_assert!(now - before < LIMITS.silence);
+                        if now - window_from >= LIMITS.window {
+                            prop_assert!(in_window >= LIMITS.least);
+                            (window_from, in_window) = (now, 0);
+                        }
+                    }
+                }
+                // Every step moves at least a byte, so that a step is a silence.
+                pace.moved(bytes + 1, now);
+                in_window += bytes + 1;
+            }
+        }
+    }
+}
