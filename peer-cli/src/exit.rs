@@ -66,7 +66,7 @@ impl From<Kind> for Exit {
             Kind::Timeout => Self::TimedOut,
             Kind::DestinationExists => Self::DestinationExists,
             Kind::Shutdown => Self::Unreachable,
-            Kind::Cancelled | Kind::Storage | Kind::Withdrawn | Kind::Unspecified => Self::Other,
+            Kind::Cancelled | Kind::Storage | Kind::Withdrawn | Kind::Internal | Kind::Unspecified => Self::Other,
         }
     }
 }
@@ -112,22 +112,20 @@ impl Failure {
         let hint = match kind {
             Kind::Integrity => Some(format!(
                 "Nothing was put in place. Have the blamed peers share the true file again, or start a peer that has \
-                 it, then run the same command: verified chunks are kept. `peer-cli locations {name}` shows who holds what."
+                 it, then run the same command: verified chunks are kept. `peer-cli locations {name}` shows which peer holds what."
             )),
             Kind::Timeout => Some(format!(
                 "Start a peer that has these chunks, then run the same command: verified chunks are kept. \
-                 `peer-cli locations {name}` shows who holds what; --timeout waits longer."
+                 `peer-cli locations {name}` shows which peer holds what; --timeout waits longer."
             )),
             Kind::DestinationExists => Some("Move it away, or choose another place with -o.".to_owned()),
-            Kind::Storage => Some(
-                "Make room or fix the permissions, then run the same command: verified chunks are kept.".to_owned(),
-            ),
             Kind::Withdrawn => Some(format!("`peer-cli files {name}` shows whether the name is still there.")),
             Kind::Shutdown => {
                 Some("Start `peer-svc` again, then run the same command: verified chunks are kept.".to_owned())
             }
             Kind::Cancelled => Some("Run the same command to go on: verified chunks are kept.".to_owned()),
-            Kind::Unspecified => None,
+            // The daemon says what to do.
+            Kind::Storage | Kind::Internal | Kind::Unspecified => None,
         };
         let reason = if failed.reason.is_empty() { default_reason(kind).to_owned() } else { failed.reason };
         let chunks = failed.chunks.unwrap_or_default();
@@ -138,12 +136,13 @@ impl Failure {
 fn default_reason(kind: Kind) -> &'static str {
     match kind {
         Kind::Integrity => "every holder's bytes are wrong",
-        Kind::Timeout => "nobody serves the chunks that lack",
+        Kind::Timeout => "no peer serves the missing chunks",
         Kind::Cancelled => "the transfer was cancelled",
         Kind::DestinationExists => "the destination exists with other content",
         Kind::Storage => "the file cannot be written",
         Kind::Withdrawn => "the file was withdrawn",
         Kind::Shutdown => "the daemon shuts down",
+        Kind::Internal => "internal error: see the log of peer-svc",
         Kind::Unspecified => "the daemon gave no reason",
     }
 }

@@ -205,7 +205,7 @@ mod tests {
             let mut progress = Progress::new("a".into());
             progress.apply(&Event::Started(wire::DownloadStarted { bytes_wanted: total, bytes_resumed: stored, file: None }));
             for (at, bytes_stored) in [(0, stored), (millis, later)] {
-                progress.apply(&Event::Progress(wire::DownloadProgress { bytes_stored, sources: vec![] }));
+                progress.apply(&Event::Progress(wire::DownloadProgress { bytes_stored, sources: vec![], bytes_recorded: 0 }));
                 progress.observe(start + Duration::from_millis(at));
             }
             prop_assert!(progress.percent() <= 100);

@@ -70,6 +70,11 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain: Duration,
 
+    /// Decides every random choice of this peer (which chunk, which holder, which pause), so that a decision log
+    /// (RUST_LOG=drizzle::decisions=trace) can be replayed [default: from the operating system]
+    #[arg(long, value_name = "N", env = "DRIZZLE_SEED", hide_short_help = true)]
+    pub seed: Option<u64>,
+
     /// How log lines look
     #[arg(long, value_name = "FORMAT", env = "DRIZZLE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

@@ -1,11 +1,20 @@
-//! What this peer holds and may serve. The one owner of that state; everybody else asks.
+//! What this peer holds and may serve. The one owner of that state; everything else asks.
+//!
+//! A entry is backed by exactly one of: a **shared** file (hashed here, or assembled; valid only while its stamp is
+//! unchanged), or a **partial** file (an unfinished download). Towards the tracker it is in exactly one state:
+//!
+//! | state | means | becomes |
+//! |---|---|---|
+//! | pending | not answered since the lease began | registered, refused; stays pending while hashes are sent, or while it may be the same content in other chunks |
+//! | registered | announced | pending with a new lease; refused if the name was registered anew |
+//! | refused | the name belongs to other content, or the entry was malformed; not offered | pending with a new lease or with other content |
 //!
 //! Invariants: a chunk is in a holding's set only if this peer verified it or hashed it itself; the
-//! tracker hears of exactly these chunks, by way of [`Announcements`]. The mutex is never held over an
-//! `.await` or a disk access.
+//! tracker hears of exactly these chunks, by way of [`Announcements`]; each judgement of a entry and the change
+//! that follows from it happen under one lock. The mutex is never held over an `.await` or a disk access.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs::File,
     io,
     path::PathBuf,
@@ -27,7 +36,7 @@ use crate::store::{
 
 /// Where a holding's bytes are.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub(crate) enum Backing {
     /// A file that was hashed here, or assembled; valid only while its stamp is unchanged.
     Shared {
         /// Absolute path.
@@ -39,9 +48,9 @@ pub enum Source {
     Partial(Arc<PartialFile>),
 }
 
-/// What the tracker said of a holding.
+/// What the tracker said of a entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Registration {
+pub(crate) enum Registration {
     /// Not heard yet, or not since the last lease began.
     Pending,
     /// Announced.
@@ -51,16 +60,16 @@ pub enum Registration {
 }
 
 #[derive(Debug)]
-struct Holding {
+struct Entry {
     manifest: Manifest,
     chunks: ChunkSet,
-    source: Source,
+    backing: Backing,
     registration: Registration,
 }
 
 /// Why a chunk cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// No such content here.
     #[error("this peer holds nothing of file {0}")]
     UnknownFile(FileId),
@@ -85,51 +94,75 @@ pub enum ReadError {
 
 /// A chunk that may be read and sent.
 #[derive(Debug)]
-pub struct Readable {
+pub(crate) struct Readable {
     /// The data file.
-    pub file: Arc<File>,
+    pub(crate) file: Arc<File>,
     /// Where the chunk begins in it, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes of the chunk.
-    pub len: u32,
+    pub(crate) len: u32,
 }
 
-/// A holding as others see it.
+/// A entry as others see it.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(crate) struct Held {
     /// Its content.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
     /// The chunks that are held.
-    pub chunks: ChunkSet,
+    pub(crate) chunks: ChunkSet,
     /// Where the bytes are.
-    pub source: Source,
+    pub(crate) backing: Backing,
     /// What the tracker said.
-    pub registration: Registration,
+    pub(crate) registration: Registration,
 }
 
 /// How many holdings there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Complete files.
-    pub shared: usize,
+    pub(crate) shared: usize,
     /// Unfinished downloads.
-    pub partial: usize,
+    pub(crate) partial: usize,
     /// Names of shares that the tracker refused.
-    pub refused: Vec<FileName>,
+    pub(crate) refused: Vec<FileName>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    files: BTreeMap<FileName, Holding>,
+    files: BTreeMap<FileName, Entry>,
     by_id: HashMap<FileId, BTreeSet<FileName>>,
-    /// Content that was offered until its file changed: who asks for it is told why it is gone.
-    changed: HashSet<FileId>,
+    /// Content that was offered until its file changed: a peer that asks for it is told why it is gone.
+    changed: Changed,
     news: Announcements,
+}
+
+/// The last contents whose files changed; bounded, because it only makes an answer clearer.
+#[derive(Debug, Default)]
+struct Changed(VecDeque<FileId>);
+
+impl Changed {
+    const MOST: usize = 1024;
+
+    fn note(&mut self, id: FileId) {
+        self.forget(id);
+        if self.0.len() == Self::MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(id);
+    }
+
+    fn forget(&mut self, id: FileId) {
+        self.0.retain(|known| *known != id);
+    }
+
+    fn contains(&self, id: FileId) -> bool {
+        self.0.contains(&id)
+    }
 }
 
 /// All holdings of this peer.
 #[derive(Debug)]
-pub struct Holdings {
+pub(crate) struct Holdings {
     inner: Mutex<Inner>,
     has_news: Notify,
     registrations: watch::Sender<u64>,
@@ -148,17 +181,17 @@ impl Holdings {
     }
 
     /// Holds a complete file, replacing what was held under the name.
-    pub fn insert_shared(&self, name: FileName, manifest: Manifest, path: PathBuf, stamp: Stamp) {
+    pub(crate) fn insert_shared(&self, name: FileName, manifest: Manifest, path: PathBuf, stamp: Stamp) {
         let chunks = ChunkSet::full(manifest.layout().chunk_count());
-        self.insert(name, manifest, chunks, Source::Shared { path, stamp });
+        self.insert(name, manifest, chunks, Backing::Shared { path, stamp });
     }
 
     /// Holds some chunks of an unfinished download, replacing what was held under the name.
-    pub fn insert_partial(&self, name: FileName, partial: Arc<PartialFile>, chunks: ChunkSet) {
-        self.insert(name, partial.manifest().clone(), chunks, Source::Partial(partial));
+    pub(crate) fn insert_partial(&self, name: FileName, partial: Arc<PartialFile>, chunks: ChunkSet) {
+        self.insert(name, partial.manifest().clone(), chunks, Backing::Partial(partial));
     }
 
-    fn insert(&self, name: FileName, manifest: Manifest, chunks: ChunkSet, source: Source) {
+    fn insert(&self, name: FileName, manifest: Manifest, chunks: ChunkSet, backing: Backing) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut registration = Registration::Pending;
@@ -176,21 +209,21 @@ impl Holdings {
         if let Some(news) = news.filter(|_| !chunks.is_empty() || chunks.is_full()) {
             inner.news.held(&name, manifest.id(), &news, true);
         }
-        inner.changed.remove(&manifest.id());
+        inner.changed.forget(manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
-        inner.files.insert(name, Holding { manifest, chunks, source, registration });
+        inner.files.insert(name, Entry { manifest, chunks, backing, registration });
         self.has_news.notify_one();
     }
 
     /// Holds one chunk more. Returns whether anything is held under that name (and content) at all.
-    pub fn stored(&self, name: &FileName, stored: StoredChunk) -> bool {
+    pub(crate) fn stored(&self, name: &FileName, stored: StoredChunk) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some(holding) = inner.files.get_mut(name).filter(|holding| holding.manifest.id() == stored.file()) else {
+        let Some(entry) = inner.files.get_mut(name).filter(|entry| entry.manifest.id() == stored.file()) else {
             return false;
         };
-        if holding.chunks.insert(stored.chunk()) {
-            let mut one = ChunkSet::empty(holding.chunks.count());
+        if entry.chunks.insert(stored.chunk()) {
+            let mut one = ChunkSet::empty(entry.chunks.count());
             one.insert(stored.chunk());
             inner.news.held(name, stored.file(), &one, false);
             self.has_news.notify_one();
@@ -199,43 +232,48 @@ impl Holdings {
     }
 
     /// Holds nothing under the name any more. With `tell` the tracker hears of it.
-    pub fn remove(&self, name: &FileName, tell: bool) -> Option<View> {
+    pub(crate) fn remove(&self, name: &FileName, tell: bool) -> Option<Held> {
+        let held = self.lock().remove(name, tell);
+        self.has_news.notify_one();
+        held
+    }
+
+    /// Takes back chunks of an unfinished download that turned out not to be what was recorded. The tracker is not
+    /// told: the download fetches them at once, and a peer that asks in between learns that they are not held.
+    pub(crate) fn take_back(&self, name: &FileName, id: FileId, chunks: &ChunkSet) {
         let mut inner = self.lock();
-        let holding = inner.files.remove(name)?;
-        inner.unlink(name, holding.manifest.id());
-        if tell {
-            inner.news.gone(holding.manifest.describe(name.clone()));
-            self.has_news.notify_one();
+        let is_it = |entry: &&mut Entry| entry.manifest.id() == id && matches!(entry.backing, Backing::Partial(_));
+        if let Some(entry) = inner.files.get_mut(name).filter(is_it) {
+            entry.chunks = entry.chunks.difference(chunks);
         }
-        Some(holding.view())
     }
 
     /// Tells the tracker that a file which was removed silently is no longer held.
-    pub fn tell_gone(&self, file: FileInfo) {
+    pub(crate) fn tell_gone(&self, file: FileInfo) {
         self.lock().news.gone(file);
         self.has_news.notify_one();
     }
 
     /// What is held under a name.
-    pub fn get(&self, name: &FileName) -> Option<View> {
-        self.lock().files.get(name).map(Holding::view)
+    pub(crate) fn get(&self, name: &FileName) -> Option<Held> {
+        self.lock().files.get(name).map(Entry::held)
     }
 
     /// Everything that is held of some content, under any name.
-    pub fn with_content(&self, id: FileId) -> Vec<View> {
+    pub(crate) fn with_content(&self, id: FileId) -> Vec<Held> {
         let inner = self.lock();
-        inner.by_id.get(&id).into_iter().flatten().filter_map(|name| inner.files.get(name)).map(Holding::view).collect()
+        inner.by_id.get(&id).into_iter().flatten().filter_map(|name| inner.files.get(name)).map(Entry::held).collect()
     }
 
     /// How many there are.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let inner = self.lock();
         let mut counts = Counts::default();
-        for (name, holding) in &inner.files {
-            match (&holding.registration, &holding.source) {
+        for (name, entry) in &inner.files {
+            match (&entry.registration, &entry.backing) {
                 (Registration::Refused(_), _) => counts.refused.push(name.clone()),
-                (_, Source::Shared { .. }) => counts.shared += 1,
-                (_, Source::Partial(_)) => counts.partial += 1,
+                (_, Backing::Shared { .. }) => counts.shared += 1,
+                (_, Backing::Partial(_)) => counts.partial += 1,
             }
         }
         counts
@@ -243,48 +281,50 @@ impl Holdings {
 
     /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the
     /// holdings, and the tracker hears of it. Blocks on a file system look-up.
-    pub fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
-        let (name, source, index, layout) = self.find_chunk(id, chunk)?;
-        let readable =
-            |file, index: ChunkIndex| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
-        match source {
-            Source::Partial(partial) => Ok(readable(partial.file(), index)),
-            Source::Shared { path, stamp } => match open_unchanged(&path, stamp) {
-                Ok(Some(file)) => Ok(readable(Arc::new(file), index)),
-                Ok(None) => {
-                    tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
-                    self.forget_changed(&name, id, stamp);
-                    // The same content may be here under another name; each round forgets one.
-                    self.open_chunk(id, chunk)
-                }
-                Err(error) => Err(error.into()),
-            },
+    pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
+        loop {
+            let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
+            let readable = |file| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
+            match backing {
+                Backing::Partial(partial) => return Ok(readable(partial.file())),
+                Backing::Shared { path, stamp } => match open_unchanged(&path, stamp)? {
+                    Some(file) => return Ok(readable(Arc::new(file))),
+                    None => {
+                        tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
+                        // The same content may be here under another name; each round drops one.
+                        self.drop_changed(&name, id, stamp);
+                    }
+                },
+            }
         }
     }
 
-    /// Forgets a shared file that changed, unless it was shared anew meanwhile.
-    fn forget_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
-        self.lock().changed.insert(id);
-        let is_same = |view: &View| {
-            view.manifest.id() == id && matches!(view.source, Source::Shared { stamp, .. } if stamp == seen)
+    /// Drops a shared file that changed, unless it was shared anew meanwhile.
+    fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.changed.note(id);
+        let is_same = |entry: &Entry| {
+            entry.manifest.id() == id && matches!(entry.backing, Backing::Shared { stamp, .. } if stamp == seen)
         };
-        if self.get(name).as_ref().is_some_and(is_same) {
-            self.remove(name, true);
+        if inner.files.get(name).is_some_and(is_same) {
+            inner.remove(name, true);
+            self.has_news.notify_one();
         }
     }
 
     /// Where a chunk may be read from.
-    fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Source, ChunkIndex, Layout), ReadError> {
+    fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Backing, ChunkIndex, Layout), ReadError> {
         let inner = self.lock();
-        let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(&id) {
+        let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(id) {
             true => ReadError::Changed,
             false => ReadError::UnknownFile(id),
         })?;
-        for (name, holding) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
-            let count = holding.chunks.count();
+        for (name, entry) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
+            let count = entry.chunks.count();
             let index = count.index(chunk).ok_or(ReadError::NoSuchChunk { chunk, count: count.get() })?;
-            if holding.chunks.contains(index) {
-                return Ok((name.clone(), holding.source.clone(), index, holding.manifest.layout()));
+            if entry.chunks.contains(index) {
+                return Ok((name.clone(), entry.backing.clone(), index, entry.manifest.layout()));
             }
         }
         // An id stands in the index only with a name that holds it.
@@ -292,7 +332,7 @@ impl Holdings {
     }
 
     /// Waits until there is something to announce.
-    pub async fn wait_for_news(&self) {
+    pub(crate) async fn wait_for_news(&self) {
         loop {
             let notified = self.has_news.notified();
             if !self.lock().news.is_empty() {
@@ -303,67 +343,65 @@ impl Holdings {
     }
 
     /// A new lease: everything is news.
-    pub fn announce_everything(&self) {
+    pub(crate) fn announce_everything(&self) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.news.clear();
-        for (name, holding) in &mut inner.files {
-            if !holding.chunks.is_empty() || holding.chunks.is_full() {
-                inner.news.held(name, holding.manifest.id(), &holding.chunks, true);
+        for (name, entry) in &mut inner.files {
+            if !entry.chunks.is_empty() || entry.chunks.is_full() {
+                inner.news.held(name, entry.manifest.id(), &entry.chunks, true);
             }
-            holding.registration = Registration::Pending;
+            entry.registration = Registration::Pending;
         }
         self.has_news.notify_one();
     }
 
     /// The next batch to announce.
-    pub fn take_batch(&self) -> Vec<FileChunks> {
+    pub(crate) fn take_batch(&self) -> Vec<FileChunks> {
         let mut inner = self.lock();
         let Inner { files, news, .. } = &mut *inner;
-        news.take_batch(|name| files.get(name).map(|holding| holding.manifest.clone()))
+        news.take_batch(|name| files.get(name).map(|entry| entry.manifest.clone()))
     }
 
     /// Returns a batch that could not be delivered.
-    pub fn put_back(&self, batch: Vec<FileChunks>) {
+    pub(crate) fn put_back(&self, batch: Vec<FileChunks>) {
         self.lock().news.put_back(batch);
         self.has_news.notify_one();
     }
 
     /// Applies the tracker's answers to a batch.
-    pub fn apply(&self, batch: Vec<FileChunks>, outcomes: Vec<FileOutcome>) -> Applied {
+    pub(crate) fn apply(&self, batch: Vec<FileChunks>, outcomes: Vec<FileOutcome>) -> Applied {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut applied = Applied::default();
-        for (entry, outcome) in batch.into_iter().zip(outcomes) {
-            let name = &entry.file.name;
-            let Some(holding) = inner.files.get_mut(name).filter(|holding| holding.manifest.id() == entry.file.id)
-            else {
-                continue;
-            };
+        for (told, outcome) in batch.into_iter().zip(outcomes) {
+            let name = &told.file.name;
+            let is_it = |entry: &&mut Entry| entry.manifest.id() == told.file.id;
+            let Some(entry) = inner.files.get_mut(name).filter(is_it) else { continue };
             let (registered, detail) = match outcome {
                 FileOutcome::Registered => {
-                    if !entry.gone {
-                        holding.registration = Registration::Registered;
+                    if !told.gone {
+                        entry.registration = Registration::Registered;
                     }
                     continue;
                 }
                 FileOutcome::NeedHashes(from) => {
-                    applied.stuck |= !entry.hashes.is_empty() && from <= entry.first_hash;
-                    inner.news.wants_hashes(name, entry.file.id, &entry.held, from);
+                    applied.stuck |= !told.hashes.is_empty() && from <= told.first_hash;
+                    inner.news.wants_hashes(name, told.file.id, &told.held, from);
                     self.has_news.notify_one();
                     continue;
                 }
                 FileOutcome::Refused { registered, detail } => (Some(registered), detail),
                 FileOutcome::Invalid(detail) => (None, detail),
             };
-            let refusal = Refusal { ours: entry.file.clone(), registered, detail };
+            let refusal = Refusal { ours: told.file.clone(), registered, detail };
             // It stays pending while it may turn out to be the same content in other chunks.
-            if refusal.may_be_same_content() && matches!(holding.source, Source::Shared { .. }) {
+            if refusal.may_be_same_content() && matches!(entry.backing, Backing::Shared { .. }) {
                 applied.refusals.push(refusal);
                 continue;
             }
             let registration = Registration::Refused(refusal.detail.clone());
-            if std::mem::replace(&mut holding.registration, registration) == Registration::Pending {
+            if std::mem::replace(&mut entry.registration, registration) == Registration::Pending {
                 applied.refusals.push(refusal);
             }
         }
@@ -372,23 +410,32 @@ impl Holdings {
     }
 
     /// Decides a refusal that was still open.
-    pub fn refuse(&self, refusal: &Refusal) {
+    pub(crate) fn refuse(&self, refusal: &Refusal) {
         let mut inner = self.lock();
-        if let Some(holding) = inner.files.get_mut(&refusal.ours.name)
-            && holding.manifest.id() == refusal.ours.id
+        if let Some(entry) = inner.files.get_mut(&refusal.ours.name)
+            && entry.manifest.id() == refusal.ours.id
         {
-            holding.registration = Registration::Refused(refusal.detail.clone());
+            entry.registration = Registration::Refused(refusal.detail.clone());
         }
         self.registrations.send_modify(|version| *version += 1);
     }
 
     /// Changes whenever a registration may have changed.
-    pub fn registrations(&self) -> watch::Receiver<u64> {
+    pub(crate) fn registrations(&self) -> watch::Receiver<u64> {
         self.registrations.subscribe()
     }
 }
 
 impl Inner {
+    fn remove(&mut self, name: &FileName, tell: bool) -> Option<Held> {
+        let entry = self.files.remove(name)?;
+        self.unlink(name, entry.manifest.id());
+        if tell {
+            self.news.gone(entry.manifest.describe(name.clone()));
+        }
+        Some(entry.held())
+    }
+
     fn unlink(&mut self, name: &FileName, id: FileId) {
         if let Some(names) = self.by_id.get_mut(&id) {
             names.remove(name);
@@ -399,12 +446,12 @@ impl Inner {
     }
 }
 
-impl Holding {
-    fn view(&self) -> View {
-        View {
+impl Entry {
+    fn held(&self) -> Held {
+        Held {
             manifest: self.manifest.clone(),
             chunks: self.chunks.clone(),
-            source: self.source.clone(),
+            backing: self.backing.clone(),
             registration: self.registration.clone(),
         }
     }
@@ -412,30 +459,176 @@ impl Holding {
 
 /// What the answers to a batch came to.
 #[derive(Debug, Default)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// What was newly refused.
-    pub refusals: Vec<Refusal>,
+    pub(crate) refusals: Vec<Refusal>,
     /// Whether hashes were sent in vain: asking again at once would not help.
-    pub stuck: bool,
+    pub(crate) stuck: bool,
 }
 
 /// A file that the tracker did not take.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// What this peer has.
-    pub ours: FileInfo,
+    pub(crate) ours: FileInfo,
     /// What the name stands for, if it is taken.
-    pub registered: Option<FileInfo>,
+    pub(crate) registered: Option<FileInfo>,
     /// For a person.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Refusal {
     /// Same size, other chunks: only hashing again can tell.
-    pub fn may_be_same_content(&self) -> bool {
+    pub(crate) fn may_be_same_content(&self) -> bool {
         self.registered.as_ref().is_some_and(|registered| {
             let (ours, theirs) = (self.ours.layout, registered.layout);
             ours.size() == theirs.size() && ours.chunk_size() != theirs.chunk_size()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drizzle_proto::Digest;
+
+    use super::*;
+    use crate::store::disk::Disk;
+
+    fn manifest(chunk_size: u32) -> Manifest {
+        let layout = Layout::new(1 << 16, chunk_size).unwrap();
+        Manifest::new(layout, layout.chunk_count().indices().map(|_| Digest::of(b"")).collect()).unwrap()
+    }
+
+    fn name() -> FileName {
+        FileName::new("a").unwrap()
+    }
+
+    const STAMP: Stamp = Stamp { size: 1 << 16, modified_nanos: 0 };
+
+    fn share(holdings: &Holdings, manifest: &Manifest) {
+        holdings.insert_shared(name(), manifest.clone(), "/a".into(), STAMP);
+    }
+
+    fn registration(holdings: &Holdings) -> Registration {
+        holdings.get(&name()).unwrap().registration
+    }
+
+    /// An answer of the tracker, or something else that may change a registration.
+    #[derive(Debug, Clone, Copy)]
+    enum On {
+        Registered,
+        NeedHashes,
+        /// Other content of another size is registered.
+        Refused,
+        /// A file of the same size in other chunks is registered.
+        RefusedInOtherChunks,
+        Invalid,
+        NewLease,
+        SharedAgain,
+        SharedWithOtherContent,
+    }
+
+    fn apply(holdings: &Holdings, on: On) {
+        let (ours, same_size) = (manifest(1 << 14), manifest(1 << 15));
+        let outcome = match on {
+            On::NewLease => return holdings.announce_everything(),
+            On::SharedAgain => return share(holdings, &ours),
+            On::SharedWithOtherContent => return share(holdings, &manifest(1 << 16)),
+            On::Registered => FileOutcome::Registered,
+            On::NeedHashes => FileOutcome::NeedHashes(0),
+            On::Invalid => FileOutcome::Invalid("x".into()),
+            On::Refused => {
+                let other = FileInfo { layout: Layout::new(7, 1 << 14).unwrap(), ..same_size.describe(name()) };
+                FileOutcome::Refused { registered: other, detail: "x".into() }
+            }
+            On::RefusedInOtherChunks => {
+                FileOutcome::Refused { registered: same_size.describe(name()), detail: "x".into() }
+            }
+        };
+        let held = ChunkSet::full(ours.layout().chunk_count());
+        let told = FileChunks { file: ours.describe(name()), first_hash: 0, hashes: Vec::new(), held, gone: false };
+        holdings.apply(vec![told], vec![outcome]);
+    }
+
+    #[test]
+    fn registrations_change_as_the_table_says() {
+        use Registration::{Pending, Refused, Registered};
+        let refused = || Refused("x".to_owned());
+        for (before, on, after) in [
+            (Pending, On::Registered, Registered),
+            (Pending, On::NeedHashes, Pending),
+            (Pending, On::Refused, refused()),
+            (Pending, On::RefusedInOtherChunks, Pending),
+            (Pending, On::Invalid, refused()),
+            (Pending, On::NewLease, Pending),
+            (Pending, On::SharedAgain, Pending),
+            (Pending, On::SharedWithOtherContent, Pending),
+            (Registered, On::Registered, Registered),
+            (Registered, On::NeedHashes, Registered),
+            (Registered, On::Refused, refused()),
+            (Registered, On::NewLease, Pending),
+            (Registered, On::SharedAgain, Registered),
+            (Registered, On::SharedWithOtherContent, Pending),
+            (refused(), On::Registered, Registered),
+            (refused(), On::Refused, refused()),
+            (refused(), On::NewLease, Pending),
+            (refused(), On::SharedAgain, Pending),
+            (refused(), On::SharedWithOtherContent, Pending),
+        ] {
+            let holdings = Holdings::default();
+            share(&holdings, &manifest(1 << 14));
+            match before {
+                Pending => {}
+                Registered => apply(&holdings, On::Registered),
+                Refused(_) => apply(&holdings, On::Refused),
+            }
+            assert_eq!(registration(&holdings), before);
+            apply(&holdings, on);
+            assert_eq!(registration(&holdings), after, "{before:?} on {on:?}");
+        }
+    }
+
+    #[test]
+    fn a_decided_refusal_stands() {
+        let holdings = Holdings::default();
+        share(&holdings, &manifest(1 << 14));
+        let ours = manifest(1 << 14).describe(name());
+        holdings.refuse(&Refusal { ours, registered: None, detail: "x".into() });
+        assert_eq!(registration(&holdings), Registration::Refused("x".into()));
+        assert_eq!(holdings.counts().refused, [name()]);
+    }
+
+    #[test]
+    fn a_file_that_changed_is_dropped_and_one_that_was_shared_anew_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, manifest) = (folder.path().join("a"), manifest(1 << 14));
+        std::fs::write(&path, vec![0; 1 << 16]).unwrap();
+        let now = Stamp::of(&path.metadata().unwrap());
+        let before = Stamp { modified_nanos: 7, ..now };
+        let holdings = Holdings::default();
+        holdings.insert_shared(name(), manifest.clone(), path.clone(), before);
+        // Shared anew between the look at the file and the judgement: the new one stays.
+        holdings.insert_shared(name(), manifest.clone(), path.clone(), now);
+        holdings.drop_changed(&name(), manifest.id(), before);
+        assert!(holdings.open_chunk(manifest.id(), 3).is_ok());
+        holdings.insert_shared(name(), manifest.clone(), path, before);
+        assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Changed)));
+        assert!(holdings.get(&name()).is_none());
+    }
+
+    #[test]
+    fn chunks_that_were_taken_back_are_not_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = manifest(1 << 14);
+        let path = folder.path().join("p");
+        let partial = PartialFile::open(&path, manifest.clone(), false, Disk::default()).unwrap();
+        let holdings = Holdings::default();
+        let count = manifest.layout().chunk_count();
+        holdings.insert_partial(name(), Arc::new(partial), ChunkSet::full(count));
+        holdings.take_back(&name(), manifest.id(), &ChunkSet::from_ranges(count, &"1".parse().unwrap()).unwrap());
+        assert!(holdings.open_chunk(manifest.id(), 0).is_ok());
+        assert!(matches!(holdings.open_chunk(manifest.id(), 1), Err(ReadError::NotHeld(1))));
+        assert!(holdings.stored(&name(), StoredChunk::pretend(manifest.id(), count.index(1).unwrap())));
+        assert!(holdings.open_chunk(manifest.id(), 1).is_ok());
     }
 }

@@ -4,45 +4,49 @@
 //!
 //! | module | turns | into |
 //! |---|---|---|
-//! | [`share`] | a local file | a manifest and a full chunk set |
-//! | [`register`] | this peer and what it holds | a lease, announcements, first-registered manifests |
-//! | [`locate`] | a file name | changes of who holds which chunk |
+//! | `share` | a local file | a manifest and a full chunk set |
+//! | `register` | this peer and what it holds | a lease, announcements, first-registered manifests |
+//! | `locate` | a file name | changes of who holds which chunk |
 //! | [`drizzle_engine::schedule`] | missing chunks, holders, what is in flight, now | fetches (pure, no I/O) |
-//! | [`fetch`] | one fetch | untrusted bytes |
-//! | [`verify`] | bytes and a manifest | a `VerifiedChunk`, or an offence |
-//! | [`store::write`](mod@store::write) | a `VerifiedChunk` | a `StoredChunk`, safe to serve |
+//! | `fetch` | one fetch | untrusted bytes |
+//! | `verify` | bytes and a manifest | a `VerifiedChunk`, or an offence |
+//! | `store::write` | a `VerifiedChunk` | a `StoredChunk`, safe to serve |
 //! | [`drizzle_engine::announce`] | stored chunks | batches for the tracker (pure) |
-//! | [`store::assemble`] | all chunks stored | the file under its name, in one step |
+//! | `store::assemble` | all chunks stored | the file under its name, in one step |
 //!
 //! And what stands beside the way:
 //!
 //! | module | is |
 //! |---|---|
 //! | [`drizzle_engine`] | every decision, pure: a crate of its own, which has no runtime, network or file |
-//! | [`store`] | the disk side: files of content, and what must survive a crash |
-//! | [`holdings`] | what this peer holds and may serve; the one owner of that state |
-//! | [`serve`] | the Peer service: upload slots and chunk streams |
-//! | [`download`] | one transfer: drives the way from locate to assemble |
-//! | [`transfers`] | the transfers that run, and how to join or cancel them |
-//! | [`control`] | the Control service, a thin adapter |
-//! | [`config`], [`server`] | options; bind, run, drain |
+//! | `store` | the disk side: files of content, and what must survive a crash |
+//! | `holdings` | what this peer holds and may serve; the one owner of that state |
+//! | `serve` | the Peer service: upload slots and chunk streams |
+//! | `download` | one download: drives the way from locate to assemble |
+//! | `transfers` | the downloads that run, and how to join or cancel them |
+//! | `notices` | what the tracker refused or took back |
+//! | `status` | everything that can be asked of this peer, at one moment |
+//! | `control` | the Control service, a thin adapter |
+//! | `config`, `server` | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
 
-pub mod config;
-pub mod control;
-pub mod download;
-pub mod fetch;
-pub mod holdings;
-pub mod locate;
-pub mod register;
-pub mod serve;
-pub mod server;
-pub mod share;
-pub mod store;
-pub mod transfers;
-pub mod verify;
+mod config;
+mod control;
+mod download;
+mod fetch;
+mod holdings;
+mod locate;
+mod notices;
+mod register;
+mod serve;
+mod server;
+mod share;
+mod status;
+mod store;
+mod transfers;
+mod verify;
 
 pub use config::{Cli, Command, Config};
-pub use server::{Handle, bind};
+pub use server::{BindError, Handle, bind};

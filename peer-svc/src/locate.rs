@@ -4,28 +4,38 @@
 //! can apply blindly. A tracker that is away or restarts is invisible there: what was known stays known
 //! for a grace period, in which the peers re-register by themselves (invariant 5).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use drizzle_engine::holder_view::{HolderView, Located};
+pub(crate) use drizzle_engine::holder_view::Located;
+use drizzle_engine::{
+    holder_view::HolderView,
+    retry::{self, Backoff},
+};
 use drizzle_proto::{
     FileId, FileName, PeerId,
     client::{ClientError, TrackerClient},
     holder::HolderChanges,
     wire,
 };
+use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tonic::Code;
 
-/// Between attempts to reach the tracker.
-const RETRY: Duration = Duration::from_millis(500);
-
 /// Watches a file until the receiver is gone or the file is withdrawn. `own` is left out.
-pub async fn watch(mut tracker: TrackerClient, name: FileName, id: FileId, own: PeerId, out: mpsc::Sender<Located>) {
+pub(crate) async fn watch(
+    mut tracker: TrackerClient,
+    name: FileName,
+    id: FileId,
+    own: PeerId,
+    seed: u64,
+    out: mpsc::Sender<Located>,
+) {
+    let (mut backoff, mut rng) = (Backoff::new(retry::TRACKER), StdRng::seed_from_u64(seed));
     let mut view = HolderView::new(own);
     let mut told_away = false;
     loop {
-        match follow(&mut tracker, &name, id, &mut view, &out).await {
+        match follow(&mut tracker, &name, id, &mut view, &mut backoff, &out).await {
             Ended::ReceiverGone => return,
             Ended::Withdrawn(why) => {
                 let _ = out.send(Located::Withdrawn(why)).await;
@@ -33,13 +43,13 @@ pub async fn watch(mut tracker: TrackerClient, name: FileName, id: FileId, own: 
             }
             Ended::Lost(error) => {
                 if !std::mem::replace(&mut told_away, true) {
-                    tracing::info!(%name, %error, "lost the tracker's news of this file; going on with known holders");
+                    tracing::info!(%name, %error, "the tracker's news of this file stopped; going on with the known holders, retrying");
                 }
             }
         }
         tokio::select! {
             () = out.closed() => return,
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(backoff.failed(&mut rng)) => {}
         }
         for change in view.expire(Instant::now()) {
             if out.send(Located::Change(change)).await.is_err() {
@@ -60,6 +70,7 @@ async fn follow(
     name: &FileName,
     id: FileId,
     view: &mut HolderView,
+    backoff: &mut Backoff,
     out: &mpsc::Sender<Located>,
 ) -> Ended {
     // A name may have been released and taken by other content while nobody looked.
@@ -94,6 +105,7 @@ async fn follow(
                 None => return Ended::Lost(tonic::Status::unavailable("the tracker ended the stream").into()),
             },
         };
+        backoff.succeeded();
         for located in view.apply(message, Instant::now()) {
             if out.send(located).await.is_err() {
                 return Ended::ReceiverGone;

@@ -1,48 +1,46 @@
 //! Membership: a lease with the tracker, and the announcements under it.
 //!
-//! One task owns the lease. Whatever goes wrong, it goes back to the same place: take a lease, announce
-//! everything that is held. So a tracker that restarts, forgets or was never there is healed without
-//! anybody asking (invariant 5). The log hears of a change once, not of every attempt.
+//! One task owns the lease; which call is due is decided by [`drizzle_engine::lease`]. Calls run beside each
+//! other, so that a renewal never waits for an announcement. A lost lease leads back to the beginning: take a
+//! lease, announce everything that is held. So a tracker that restarts, forgets or was never there is healed by
+//! itself (invariant 5). The log hears of a change once, not of every attempt.
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
     Address, FileInfo, FileName, Labels, PeerId, PeerInfo,
-    client::{ClientError, Lease, TrackerClient},
+    announcement::{FileChunks, FileOutcome},
+    client::{ClientError, TrackerClient},
 };
 use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        watch,
-    },
-    time::{Instant, sleep},
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::holdings::{Holdings, Refusal, Registration};
 
-/// News is gathered this long before it is sent.
-const BATCH: Duration = Duration::from_millis(40);
-/// Between attempts to reach the tracker.
-const RETRY: Duration = Duration::from_millis(500);
 /// Without a tracker for this long, a share is reported as pending.
 const AWAY: Duration = Duration::from_secs(3);
 /// The same with a tracker that is there but answers no announcement.
 const SILENT: Duration = Duration::from_secs(15);
-/// Before hashes are sent again that the tracker had no room for.
-const STUCK: Duration = Duration::from_secs(1);
 /// Leaving is a courtesy: the lease ends by itself.
 const LEAVE: Duration = Duration::from_secs(2);
+/// Without anything due, the task looks again this often.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the rest of the daemon hears of.
 #[derive(Debug)]
-pub enum Notice {
-    /// A file that the tracker did not take.
+pub(crate) enum Notice {
+    /// A file that the tracker refused.
     Refused(Refusal),
     /// A name that its owner released.
     Released(FileInfo),
@@ -50,21 +48,21 @@ pub enum Notice {
 
 /// How to be reached.
 #[derive(Debug, Clone)]
-pub enum Advertise {
+pub(crate) enum Advertise {
     /// As told with `--advertise`.
     Fixed(Address),
     /// The local address that routes to the tracker, with this port.
     Routed {
         /// The tracker.
         tracker: Address,
-        /// Our real port.
+        /// The port that is listened on.
         port: u16,
     },
 }
 
 impl Advertise {
-    /// The address to tell others. Resolved anew each time: a laptop moves, a container gets its network late.
-    pub async fn address(&self) -> std::io::Result<Address> {
+    /// The address to tell other peers. Resolved anew each time: a laptop moves, a container gets its network late.
+    pub(crate) async fn address(&self) -> std::io::Result<Address> {
         match self {
             Self::Fixed(address) => Ok(address.clone()),
             Self::Routed { tracker, port } => {
@@ -91,207 +89,234 @@ fn local_address_towards(remote: SocketAddr) -> std::io::Result<IpAddr> {
 
 /// What others may ask about the membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The lease, while one is held and the tracker answers.
-    pub lease: Option<u64>,
+    pub(crate) lease: Option<u64>,
     /// The address told last.
-    pub advertised: Option<Address>,
+    pub(crate) advertised: Option<Address>,
 }
 
 /// The membership task.
 #[derive(Debug)]
-pub struct Membership {
-    /// The tracker.
-    pub tracker: TrackerClient,
-    /// Its address, for messages.
-    pub tracker_address: Address,
-    /// This peer.
-    pub peer: PeerId,
-    /// What it says of where it is.
-    pub labels: Labels,
-    /// Where we are.
-    pub advertise: Advertise,
-    /// What we hold.
-    pub holdings: Arc<Holdings>,
-    /// Where to publish the standing.
-    pub standing: watch::Sender<Standing>,
-    /// Where to tell of refusals and releases.
-    pub notices: mpsc::Sender<Notice>,
+pub(crate) struct Membership {
+    pub(crate) tracker: TrackerClient,
+    /// For messages.
+    pub(crate) tracker_address: Address,
+    pub(crate) peer: PeerId,
+    pub(crate) labels: Labels,
+    pub(crate) advertise: Advertise,
+    pub(crate) holdings: Arc<Holdings>,
+    /// Where the standing is published.
+    pub(crate) standing: watch::Sender<Standing>,
+    /// Where refusals and releases go.
+    pub(crate) notices: mpsc::Sender<Notice>,
+    /// For the jitter of pauses.
+    pub(crate) seed: u64,
+    pub(crate) outage: Outage,
+}
+
+/// Says that the tracker is away once, and once that it is back.
+#[derive(Debug, Default)]
+pub(crate) struct Outage(bool);
+
+impl Outage {
+    fn begins(&mut self, tracker: &Address, error: &ClientError) {
+        if !std::mem::replace(&mut self.0, true) {
+            tracing::warn!(%tracker, %error, "cannot reach the tracker; retrying");
+        }
+    }
+
+    fn ends(&mut self, tracker: &Address) {
+        if std::mem::take(&mut self.0) {
+            tracing::info!(%tracker, "the tracker answers again");
+        }
+    }
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+enum Ended {
+    Registered(Result<(Terms, Address), ClientError>),
+    Renewed(u64, Result<Vec<FileInfo>, ClientError>),
+    Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
 }
 
 impl Membership {
     /// Runs until `stop`, then leaves the tracker.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut away = Away::default();
+    ///
+    /// # Panics
+    /// If a call panicked, which is a bug: a peer without its lease is no peer.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut lease = Lease::new(self.seed, Instant::now());
+        let mut calls = JoinSet::new();
+        let (holdings, notices) = (self.holdings.clone(), self.notices.clone());
+        // Releases are told once and so must wait here rather than be dropped; the tracker bounds how many.
+        let mut unsaid: VecDeque<Notice> = VecDeque::new();
         loop {
-            let lease = tokio::select! {
-                () = stop.cancelled() => return,
-                lease = self.take_lease(&mut away) => lease,
-            };
-            self.holdings.announce_everything();
-            let ended = tokio::select! {
-                () = stop.cancelled() => true,
-                () = self.keep(lease, &mut away) => false,
-            };
-            self.standing.send_modify(|standing| standing.lease = None);
-            if ended {
-                let _ = tokio::time::timeout(LEAVE, self.tracker.leave(lease.id)).await;
-                return;
+            let now = Instant::now();
+            while let Some(call) = lease.next(now) {
+                tracing::trace!(target: "drizzle::decisions", ?call, "tracker");
+                self.start(call, &mut calls);
             }
-        }
-    }
-
-    async fn take_lease(&mut self, away: &mut Away) -> Lease {
-        loop {
-            match self.try_lease().await {
-                Ok(lease) => {
-                    away.back(&self.tracker_address);
-                    return lease;
+            let wake = lease.wake_at().unwrap_or(now + IDLE);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = calls.join_next() => {
+                    let change = self.apply(ended.unwrap_or_else(panicked), &mut lease, &mut unsaid);
+                    self.publish(change);
                 }
-                Err(error) => away.tell(&self.tracker_address, &error),
-            }
-            sleep(RETRY).await;
-        }
-    }
-
-    async fn try_lease(&mut self) -> Result<Lease, ClientError> {
-        let address =
-            self.advertise.address().await.map_err(|error| tonic::Status::unavailable(format!("no route: {error}")))?;
-        let lease = self.tracker.register_peer(&PeerInfo::new(self.peer, address.clone(), self.labels.clone())).await?;
-        tracing::info!(tracker = %self.tracker_address, advertise = %address, "registered with the tracker");
-        if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
-            tracing::warn!(advertise = %address, "only peers on this very machine can reach that address; give the right one with --advertise");
-        }
-        self.standing.send_replace(Standing { lease: Some(lease.id), advertised: Some(address) });
-        Ok(lease)
-    }
-
-    /// Renews and announces until the lease is lost.
-    async fn keep(&mut self, lease: Lease, away: &mut Away) {
-        let holdings = self.holdings.clone();
-        let mut renew_at = Instant::now() + lease.renew_every;
-        loop {
-            let result = tokio::select! {
-                // First, and only here is the next renewal put off: however much there is to announce, and
-                // whatever it is answered, an announcement renews nothing.
-                biased;
-                () = tokio::time::sleep_until(renew_at) => {
-                    let renewed = self.renew(lease).await;
-                    renew_at = Instant::now() + lease.renew_every;
-                    renewed
-                }
-                () = holdings.wait_for_news() => {
-                    sleep(BATCH).await;
-                    self.announce(lease).await
-                }
-            };
-            match result {
-                Ok(()) => {
-                    away.back(&self.tracker_address);
-                    self.standing.send_if_modified(|standing| standing.lease.replace(lease.id).is_none());
-                }
-                Err(error) if error.code() == Code::FailedPrecondition => {
-                    tracing::info!(tracker = %self.tracker_address, "the tracker does not know our lease: registering again");
-                    return;
-                }
-                Err(error) => {
-                    away.tell(&self.tracker_address, &error);
-                    self.standing.send_modify(|standing| standing.lease = None);
-                    sleep(RETRY).await;
-                    // Finds out soon whether the tracker is back, and whether it remembers us.
-                    renew_at = Instant::now();
-                }
-            }
-        }
-    }
-
-    async fn renew(&mut self, lease: Lease) -> Result<(), ClientError> {
-        for released in self.tracker.renew_lease(lease.id).await? {
-            // Waits if need be: it is told only once.
-            let _ = self.notices.send(Notice::Released(released)).await;
-        }
-        Ok(())
-    }
-
-    async fn announce(&mut self, lease: Lease) -> Result<(), ClientError> {
-        let batch = self.holdings.take_batch();
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match self.tracker.register_chunk(lease.id, &batch).await {
-            Ok(outcomes) => {
-                let applied = self.holdings.apply(batch, outcomes);
-                for refusal in applied.refusals {
-                    // Looking into a refusal may take long; renewing must not wait for it.
-                    if let Err(error) = self.notices.try_send(Notice::Refused(refusal)) {
-                        let (TrySendError::Full(notice) | TrySendError::Closed(notice)) = error;
-                        if let Notice::Refused(refusal) = notice {
-                            self.holdings.refuse(&refusal);
-                        }
+                () = holdings.wait_for_news(), if lease.listens() => lease.has_news(Instant::now()),
+                Ok(room) = notices.reserve(), if !unsaid.is_empty() => {
+                    if let Some(notice) = unsaid.pop_front() {
+                        room.send(notice);
                     }
                 }
-                if applied.stuck {
-                    // The tracker has no room for the manifest now.
-                    sleep(STUCK).await;
-                }
-                Ok(())
+                () = sleep_until(wake.into()) => {}
             }
-            Err(error) => {
-                self.holdings.put_back(batch);
-                Err(error)
+        }
+        self.publish(Change::Lost);
+        if let Some(id) = lease.id() {
+            let _ = tokio::time::timeout(LEAVE, self.tracker.leave(id)).await;
+        }
+    }
+
+    fn start(&self, call: Call, calls: &mut JoinSet<Ended>) {
+        let mut tracker = self.tracker.clone();
+        match call {
+            Call::Register => {
+                let (advertise, peer, labels) = (self.advertise.clone(), self.peer, self.labels.clone());
+                calls.spawn(async move { Ended::Registered(register(tracker, advertise, peer, labels).await) });
+            }
+            Call::Renew(id) => {
+                calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
+            }
+            Call::Announce(id) => {
+                let batch = self.holdings.take_batch();
+                calls.spawn(async move {
+                    let told = if batch.is_empty() { Ok(Vec::new()) } else { tracker.register_chunk(id, &batch).await };
+                    Ended::Announced(id, batch, told)
+                });
             }
         }
     }
+
+    fn apply(&mut self, ended: Ended, lease: &mut Lease, unsaid: &mut VecDeque<Notice>) -> Change {
+        let now = Instant::now();
+        match ended {
+            Ended::Registered(Ok((terms, address))) => {
+                let tracker = &self.tracker_address;
+                tracing::info!(%tracker, advertise = %address, "registered with the tracker");
+                if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
+                    tracing::warn!(advertise = %address, "only peers on this machine can reach that address; give the right one with --advertise");
+                }
+                self.standing.send_modify(|standing| standing.advertised = Some(address));
+                self.holdings.announce_everything();
+                lease.registered(terms, now)
+            }
+            Ended::Registered(Err(error)) => {
+                self.outage.begins(&self.tracker_address, &error);
+                lease.register_failed(now)
+            }
+            Ended::Renewed(id, result) => {
+                let answer = self.answer(&result);
+                unsaid.extend(result.into_iter().flatten().map(Notice::Released));
+                lease.renewed(id, answer, now)
+            }
+            Ended::Announced(id, batch, result) => {
+                let mut answer = self.answer(&result);
+                match result {
+                    // What an earlier lease was told is told again under the present one.
+                    Ok(_) if lease.id() != Some(id) => {}
+                    Ok(outcomes) => {
+                        let applied = self.holdings.apply(batch, outcomes);
+                        unsaid.extend(applied.refusals.into_iter().map(Notice::Refused));
+                        if applied.stuck {
+                            answer = Answer::NoRoom;
+                        }
+                    }
+                    Err(_) => self.holdings.put_back(batch),
+                }
+                lease.announced(id, answer, now)
+            }
+        }
+    }
+
+    fn answer<T>(&mut self, result: &Result<T, ClientError>) -> Answer {
+        match result {
+            Ok(_) => Answer::Taken,
+            Err(error) if error.code() == Code::FailedPrecondition => Answer::UnknownLease,
+            Err(error) => {
+                self.outage.begins(&self.tracker_address, error);
+                Answer::Failed
+            }
+        }
+    }
+
+    fn publish(&mut self, change: Change) {
+        let tracker = &self.tracker_address;
+        let lease = match change {
+            Change::Nothing => return,
+            Change::Connected(id) => {
+                self.outage.ends(tracker);
+                Some(id)
+            }
+            Change::Away => None,
+            Change::Lost => {
+                tracing::info!(%tracker, "the lease has ended");
+                None
+            }
+        };
+        self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.lease, lease) != lease);
+    }
+}
+
+fn panicked(error: JoinError) -> Ended {
+    std::panic::resume_unwind(error.into_panic())
+}
+
+async fn register(
+    mut tracker: TrackerClient,
+    advertise: Advertise,
+    peer: PeerId,
+    labels: Labels,
+) -> Result<(Terms, Address), ClientError> {
+    let address = advertise.address().await;
+    let address = address.map_err(|error| tonic::Status::unavailable(format!("no route to the tracker: {error}")))?;
+    let lease = tracker.register_peer(&PeerInfo::new(peer, address.clone(), labels)).await?;
+    Ok((Terms { id: lease.id, renew_every: lease.renew_every }, address))
 }
 
 /// Waits for registrations, for as long as there is hope.
 #[derive(Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     changes: watch::Receiver<u64>,
     standing: watch::Receiver<Standing>,
     /// When the tracker last answered an announcement.
-    heard: Instant,
+    heard: tokio::time::Instant,
 }
 
 impl Patience {
     /// One for all files of a request, so that a tracker that is away is waited for once.
-    pub fn new(holdings: &Holdings, standing: &watch::Sender<Standing>) -> Self {
-        Self { changes: holdings.registrations(), standing: standing.subscribe(), heard: Instant::now() }
+    pub(crate) fn new(holdings: &Holdings, standing: &watch::Sender<Standing>) -> Self {
+        let (changes, standing) = (holdings.registrations(), standing.subscribe());
+        Self { changes, standing, heard: tokio::time::Instant::now() }
     }
 
-    /// Waits until a file's registration is decided; `Pending` if the tracker is away, or takes nothing.
-    pub async fn registration(&mut self, holdings: &Holdings, name: &FileName) -> Registration {
+    /// Waits until a file's registration is decided; `Pending` if the tracker is away, or answers nothing.
+    pub(crate) async fn registration(&mut self, holdings: &Holdings, name: &FileName) -> Registration {
         loop {
             let connected = self.standing.borrow_and_update().lease.is_some();
-            match holdings.get(name).map(|view| view.registration) {
+            match holdings.get(name).map(|held| held.registration) {
                 Some(Registration::Pending) => {}
                 Some(decided) => return decided,
                 None => return Registration::Pending,
             }
             let patience = if connected { SILENT } else { AWAY };
             tokio::select! {
-                Ok(()) = self.changes.changed() => self.heard = Instant::now(),
+                Ok(()) = self.changes.changed() => self.heard = tokio::time::Instant::now(),
                 Ok(()) = self.standing.changed() => {}
                 () = tokio::time::sleep_until(self.heard + patience) => return Registration::Pending,
             }
-        }
-    }
-}
-
-/// Says that the tracker is away once, and once that it is back.
-#[derive(Debug, Default)]
-struct Away(bool);
-
-impl Away {
-    fn tell(&mut self, tracker: &Address, error: &ClientError) {
-        if !std::mem::replace(&mut self.0, true) {
-            tracing::warn!(%tracker, %error, "cannot reach the tracker; retrying");
-        }
-    }
-
-    fn back(&mut self, tracker: &Address) {
-        if std::mem::take(&mut self.0) {
-            tracing::info!(%tracker, "the tracker answers again");
         }
     }
 }

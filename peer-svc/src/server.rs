@@ -4,7 +4,6 @@
 //! so that shutting down can prove that none is left.
 
 use std::{
-    collections::HashSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -22,6 +21,7 @@ use drizzle_proto::{
     },
     wire,
 };
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
@@ -34,16 +34,23 @@ use crate::{
     config::Config,
     control::{Backend, ControlService},
     download::{BUDGET_KIB, Context},
-    holdings::{Holdings, Refusal},
-    register::{Advertise, Membership, Notice, Standing},
+    holdings::Holdings,
+    notices::heed,
+    register::{Advertise, Membership, Outage, Standing},
     serve::{PeerService, Uploads},
-    share::{HashProgress, Sharer},
-    store::record::{State, StateError},
+    share::Sharer,
+    status::Monitor,
+    store::{
+        disk::Disk,
+        hash::HashProgress,
+        journal::{Journal, JournalError},
+        partials::Partials,
+    },
     transfers::Transfers,
 };
 
 /// The peer's state folder, unless told otherwise, below its folder.
-pub const STATE_DIR: &str = ".drizzle";
+const STATE_DIR: &str = ".drizzle";
 /// Refusals and releases that may wait to be looked at.
 const NOTICES: usize = 1024;
 /// For what was cut to notice.
@@ -63,8 +70,8 @@ pub enum BindError {
         source: io::Error,
     },
     /// The state folder is unusable.
-    #[error(transparent)]
-    State(#[from] StateError),
+    #[error("{0}")]
+    State(String),
     /// A port is taken or not ours.
     #[error("cannot listen on {address} ({option}): {source}")]
     Listen {
@@ -78,6 +85,12 @@ pub enum BindError {
     /// The tracker's URL is malformed, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
+}
+
+impl BindError {
+    fn state(error: JournalError) -> Self {
+        Self::State(error.to_string())
+    }
 }
 
 /// A running daemon.
@@ -158,35 +171,43 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
     let (peer_listener, peer) = listen(config.listen, "--listen").await?;
     let (control_listener, control) = listen(config.control, "--control").await?;
-    let state = Arc::new(State::open(&state_dir)?);
-    let id = state.peer_id()?;
+    // The one source of randomness: everything random below is decided by seeds that it gives out.
+    let mut seeds = match config.seed {
+        Some(seed) => StdRng::seed_from_u64(seed),
+        None => StdRng::from_rng(&mut rand::rng()),
+    };
+    let disk = Disk::default();
+    let journal = Arc::new(Journal::open(&state_dir, disk.clone()).map_err(BindError::state)?);
+    let partials = Partials::open(journal.folder(), disk)
+        .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
+    // Not from the seed: two peers that were given the same one are still two peers.
+    let id = journal.peer_id(rand::random()).map_err(BindError::state)?;
 
-    let holdings = Arc::new(Holdings::default());
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    let context = Arc::new(Context {
-        transport: transport.clone(),
-        tracker: tracker.clone(),
-        peer: id,
-        state: state.clone(),
-        holdings: holdings.clone(),
-        dir: dir.clone(),
-        budget: Arc::new(Semaphore::new(BUDGET_KIB)),
-        downloaded: AtomicU64::new(0),
-    });
-    let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone()));
+    let holdings = Arc::new(Holdings::default());
     let sharer = Arc::new(Sharer {
-        state,
+        journal,
+        partials: Arc::new(partials),
         holdings: holdings.clone(),
         dir,
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
+    let context = Arc::new(Context {
+        transport: transport.clone(),
+        tracker: tracker.clone(),
+        peer: id,
+        sharer: sharer.clone(),
+        budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+        downloaded: AtomicU64::new(0),
+    });
+    let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into()));
     let standing = watch::Sender::new(Standing::default());
 
-    // What the record vouches for is offered from the start; the rest waits for hashing.
-    transfers.restore()?;
+    // What the journal vouches for is offered from the start; the rest waits for hashing.
+    transfers.restore().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
     let advertise = match config.advertise.clone() {
         Some(address) => Advertise::Fixed(address),
@@ -202,20 +223,32 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         holdings: holdings.clone(),
         standing: standing.clone(),
         notices,
+        seed: seeds.random(),
+        outage: Outage::default(),
     };
-    tasks.spawn(member.run(membership.clone()));
+    let (fault, faults) = mpsc::channel(3);
+    let membership_ended = membership.clone();
+    let member = async move {
+        member.run(membership_ended).await;
+        Ok(())
+    };
+    tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
     tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
-    tasks.spawn(share_folder(sharer.clone(), stop.clone()));
+    tasks.spawn(share_folder(sharer.clone(), transfers.clone(), stop.clone()));
 
     let backend = Arc::new(Backend {
         tracker,
-        tracker_address: config.tracker.clone(),
+        monitor: Monitor {
+            labels: config.label.clone(),
+            tracker: config.tracker.clone(),
+            standing: standing.subscribe(),
+            context,
+            uploads: uploads.clone(),
+            transfers: transfers.clone(),
+        },
         standing,
-        holdings,
         sharer,
         transfers,
-        context,
-        uploads: uploads.clone(),
         tasks: tasks.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -238,7 +271,6 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
             transport.incoming(control_listener, cut.clone()),
             stop.clone().cancelled_owned(),
         );
-    let (fault, faults) = mpsc::channel(2);
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
     Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })
@@ -259,10 +291,10 @@ async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListene
 }
 
 /// Shares the folder, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, stop: CancellationToken) {
+async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, stop: CancellationToken) {
     let mut hashing = {
         let sharer = sharer.clone();
-        tokio::task::spawn_blocking(move || sharer.share_folder())
+        tokio::task::spawn_blocking(move || sharer.share_folder(&|name| transfers.is_running(name)))
     };
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {
@@ -270,6 +302,7 @@ async fn share_folder(sharer: Arc<Sharer>, stop: CancellationToken) {
             done = &mut hashing => {
                 match done {
                     Ok(Err(error)) if !stop.is_cancelled() => tracing::error!(%error, "cannot share the folder"),
+                    Err(error) if error.is_panic() => tracing::error!(%error, "internal error: sharing the folder panicked"),
                     _ => {}
                 }
                 return;
@@ -280,45 +313,6 @@ async fn share_folder(sharer: Arc<Sharer>, stop: CancellationToken) {
                 tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));
             }
         }
-    }
-}
-
-/// Acts on what the tracker did not take, or took back.
-async fn heed(mut notices: mpsc::Receiver<Notice>, sharer: Arc<Sharer>, transfers: Arc<Transfers>) {
-    // Pairs of our content and the registered one that were found to differ: every new lease brings the
-    // same refusals, and a large file is not to be hashed again for each.
-    let mut differ = HashSet::new();
-    while let Some(notice) = notices.recv().await {
-        if let Notice::Refused(refusal @ Refusal { ours, registered: Some(registered), .. }) = &notice
-            && !differ.insert((ours.id, registered.id))
-        {
-            sharer.holdings.refuse(refusal);
-            continue;
-        }
-        let (sharer, transfers) = (sharer.clone(), transfers.clone());
-        let heeded = tokio::task::spawn_blocking(move || match notice {
-            Notice::Refused(refusal) => match sharer.adopt_chunk_size(&refusal) {
-                Ok(true) => {
-                    tracing::info!(name = %refusal.ours.name, "the same content is registered in other chunks: adopted them");
-                }
-                outcome => {
-                    sharer.holdings.refuse(&refusal);
-                    let error = outcome.err().map(|error| error.to_string());
-                    tracing::warn!(name = %refusal.ours.name, error, "not shared: {}", refusal.detail);
-                }
-            },
-            Notice::Released(file) => {
-                let ours = sharer.holdings.get(&file.name).is_some_and(|view| view.manifest.id() == file.id);
-                // A running download hears of it by itself.
-                if ours && !transfers.is_running(&file.name) {
-                    tracing::info!(name = %file.name, "its owner withdrew it: no longer offered");
-                    if let Err(error) = sharer.unshare(&file.name) {
-                        tracing::warn!(name = %file.name, %error, "cannot record that");
-                    }
-                }
-            }
-        });
-        let _ = heeded.await;
     }
 }
 

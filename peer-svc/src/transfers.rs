@@ -1,6 +1,6 @@
-//! The transfers that run: begins them, lets others join, cancels them.
+//! The downloads that run: begins them, lets callers join, cancels them.
 //!
-//! A transfer belongs to the daemon, not to the one who asked: asking again for the same name joins it.
+//! A download belongs to the daemon, not to its caller: asking again for the same name joins it.
 //! At most one transfer runs for a name.
 
 use std::{
@@ -11,36 +11,37 @@ use std::{
 };
 
 use drizzle_proto::{ChunkRanges, ChunkSet, FileInfo, FileName, chunk_set::NoSuchChunk, client::ClientError};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    download::{self, Broadcast, Context, Destination, Event, Existing, Job, Progress, Subscription, inspect},
-    holdings::{Registration, Source},
+    download::{self, Broadcast, Context, Destination, DownloadEvent, Existing, Job, Progress, Subscription, inspect},
+    holdings::{Backing, Registration},
+    share::Sharer,
     store::{
-        assemble::AssembleError,
-        paths,
+        journal::{JournalError, ShareRecord},
+        paths::{self, PathError},
         read::open_unchanged,
-        record::{ShareRecord, StateError},
         stamp::Stamp,
     },
 };
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     /// The file's name.
-    pub name: FileName,
+    pub(crate) name: FileName,
     /// Where it goes, if not below the daemon's folder.
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Only these chunks.
-    pub chunks: Option<ChunkRanges>,
+    pub(crate) chunks: Option<ChunkRanges>,
     /// Without a stored chunk for this long, give up.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Why a transfer does not begin.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The tracker does not know the name, or is away.
     #[error("{}", tracker_text(.name, .source))]
     Tracker {
@@ -68,10 +69,13 @@ pub enum StartError {
     Conflict(FileName),
     /// The state folder cannot be written.
     #[error(transparent)]
-    State(#[from] StateError),
+    Journal(#[from] JournalError),
     /// The daemon stops.
     #[error("the daemon is shutting down")]
     Stopping,
+    /// A bug; the log has the panic's text.
+    #[error("internal error: looking at the destination panicked")]
+    Panicked,
 }
 
 fn tracker_text(name: &FileName, error: &ClientError) -> String {
@@ -82,9 +86,9 @@ fn tracker_text(name: &FileName, error: &ClientError) -> String {
     }
 }
 
-/// One running transfer.
+/// A download that runs.
 #[derive(Debug)]
-struct Transfer {
+struct Underway {
     job: Job,
     started: Instant,
     events: Broadcast,
@@ -92,40 +96,43 @@ struct Transfer {
     ended: CancellationToken,
 }
 
-/// A running transfer as others see it.
+/// A running download as a person sees it.
 #[derive(Debug, Clone)]
-pub struct Running {
+pub(crate) struct TransferStatus {
     /// What is fetched.
-    pub file: FileInfo,
+    pub(crate) file: FileInfo,
     /// Bytes of the wanted chunks.
-    pub wanted: u64,
+    pub(crate) wanted: u64,
     /// How far it is.
-    pub progress: Progress,
+    pub(crate) progress: Progress,
     /// Since it began.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
 }
 
 /// All transfers of a daemon.
 #[derive(Debug)]
-pub struct Transfers {
+pub(crate) struct Transfers {
     context: Arc<Context>,
-    running: Mutex<BTreeMap<FileName, Arc<Transfer>>>,
+    running: Mutex<BTreeMap<FileName, Arc<Underway>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Gives each download its seed.
+    seeds: Mutex<StdRng>,
 }
 
 impl Transfers {
-    /// None yet. `stop` ends them all.
-    pub fn new(context: Arc<Context>, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { context, running: Mutex::default(), tasks, stop }
+    /// None yet. `stop` ends them all; the seed decides every random choice of every download.
+    pub(crate) fn new(context: Arc<Context>, tasks: TaskTracker, stop: CancellationToken, seed: u64) -> Self {
+        let seeds = Mutex::new(StdRng::seed_from_u64(seed));
+        Self { context, running: Mutex::default(), tasks, stop, seeds }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Transfer>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Underway>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a transfer, or joins the one that runs.
-    pub async fn start(self: &Arc<Self>, request: Request) -> Result<Subscription, StartError> {
+    pub(crate) async fn start(self: &Arc<Self>, request: Request) -> Result<Subscription, StartError> {
         let name = request.name.clone();
         let manifest = self.context.tracker.clone().manifest(&name).await;
         let manifest = manifest.map_err(|source| StartError::Tracker { name: name.clone(), source })?;
@@ -139,13 +146,15 @@ impl Transfers {
             (None, Some(path)) => Some(Destination::Path(path)),
             (None, None) => Some(Destination::Named),
         };
-        let job = Job { name, manifest, wanted, destination, timeout: request.timeout };
+        let job = Job { name, manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
         if let Some(joined) = self.join(&job)? {
             return Ok(joined);
         }
         let this = self.clone();
         let checked = tokio::task::spawn_blocking(move || this.already_there(&job).map(|there| (job, there))).await;
-        match checked.map_err(|_| StartError::Stopping)?? {
+        let checked =
+            checked.map_err(|error| if error.is_panic() { StartError::Panicked } else { StartError::Stopping });
+        match checked?? {
             (_, Some(events)) => Ok(download::over(events)),
             (job, None) => self.spawn(job),
         }
@@ -168,10 +177,10 @@ impl Transfers {
         }
         if running.contains_key(&job.name) {
             drop(running);
-            // Somebody was faster between the check and here.
+            // Another caller was faster between the check and here.
             return self.join(&job)?.ok_or(StartError::Stopping);
         }
-        let transfer = Arc::new(Transfer {
+        let transfer = Arc::new(Underway {
             job: job.clone(),
             started: Instant::now(),
             events: Broadcast::default(),
@@ -180,21 +189,19 @@ impl Transfers {
         });
         let subscription = transfer.events.subscribe();
         running.insert(job.name.clone(), transfer.clone());
-        self.context.state.set_running(&job.name, true);
         let this = self.clone();
         self.tasks.spawn(async move {
             let name = job.name.clone();
             let context = this.context.clone();
             let (events, cancel) = (transfer.events.clone(), transfer.cancel.clone());
             // In a task of its own, so that a panic in there ends the transfer and not this bookkeeping.
-            let ran = tokio::spawn(download::run(context, job, events, cancel, this.stop.clone())).await;
-            let last = ran.unwrap_or_else(|error| download::broken(&error));
-            this.context.state.set_running(&name, false);
+            let ran = tokio::spawn(download::run(context, job.clone(), events, cancel, this.stop.clone())).await;
+            let last = ran.unwrap_or_else(|error| download::panicked(&this.context, &job, &error));
             match &last {
-                Event::Failed { reason, .. } => tracing::warn!(%name, reason, "download failed"),
+                DownloadEvent::Failed { reason, .. } => tracing::warn!(%name, reason, "download failed"),
                 _ => tracing::info!(%name, "downloaded"),
             }
-            // Who asks now either joined before and hears the end, or begins anew.
+            // A caller that asks now either joined before and hears the end, or begins anew.
             let mut running = this.lock();
             running.remove(&name);
             transfer.events.send(last);
@@ -204,10 +211,10 @@ impl Transfers {
     }
 
     /// Checks the destination. The events of a transfer with nothing to do, if the content is there.
-    fn already_there(&self, job: &Job) -> Result<Option<Vec<Event>>, StartError> {
+    fn already_there(&self, job: &Job) -> Result<Option<Vec<DownloadEvent>>, StartError> {
         let context = &self.context;
         let Some(destination) = &job.destination else { return Ok(None) };
-        let path = destination.path(&context.dir, &job.name);
+        let path = destination.path(&context.sharer.dir, &job.name);
         let output = |reason: String| StartError::Output { path: path.clone(), reason };
         if let Destination::Path(path) = destination {
             let folder = path.parent().filter(|_| path.is_absolute() && path.file_name().is_some());
@@ -216,9 +223,9 @@ impl Transfers {
                 return Err(output(format!("the folder {} does not exist", folder.display())));
             }
         }
-        let held = context.holdings.get(&job.name);
-        let known = held.as_ref().and_then(|view| match &view.source {
-            Source::Shared { path: shared, stamp } if *shared == path && view.manifest.id() == job.manifest.id() => {
+        let held = context.sharer.holdings.get(&job.name);
+        let known = held.as_ref().and_then(|held| match &held.backing {
+            Backing::Shared { path: shared, stamp } if *shared == path && held.manifest.id() == job.manifest.id() => {
                 Some(*stamp)
             }
             _ => None,
@@ -229,7 +236,7 @@ impl Transfers {
             _ => match inspect(&path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
                 Existing::Nothing => {
                     if *destination == Destination::Named {
-                        Self::way_is_free(&context.dir, &job.name)?;
+                        Self::way_is_free(&context.sharer.dir, &job.name)?;
                     }
                     return Ok(None);
                 }
@@ -239,14 +246,14 @@ impl Transfers {
         };
         let refused = |registration: &Registration| matches!(registration, Registration::Refused(_));
         if known.is_none()
-            && held.is_none_or(|view| matches!(view.source, Source::Partial(_)) || refused(&view.registration))
+            && held.is_none_or(|held| matches!(held.backing, Backing::Partial(_)) || refused(&held.registration))
         {
             self.offer(job, path.clone(), stamp)?;
         }
         let size = job.manifest.layout().size();
         Ok(Some(vec![
-            Event::Started { file: job.manifest.describe(job.name.clone()), wanted: size, resumed: size },
-            Event::Done {
+            DownloadEvent::Started { file: job.manifest.describe(job.name.clone()), wanted: size, resumed: size },
+            DownloadEvent::Done {
                 path: Some(path),
                 bytes: 0,
                 elapsed: Duration::ZERO,
@@ -259,24 +266,21 @@ impl Transfers {
     /// No part of the name's folders is a link or a file.
     fn way_is_free(dir: &std::path::Path, name: &FileName) -> Result<(), StartError> {
         paths::check_parents(dir, name).map_err(|error| match error {
-            AssembleError::InTheWay(path) | AssembleError::Exists(path) => {
+            PathError::InTheWay(path) => {
                 StartError::Output { path, reason: "a link or a file stands where a folder should be".to_owned() }
             }
-            AssembleError::Io { path, source } => StartError::Output { path, reason: source.to_string() },
+            PathError::Io { path, source } => StartError::Output { path, reason: source.to_string() },
         })
     }
 
     /// The right content stood there already: shares it like a download.
-    fn offer(&self, job: &Job, path: PathBuf, stamp: Stamp) -> Result<(), StateError> {
+    fn offer(&self, job: &Job, path: PathBuf, stamp: Stamp) -> Result<(), JournalError> {
         let record = ShareRecord { path, stamp, manifest: job.manifest.clone(), shared: true };
-        self.context.state.put_shares([(&job.name, &record)])?;
-        self.context.state.discard_partial_data(&job.name);
-        self.context.holdings.insert_shared(job.name.clone(), record.manifest, record.path, record.stamp);
-        Ok(())
+        self.context.sharer.offer(vec![(job.name.clone(), record)], &|name| self.is_running(name))
     }
 
     /// Cancels a transfer and waits for its end; whether there was one.
-    pub async fn cancel(&self, name: &FileName) -> bool {
+    pub(crate) async fn cancel(&self, name: &FileName) -> bool {
         let Some(transfer) = self.lock().get(name).cloned() else { return false };
         transfer.cancel.cancel();
         transfer.ended.cancelled().await;
@@ -284,14 +288,14 @@ impl Transfers {
     }
 
     /// Whether a transfer of this name runs.
-    pub fn is_running(&self, name: &FileName) -> bool {
+    pub(crate) fn is_running(&self, name: &FileName) -> bool {
         self.lock().contains_key(name)
     }
 
     /// What runs now.
-    pub fn list(&self) -> Vec<Running> {
-        let running: Vec<Arc<Transfer>> = self.lock().values().cloned().collect();
-        let view = |transfer: Arc<Transfer>| Running {
+    pub(crate) fn list(&self) -> Vec<TransferStatus> {
+        let running: Vec<Arc<Underway>> = self.lock().values().cloned().collect();
+        let view = |transfer: Arc<Underway>| TransferStatus {
             file: transfer.job.manifest.describe(transfer.job.name.clone()),
             wanted: download::bytes_of(&transfer.job.manifest, &transfer.job.wanted),
             progress: transfer.events.progress(),
@@ -300,22 +304,25 @@ impl Transfers {
         running.into_iter().map(view).collect()
     }
 
-    /// Offers what is left of the unfinished downloads of an earlier run: the chunks whose record is
-    /// sound. Blocks.
-    pub fn restore(&self) -> Result<(), StateError> {
-        self.context.state.discard_orphans()?;
-        for record in self.context.state.partials()? {
-            let path = self.context.state.partial_path(&record.name);
-            // A data file that was cut short or is gone proves nothing.
-            let size = record.manifest.layout().size();
-            if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == size) {
+    /// Offers what is left of the unfinished downloads of an earlier run: the chunks that the journal vouches for.
+    /// Blocks.
+    pub(crate) fn restore(&self) -> Result<(), JournalError> {
+        let Sharer { journal, partials, holdings, .. } = &*self.context.sharer;
+        let records = journal.partials()?;
+        partials.sweep(records.iter().map(|record| &record.name));
+        for record in records {
+            if !partials.is_whole(&record.name, &record.manifest) {
                 continue;
             }
-            match crate::store::write::PartialFile::open(&path, record.manifest, false) {
-                Ok(partial) => self.context.holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
+            match partials.open_file(&record.name, record.manifest, false) {
+                Ok(partial) => holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
                 Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
             }
         }
         Ok(())
+    }
+
+    fn next_seed(&self) -> u64 {
+        self.seeds.lock().unwrap_or_else(PoisonError::into_inner).random()
     }
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 /// The bytes of a chunk are not those of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Mismatch {
+pub(crate) enum Mismatch {
     /// More bytes than the chunk has.
     #[error("more than {0} bytes")]
     TooLong(u32),
@@ -35,7 +35,7 @@ const SPARE_SLICES: usize = 64;
 
 /// Takes the bytes of one chunk in order.
 #[derive(Debug)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     file: FileId,
     chunk: ChunkIndex,
     expected: Digest,
@@ -47,7 +47,7 @@ pub struct Verifier {
 
 /// A chunk whose bytes match the manifest. Only this can be written.
 #[derive(Debug)]
-pub struct VerifiedChunk {
+pub(crate) struct VerifiedChunk {
     file: FileId,
     chunk: ChunkIndex,
     slices: Vec<Bytes>,
@@ -55,7 +55,7 @@ pub struct VerifiedChunk {
 
 impl Verifier {
     /// For one chunk of a manifest.
-    pub fn new(manifest: &Manifest, chunk: ChunkIndex) -> Self {
+    pub(crate) fn new(manifest: &Manifest, chunk: ChunkIndex) -> Self {
         Self {
             file: manifest.id(),
             chunk,
@@ -68,7 +68,7 @@ impl Verifier {
     }
 
     /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory.
-    pub fn push(&mut self, slice: Bytes) -> Result<(), Mismatch> {
+    pub(crate) fn push(&mut self, slice: Bytes) -> Result<(), Mismatch> {
         self.got += slice.len() as u64;
         if self.got > u64::from(self.len) {
             return Err(Mismatch::TooLong(self.len));
@@ -82,12 +82,12 @@ impl Verifier {
     }
 
     /// Whether every byte has come.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.got == u64::from(self.len)
     }
 
     /// The proof, if the hash matches.
-    pub fn finish(self) -> Result<VerifiedChunk, Mismatch> {
+    pub(crate) fn finish(self) -> Result<VerifiedChunk, Mismatch> {
         if self.got < u64::from(self.len) {
             return Err(Mismatch::TooShort { got: self.got, expected: self.len });
         }
@@ -100,17 +100,17 @@ impl Verifier {
 
 impl VerifiedChunk {
     /// The content that it belongs to.
-    pub fn file(&self) -> FileId {
+    pub(crate) fn file(&self) -> FileId {
         self.file
     }
 
     /// Which chunk it is.
-    pub fn chunk(&self) -> ChunkIndex {
+    pub(crate) fn chunk(&self) -> ChunkIndex {
         self.chunk
     }
 
     /// Its bytes, in order.
-    pub fn slices(&self) -> &[Bytes] {
+    pub(crate) fn slices(&self) -> &[Bytes] {
         &self.slices
     }
 }

@@ -7,7 +7,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerInfo,
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
@@ -247,8 +247,10 @@ impl PeerClient {
         file: FileId,
         chunk: crate::ChunkIndex,
         offset: u32,
+        requester: PeerId,
     ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
-        let request = wire::FetchChunkRequest { file_id: file.to_string(), chunk: chunk.get(), offset };
+        let (file_id, requester) = (file.to_string(), requester.to_string());
+        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
     }
 }

@@ -179,6 +179,7 @@ mod tests {
         let source =
             |at: usize| SourceProgress { peer: format!("10.0.0.{at}:7401"), bytes: at as u64, chunks: 5, in_flight: 1 };
         progress.apply(&Event::Progress(wire::DownloadProgress {
+            bytes_recorded: 0,
             bytes_stored: 1 << 29,
             sources: (0..sources).map(source).collect(),
         }));

@@ -206,7 +206,11 @@ fn status() {
         transfers: vec![wire::Transfer {
             file: Some(file("a")),
             bytes_wanted: 10 * MIB,
-            progress: Some(wire::DownloadProgress { bytes_stored: 5 * MIB, sources: vec![source(5)] }),
+            progress: Some(wire::DownloadProgress {
+                bytes_stored: 5 * MIB,
+                sources: vec![source(5)],
+                ..Default::default()
+            }),
             elapsed_millis: 1500,
         }],
         ..Default::default()

@@ -285,7 +285,7 @@ pub(crate) fn source(chunks: u32) -> wire::SourceProgress {
 
 pub(crate) fn progress(chunks: u32) -> Event {
     let bytes_stored = 2 * MIB + u64::from(chunks) * MIB;
-    Event::Progress(wire::DownloadProgress { bytes_stored, sources: vec![source(chunks)] })
+    Event::Progress(wire::DownloadProgress { bytes_stored, sources: vec![source(chunks)], ..Default::default() })
 }
 
 pub(crate) fn done(path: &str) -> Event {

@@ -108,6 +108,11 @@ impl Lease {
         self.held.as_ref().map(|held| held.terms.id)
     }
 
+    /// Whether [`Lease::has_news`] would change anything: otherwise the news needs no watching now.
+    pub fn listens(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.news_since.is_none())
+    }
+
     /// There is something to announce.
     pub fn has_news(&mut self, now: Instant) {
         if let Some(held) = &mut self.held {

@@ -25,7 +25,8 @@ pub const RECEIVING: Limits =
     Limits { silence: Duration::from_secs(4), window: Duration::from_secs(4), least: 4 << 10 };
 
 /// What a holder demands of a receiver. A receiver takes messages of up to 256 KiB, so one that takes a message
-/// just before each silence ends would keep a slot at 26 KiB/s.
+/// just before each silence ends would keep a slot at 26 KiB/s. A slow link is no offence: the holder frees a
+/// dripping stream's slot only for another peer that waits.
 pub const SENDING: Limits =
     Limits { silence: Duration::from_secs(10), window: Duration::from_secs(10), least: 320 << 10 };
 
@@ -62,16 +63,17 @@ impl Pace {
         self.in_window += bytes;
     }
 
-    /// Judges the stream as it is now. A window that is over and had enough bytes is followed by the next one.
+    /// Judges the stream as it is now. A window that is over is followed by the next one.
     pub fn look(&mut self, now: Instant) -> Verdict {
         if now.saturating_duration_since(self.moved_at) >= self.limits.silence {
             return Verdict::Silent;
         }
         if now.saturating_duration_since(self.window_from) >= self.limits.window {
-            if self.in_window < self.limits.least {
-                return Verdict::Drips(self.in_window);
+            let bytes = std::mem::take(&mut self.in_window);
+            self.window_from = now;
+            if bytes < self.limits.least {
+                return Verdict::Drips(bytes);
             }
-            (self.window_from, self.in_window) = (now, 0);
         }
         Verdict::Fine
     }

@@ -1,17 +1,17 @@
-//! Domain to wire for the Control service, and its requests to the domain. The only place of this crate
-//! that looks into wire messages, apart from the two one-field requests of the Peer service.
+//! Domain to wire for the Control service, and its requests to the domain. The only place of this crate that looks
+//! into wire messages, apart from the requests of the Peer service.
 
 use std::{path::PathBuf, time::Duration};
 
 use drizzle_proto::{ChunkRanges, FileName, Layout, WireError, wire};
 use wire::download_event::Event as WireEvent;
 
+use super::sharing::ShareOrder;
 use crate::{
-    control::ShareOrder,
-    download::{Blamed, Event, FailureKind, Progress, SourceProgress, Step, offence_text},
-    holdings::Counts,
-    share::HashState,
-    transfers::{Request, Running},
+    download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, offence_text, reason_text},
+    status::Snapshot,
+    store::hash::HashState,
+    transfers::{Request, TransferStatus},
 };
 
 /// Without a stored chunk for this long, a download gives up unless told otherwise.
@@ -60,15 +60,19 @@ impl TryFrom<wire::ShareRequest> for ShareOrder {
     }
 }
 
-impl From<&SourceProgress> for wire::SourceProgress {
-    fn from(source: &SourceProgress) -> Self {
+impl From<&Contribution> for wire::SourceProgress {
+    fn from(source: &Contribution) -> Self {
         Self { peer: source.peer.to_string(), bytes: source.bytes, chunks: source.chunks, in_flight: source.in_flight }
     }
 }
 
 impl From<&Progress> for wire::DownloadProgress {
     fn from(progress: &Progress) -> Self {
-        Self { bytes_stored: progress.stored, sources: progress.sources.iter().map(Into::into).collect() }
+        Self {
+            bytes_stored: progress.stored,
+            bytes_recorded: progress.recorded,
+            sources: progress.sources.iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -92,21 +96,22 @@ impl From<FailureKind> for wire::download_failed::Kind {
             FailureKind::Storage => Self::Storage,
             FailureKind::Withdrawn => Self::Withdrawn,
             FailureKind::Shutdown => Self::Shutdown,
+            FailureKind::Internal => Self::Internal,
         }
     }
 }
 
-impl From<&Event> for wire::DownloadEvent {
-    fn from(event: &Event) -> Self {
+impl From<&DownloadEvent> for wire::DownloadEvent {
+    fn from(event: &DownloadEvent) -> Self {
         use wire::chunk_event::Step as WireStep;
         let event = match event {
-            Event::Started { file, wanted, resumed } => WireEvent::Started(wire::DownloadStarted {
+            DownloadEvent::Started { file, wanted, resumed } => WireEvent::Started(wire::DownloadStarted {
                 file: Some(file.into()),
                 bytes_wanted: *wanted,
                 bytes_resumed: *resumed,
             }),
-            Event::Progress(progress) => WireEvent::Progress(progress.into()),
-            Event::Chunk { step, chunk, peer } => {
+            DownloadEvent::Progress(progress) => WireEvent::Progress(progress.into()),
+            DownloadEvent::Chunk { step, chunk, peer } => {
                 let (step, reason) = match step {
                     Step::Requested => (WireStep::Requested, ""),
                     Step::Stored => (WireStep::Stored, ""),
@@ -119,15 +124,15 @@ impl From<&Event> for wire::DownloadEvent {
                     reason: reason.to_owned(),
                 })
             }
-            Event::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason.clone() }),
-            Event::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
+            DownloadEvent::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason_text(reason) }),
+            DownloadEvent::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
                 path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
                 bytes: *bytes,
                 elapsed_millis: millis(*elapsed),
                 sources: sources.iter().map(Into::into).collect(),
                 blamed: blamed.iter().map(Into::into).collect(),
             }),
-            Event::Failed { kind, reason, chunks, blamed } => WireEvent::Failed(wire::DownloadFailed {
+            DownloadEvent::Failed { kind, reason, chunks, blamed } => WireEvent::Failed(wire::DownloadFailed {
                 kind: wire::download_failed::Kind::from(*kind).into(),
                 reason: reason.clone(),
                 chunks: Some(chunks.into()),
@@ -138,8 +143,8 @@ impl From<&Event> for wire::DownloadEvent {
     }
 }
 
-impl From<&Running> for wire::Transfer {
-    fn from(running: &Running) -> Self {
+impl From<&TransferStatus> for wire::Transfer {
+    fn from(running: &TransferStatus) -> Self {
         Self {
             file: Some((&running.file).into()),
             bytes_wanted: running.wanted,
@@ -161,12 +166,30 @@ impl From<HashState> for wire::HashProgress {
     }
 }
 
-/// Counts, names and totals as the status message has them.
-pub(crate) fn count_into(status: &mut wire::StatusResponse, counts: Counts) {
-    status.shared_files = u32::try_from(counts.shared).unwrap_or(u32::MAX);
-    status.partial_files = u32::try_from(counts.partial).unwrap_or(u32::MAX);
-    // A listing for people; the log has them all.
-    status.refused = counts.refused.iter().take(100).map(FileName::to_string).collect();
+impl From<Snapshot> for wire::StatusResponse {
+    fn from(snapshot: Snapshot) -> Self {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let Snapshot { hashing, holdings, uploads, standing, .. } = snapshot;
+        Self {
+            peer_id: snapshot.peer.to_string(),
+            labels: snapshot.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),
+            tracker: snapshot.tracker.to_string(),
+            tracker_connected: standing.lease.is_some(),
+            dir: snapshot.dir.to_string_lossy().into_owned(),
+            shared_files: count(holdings.shared),
+            partial_files: count(holdings.partial),
+            // A listing for people; the log has them all.
+            refused: holdings.refused.iter().take(100).map(FileName::to_string).collect(),
+            upload_slots: count(uploads.slots),
+            uploads_running: count(uploads.taken),
+            uploaded_bytes: uploads.sent,
+            downloaded_bytes: snapshot.downloaded,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            transfers: snapshot.transfers.iter().map(Into::into).collect(),
+            hashing: (hashing.files_done < hashing.files_total).then(|| hashing.into()),
+        }
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -5,61 +5,50 @@
 mod convert;
 mod sharing;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{pin::Pin, sync::Arc};
 
-use drizzle_proto::{Address, FileName, WireError, client::ClientError, client::TrackerClient, wire};
+use drizzle_proto::{
+    FileName, WireError,
+    client::{ClientError, TrackerClient},
+    wire,
+};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
-pub use self::sharing::ShareOrder;
+use self::sharing::ShareOrder;
 use crate::{
-    control::convert::count_into,
-    download::Context,
-    holdings::Holdings,
     register::Standing,
-    serve::Uploads,
     share::{ShareError, Sharer},
-    store::record::StateError,
+    status::Monitor,
+    store::{hash::HashError, journal::JournalError},
     transfers::{StartError, Transfers},
 };
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Everything that a person can reach.
+/// What the Control service works on.
 #[derive(Debug)]
-pub struct Backend {
+pub(crate) struct Backend {
     /// For files and locations.
-    pub tracker: TrackerClient,
-    /// Its address.
-    pub tracker_address: Address,
+    pub(crate) tracker: TrackerClient,
     /// Whether there is a lease.
-    pub standing: watch::Sender<Standing>,
-    /// What is held.
-    pub holdings: Arc<Holdings>,
-    /// Shares files.
-    pub sharer: Arc<Sharer>,
-    /// Runs downloads.
-    pub transfers: Arc<Transfers>,
-    /// What transfers need.
-    pub context: Arc<Context>,
-    /// Serves chunks.
-    pub uploads: Arc<Uploads>,
+    pub(crate) standing: watch::Sender<Standing>,
+    pub(crate) sharer: Arc<Sharer>,
+    pub(crate) transfers: Arc<Transfers>,
+    pub(crate) monitor: Monitor,
     /// Keeps count of background tasks.
-    pub tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// Why an unshare fails.
 #[derive(Debug, thiserror::Error)]
-pub enum UnshareError {
-    /// Running.
+enum UnshareError {
+    /// A download of it runs.
     #[error("{0} is being downloaded; cancel that first")]
     Downloading(FileName),
-    /// Nobody knows it.
+    /// Neither this peer nor the tracker knows it as this peer's.
     #[error("{0} is neither shared here nor registered by this peer")]
     NotFound(FileName),
     /// The local part is done.
@@ -72,7 +61,10 @@ pub enum UnshareError {
     Tracker(#[from] ClientError),
     /// Recording failed.
     #[error(transparent)]
-    State(#[from] StateError),
+    Journal(#[from] JournalError),
+    /// A bug; the log has the panic's text.
+    #[error("internal error: {0}")]
+    Internal(String),
 }
 
 impl Backend {
@@ -82,7 +74,7 @@ impl Backend {
         }
         let (sharer, local) = (self.sharer.clone(), name.clone());
         let held = tokio::task::spawn_blocking(move || sharer.unshare(&local)).await;
-        let held = held.map_err(|error| ClientError::from(Status::internal(error.to_string())))??;
+        let held = held.map_err(|error| UnshareError::Internal(error.to_string()))??;
         let lease = self.standing.borrow().lease;
         let withdrawn = match lease {
             Some(lease) => self.tracker.clone().withdraw_file(lease, &name).await,
@@ -92,7 +84,7 @@ impl Backend {
             Ok(released) => Ok(released),
             Err(error) if error.is_unreachable() => {
                 // The holding at least ends as soon as the tracker is back.
-                held.into_iter().for_each(|file| self.holdings.tell_gone(file));
+                held.into_iter().for_each(|file| self.sharer.holdings.tell_gone(file));
                 Err(UnshareError::TrackerAway(name))
             }
             // Never registered, or somebody else's: the local part is all there was to do.
@@ -105,29 +97,6 @@ impl Backend {
             Err(error) => Err(error.into()),
         }
     }
-
-    fn status(&self) -> wire::StatusResponse {
-        let standing = self.standing.borrow().clone();
-        let (slots, taken) = self.uploads.slots();
-        let hashing = self.sharer.progress.read();
-        let mut status = wire::StatusResponse {
-            peer_id: self.context.peer.to_string(),
-            advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),
-            tracker: self.tracker_address.to_string(),
-            tracker_connected: standing.lease.is_some(),
-            dir: self.context.dir.to_string_lossy().into_owned(),
-            upload_slots: u32::try_from(slots).unwrap_or(u32::MAX),
-            uploads_running: u32::try_from(taken).unwrap_or(u32::MAX),
-            uploaded_bytes: self.uploads.sent(),
-            downloaded_bytes: self.context.downloaded.load(Ordering::Relaxed),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            transfers: self.transfers.list().iter().map(Into::into).collect(),
-            hashing: (hashing.files_done < hashing.files_total).then(|| hashing.into()),
-            ..Default::default()
-        };
-        count_into(&mut status, self.holdings.counts());
-        status
-    }
 }
 
 /// The one table from this service's errors to codes: see `control.proto`.
@@ -139,7 +108,7 @@ fn start_status(error: &StartError) -> Status {
         StartError::NoSuchChunk(_) | StartError::Output { .. } => Status::invalid_argument(text),
         StartError::DestinationExists(_) => Status::already_exists(text),
         StartError::Conflict(_) => Status::failed_precondition(text),
-        StartError::State(_) => Status::internal(text),
+        StartError::Journal(_) | StartError::Panicked => Status::internal(text),
         StartError::Stopping => Status::unavailable(text),
     }
 }
@@ -147,11 +116,13 @@ fn start_status(error: &StartError) -> Status {
 fn share_status(error: &ShareError) -> Status {
     let text = error.to_string();
     match error {
-        ShareError::NotFound(_) => Status::not_found(text),
-        ShareError::NotRegular(_) | ShareError::Name { .. } | ShareError::Layout(_) => Status::invalid_argument(text),
-        ShareError::Io { .. } | ShareError::Changing(_) => Status::failed_precondition(text),
-        ShareError::State(_) => Status::internal(text),
-        ShareError::Stopped => Status::unavailable(text),
+        ShareError::Hash(HashError::NotFound(_)) => Status::not_found(text),
+        ShareError::Hash(HashError::NotRegular(_) | HashError::Layout(_)) | ShareError::Name { .. } => {
+            Status::invalid_argument(text)
+        }
+        ShareError::Hash(HashError::Io { .. } | HashError::Changing(_)) => Status::failed_precondition(text),
+        ShareError::Hash(HashError::Stopped) => Status::unavailable(text),
+        ShareError::Journal(_) | ShareError::Panicked => Status::internal(text),
     }
 }
 
@@ -162,7 +133,7 @@ fn unshare_status(error: UnshareError) -> Status {
         UnshareError::NotFound(_) => Status::not_found(text),
         UnshareError::TrackerAway(_) => Status::unavailable(text),
         UnshareError::Tracker(error) => error.into(),
-        UnshareError::State(_) => Status::internal(text),
+        UnshareError::Journal(_) | UnshareError::Internal(_) => Status::internal(text),
     }
 }
 
@@ -181,7 +152,7 @@ fn name(text: &str) -> Result<FileName, Status> {
 
 /// The gRPC adapter.
 #[derive(Debug, Clone)]
-pub struct ControlService(pub Arc<Backend>);
+pub(crate) struct ControlService(pub(crate) Arc<Backend>);
 
 #[tonic::async_trait]
 impl wire::control_server::Control for ControlService {
@@ -229,7 +200,7 @@ impl wire::control_server::Control for ControlService {
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
-        Ok(Response::new(self.0.status()))
+        Ok(Response::new(self.0.monitor.snapshot().into()))
     }
 
     async fn list_files(

@@ -11,7 +11,11 @@ use super::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
-    share::{HashProgress, Hashed, ShareError},
+    share::{Hashed, ShareError},
+    store::{
+        hash::{HashError, HashProgress},
+        journal::JournalError,
+    },
 };
 
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -20,13 +24,13 @@ const BACKLOG: usize = 256;
 
 /// What to share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShareOrder {
+pub(super) struct ShareOrder {
     /// Absolute paths of files or folders.
-    pub paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
     /// For a single file.
-    pub name: Option<FileName>,
+    pub(super) name: Option<FileName>,
     /// In bytes; `None` for the default.
-    pub chunk_size: Option<u32>,
+    pub(super) chunk_size: Option<u32>,
 }
 
 /// Checks the paths, then shares in the background. The work goes on if the reader goes away.
@@ -43,7 +47,7 @@ pub(super) async fn share(
         }
         Ok((found, order.chunk_size))
     };
-    let ((found, skipped), chunk_size) = tokio::task::spawn_blocking(find).await.map_err(|_| ShareError::Stopped)??;
+    let ((found, skipped), chunk_size) = tokio::task::spawn_blocking(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
@@ -52,15 +56,17 @@ pub(super) async fn share(
         }
         let progress = Arc::new(HashProgress::default());
         let hashing = {
-            let (sharer, progress) = (backend.sharer.clone(), progress.clone());
-            tokio::task::spawn_blocking(move || sharer.share_found(found, chunk_size, &progress))
+            let (sharer, transfers, progress) = (backend.sharer.clone(), backend.transfers.clone(), progress.clone());
+            tokio::task::spawn_blocking(move || {
+                sharer.share_found(found, chunk_size, &progress, &|name| transfers.is_running(name))
+            })
         };
         let mut patience = None;
         for (name, result) in watch(hashing, &progress, &events).await {
-            let patience = patience.get_or_insert_with(|| Patience::new(&backend.holdings, &backend.standing));
+            let patience = patience.get_or_insert_with(|| Patience::new(&backend.sharer.holdings, &backend.standing));
             let result = match result {
                 Ok(file) => tokio::select! {
-                    // Nobody is left to be told.
+                    // No caller is left to be told.
                     () = backend.sharer.stop.cancelled() => return,
                     () = events.closed() => return,
                     result = registered(&backend, patience, file) => result,
@@ -78,7 +84,7 @@ pub(super) async fn share(
 
 /// Tells of progress until the hashing is done.
 async fn watch(
-    mut hashing: tokio::task::JoinHandle<Result<Hashed, crate::store::record::StateError>>,
+    mut hashing: tokio::task::JoinHandle<Result<Hashed, JournalError>>,
     progress: &HashProgress,
     events: &mpsc::Sender<wire::ShareEvent>,
 ) -> Hashed {
@@ -96,7 +102,7 @@ async fn watch(
         let error = match done {
             Ok(Ok(hashed)) => return hashed,
             Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+            Err(error) => of_task(error).to_string(),
         };
         tell(events, outcome(None, Status::Failed, error)).await;
         return Vec::new();
@@ -104,10 +110,10 @@ async fn watch(
 }
 
 async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
-    match patience.registration(&backend.holdings, &file.name).await {
+    match patience.registration(&backend.sharer.holdings, &file.name).await {
         Registration::Registered => {
             // The tracker may know the content in other chunks, which this peer then adopted.
-            let adopted = backend.holdings.get(&file.name).map(|view| view.manifest.describe(file.name.clone()));
+            let adopted = backend.sharer.holdings.get(&file.name).map(|held| held.manifest.describe(file.name.clone()));
             outcome(Some(&adopted.unwrap_or(file)), Status::Registered, String::new())
         }
         Registration::Refused(detail) => outcome(Some(&file), Status::Refused, detail),
@@ -123,6 +129,10 @@ fn outcome(file: Option<&FileInfo>, status: Status, detail: String) -> wire::Sha
 }
 
 async fn tell(events: &mpsc::Sender<wire::ShareEvent>, result: wire::ShareResult) {
-    // Nobody may be reading any more; the sharing itself is done.
+    // The caller may be gone; the sharing itself is done.
     let _ = events.send(wire::ShareEvent { event: Some(wire::share_event::Event::Result(result)) }).await;
+}
+
+fn of_task(error: tokio::task::JoinError) -> ShareError {
+    if error.is_panic() { ShareError::Panicked } else { HashError::Stopped.into() }
 }

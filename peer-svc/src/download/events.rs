@@ -1,6 +1,6 @@
-//! What a transfer tells those who watch it.
+//! What a transfer tells those that watch it.
 //!
-//! Anybody may join late: a subscription begins with the start and the latest progress. A watcher that
+//! A watcher may join late: a subscription begins with the start and the latest progress. A watcher that
 //! reads too slowly misses chunk events, never the last event.
 
 use std::{
@@ -14,14 +14,14 @@ use drizzle_proto::{Address, ChunkIndex, ChunkRanges, FileInfo};
 use tokio::sync::broadcast;
 use tokio_stream::{Stream, StreamExt, wrappers::BroadcastStream};
 
-use drizzle_engine::schedule::Offence;
+use drizzle_engine::{schedule::Offence, waiting::Reason};
 
 /// Events that a watcher may lag behind.
 const BACKLOG: usize = 4096;
 
 /// Something that a person may want to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum DownloadEvent {
     /// The first event.
     Started {
         /// What is fetched.
@@ -43,7 +43,7 @@ pub enum Event {
         peer: Address,
     },
     /// Nothing can be asked for now, and why.
-    Waiting(String),
+    Waiting(Reason),
     /// The last event of a good end.
     Done {
         /// Where the file is; `None` if only chunks were wanted.
@@ -52,9 +52,9 @@ pub enum Event {
         bytes: u64,
         /// How long it took.
         elapsed: Duration,
-        /// Who gave what.
-        sources: Vec<SourceProgress>,
-        /// Who misbehaved on the way.
+        /// What each holder gave.
+        sources: Vec<Contribution>,
+        /// Which holders misbehaved on the way.
         blamed: Vec<Blamed>,
     },
     /// The last event of a bad end.
@@ -65,14 +65,14 @@ pub enum Event {
         reason: String,
         /// What is still missing.
         chunks: ChunkRanges,
-        /// Who misbehaved.
+        /// Which holders misbehaved.
         blamed: Vec<Blamed>,
     },
 }
 
 /// What happened to a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Asked for.
     Requested,
     /// Verified and written.
@@ -83,10 +83,10 @@ pub enum Step {
 
 /// How a transfer failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// No honest holder.
     Integrity,
-    /// Nobody to serve.
+    /// No holder to serve it.
     Timeout,
     /// On request.
     Cancelled,
@@ -98,43 +98,47 @@ pub enum FailureKind {
     Withdrawn,
     /// The daemon stops.
     Shutdown,
+    /// A bug.
+    Internal,
 }
 
 /// How far a transfer is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Stored bytes of the wanted chunks.
-    pub stored: u64,
-    /// Everybody who was asked.
-    pub sources: Vec<SourceProgress>,
+    pub(crate) stored: u64,
+    /// Of these, bytes that a power cut cannot take.
+    pub(crate) recorded: u64,
+    /// Every holder that was asked.
+    pub(crate) sources: Vec<Contribution>,
 }
 
 /// What one holder gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceProgress {
+pub(crate) struct Contribution {
     /// Its address.
-    pub peer: Address,
+    pub(crate) peer: Address,
     /// Bytes of this run: received so far, or verified in the last event.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Verified chunks of this run.
-    pub chunks: u32,
+    pub(crate) chunks: u32,
     /// Chunks that are on their way.
-    pub in_flight: u32,
+    pub(crate) in_flight: u32,
 }
 
 /// What one holder did wrong in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blamed {
+pub(crate) struct Blamed {
     /// Its address.
-    pub peer: Address,
+    pub(crate) peer: Address,
     /// What it did.
-    pub offence: Offence,
+    pub(crate) offence: Offence,
     /// With which chunks.
-    pub chunks: ChunkRanges,
+    pub(crate) chunks: ChunkRanges,
 }
 
 /// An offence in words.
-pub fn offence_text(offence: Offence) -> &'static str {
+pub(crate) fn offence_text(offence: Offence) -> &'static str {
     match offence {
         Offence::WrongBytes => "wrong bytes",
         Offence::Changed => "changed file",
@@ -146,21 +150,17 @@ pub fn offence_text(offence: Offence) -> &'static str {
     }
 }
 
-pub(super) fn failed(kind: FailureKind, reason: String, chunks: ChunkRanges, blamed: Vec<Blamed>) -> Event {
-    Event::Failed { kind, reason, chunks, blamed }
-}
-
 #[derive(Debug, Default)]
 struct Latest {
-    started: Option<Event>,
+    started: Option<DownloadEvent>,
     progress: Progress,
 }
 
 /// Where a transfer sends its events. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Broadcast {
-    sender: broadcast::Sender<Event>,
-    /// Locked while sending, so that who joins neither misses an event nor sees one twice.
+pub(crate) struct Broadcast {
+    sender: broadcast::Sender<DownloadEvent>,
+    /// Locked while sending, so that a watcher that joins neither misses an event nor sees one twice.
     latest: Arc<Mutex<Latest>>,
 }
 
@@ -175,29 +175,29 @@ impl Broadcast {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells everybody.
-    pub fn send(&self, event: Event) {
+    /// Tells every watcher.
+    pub(crate) fn send(&self, event: DownloadEvent) {
         let mut latest = self.lock();
         match &event {
-            Event::Started { .. } => latest.started = Some(event.clone()),
-            Event::Progress(progress) => latest.progress = progress.clone(),
+            DownloadEvent::Started { .. } => latest.started = Some(event.clone()),
+            DownloadEvent::Progress(progress) => latest.progress = progress.clone(),
             _ => {}
         }
-        // Nobody watching is fine.
+        // Without watchers is fine.
         let _ = self.sender.send(event);
     }
 
     /// The latest progress.
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.lock().progress.clone()
     }
 
     /// Watches from now on. The stream ends when the transfer does.
-    pub fn subscribe(&self) -> Subscription {
+    pub(crate) fn subscribe(&self) -> Subscription {
         let latest = self.lock();
-        let mut first: Vec<Event> = latest.started.iter().cloned().collect();
+        let mut first: Vec<DownloadEvent> = latest.started.iter().cloned().collect();
         if latest.progress != Progress::default() {
-            first.push(Event::Progress(latest.progress.clone()));
+            first.push(DownloadEvent::Progress(latest.progress.clone()));
         }
         // Events that a slow watcher missed are left out.
         let rest = BroadcastStream::new(self.sender.subscribe()).filter_map(Result::ok);
@@ -206,10 +206,10 @@ impl Broadcast {
 }
 
 /// Events of one transfer, ending with the last one.
-pub type Subscription = Pin<Box<dyn Stream<Item = Event> + Send>>;
+pub(crate) type Subscription = Pin<Box<dyn Stream<Item = DownloadEvent> + Send>>;
 
 /// Of a transfer that was over before it began.
-pub fn over(events: Vec<Event>) -> Subscription {
+pub(crate) fn over(events: Vec<DownloadEvent>) -> Subscription {
     Box::pin(tokio_stream::iter(events))
 }
 
@@ -219,21 +219,22 @@ mod tests {
 
     use super::*;
 
-    fn chunk_event() -> Event {
+    fn chunk_event() -> DownloadEvent {
         let chunk = ChunkCount::new(1).unwrap().index(0).unwrap();
-        Event::Chunk { step: Step::Requested, chunk, peer: Address::new("h:1").unwrap() }
+        DownloadEvent::Chunk { step: Step::Requested, chunk, peer: Address::new("h:1").unwrap() }
     }
 
-    fn last_event() -> Event {
-        failed(FailureKind::Cancelled, String::new(), ChunkRanges::default(), Vec::new())
+    fn last_event() -> DownloadEvent {
+        let (kind, chunks) = (FailureKind::Cancelled, ChunkRanges::default());
+        DownloadEvent::Failed { kind, reason: String::new(), chunks, blamed: Vec::new() }
     }
 
     #[tokio::test]
-    async fn who_joins_late_hears_the_start_and_the_end() {
+    async fn a_late_watcher_hears_the_start_and_the_end() {
         let events = Broadcast::default();
         let layout = Layout::new(0, 1 << 14).unwrap();
         let file = Manifest::new(layout, Vec::new()).unwrap().describe(FileName::new("a").unwrap());
-        let started = Event::Started { file, wanted: 5, resumed: 0 };
+        let started = DownloadEvent::Started { file, wanted: 5, resumed: 0 };
         events.send(started.clone());
         events.send(chunk_event());
         let mut late = events.subscribe();

@@ -1,190 +1,287 @@
-//! The state of one transfer, owned by one task.
+//! The state of one download: what happened goes in, what is to be done comes out.
 //!
-//! It waits for one thing at a time (a `Happening`) and applies it without waiting; everything slow runs in
-//! tasks that report back.
+//! [`Transfer::apply`] is the only way in, it never waits, and it touches no disk, network, clock or runtime: a
+//! test builds a transfer and drives it. What to fetch, from which holder, and when to give up is decided by
+//! [`drizzle_engine`]; here the decisions of one download are brought together.
+//!
+//! Invariants (tested):
+//! - a chunk counts as stored only by a [`StoredChunk`] of that very chunk, or by a record that vouches for it;
+//! - a download is complete only when every wanted chunk is stored and every chunk that only the record vouched for
+//!   was proved by its hash since; a chunk that fails the proof is missing again;
+//! - each fetch is started once and ends once; after [`Effect::End`] there are no further effects.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use drizzle_engine::schedule::{Fetch, FetchId, Limits, Outcome, Scheduler};
-use drizzle_proto::{Address, ChunkSet, PeerId, holder::HolderChange};
-use rand::{SeedableRng, rngs::StdRng};
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinError, JoinSet},
-    time::{Interval, MissedTickBehavior, interval, sleep_until},
+use drizzle_engine::{
+    schedule::{Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
+    waiting::{Reason, Waiting},
 };
-use tokio_util::sync::CancellationToken;
+use drizzle_proto::{Address, ChunkIndex, ChunkSet, PeerId, holder::HolderChange};
+use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    Broadcast, Context, Event, Job, Progress, SourceProgress, Step, bytes_of,
-    ending::{Failure, storage_text},
-    offence_text,
-    prepare::Prepared,
+    Job, bytes_of,
+    events::{Blamed, Contribution, DownloadEvent, Progress, Step, offence_text},
+    failure::Failure,
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, Report, fetch_and_store, peer::FetchError, pool::Connections},
-    store::write::{PartialFile, StoredChunk},
+    fetch::{FetchFailure, error::FetchError},
+    locate::Located,
+    store::{partials::RecordError, write::StoredChunk},
 };
-use drizzle_engine::holder_view::Located;
 
-/// Progress is told this often while bytes flow.
-const PROGRESS: Duration = Duration::from_millis(200);
 /// Stored chunks are synced and recorded this often: what a power cut can cost.
-const RECORD: Duration = Duration::from_secs(1);
+pub(super) const RECORD: Duration = Duration::from_secs(1);
+/// Syncing takes at most this share of the time: on a slow disk a record comes later.
+const RECORD_SHARE: u32 = 10;
+/// Chunks that are proved in one go: little enough for a cancellation to be prompt.
+const PROVE_AT_ONCE: u32 = 64;
 
-/// What one holder has given.
+/// Something that happened.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) address: Address,
-    pub(super) verified: u64,
-    pub(super) chunks: u32,
-    received: Arc<AtomicU64>,
-    in_flight: u32,
-}
-
-/// The one thing that happened.
-enum Happening {
+pub(super) enum Input {
+    /// It begins.
+    Begin,
+    /// Somebody cancelled it.
     Cancelled,
+    /// The daemon stops.
     Shutdown,
-    Located(Option<Located>),
-    Fetched(Result<Report, JoinError>),
-    Recorded,
-    Tick,
-    TimeToRecord,
-    /// A back-off is over, or the timeout has come.
+    /// News of the file's holders.
+    Located(Located),
+    /// There will be no more news of the file's holders.
+    LocatingEnded,
+    /// A fetch ended.
+    Fetched(FetchId, Result<StoredChunk, FetchFailure>),
+    /// The stored chunks were recorded, or could not be; it took so long.
+    Recorded(Result<(), RecordError>, Duration),
+    /// These chunks were read again, and those of `sound` are what they should be.
+    Proved { checked: ChunkSet, sound: ChunkSet },
+    /// A task of this transfer panicked; its text.
+    Panicked(String),
+    /// So many bytes came from each holder so far.
+    Received(BTreeMap<PeerId, u64>),
+    /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
 }
 
-pub(super) struct Transfer {
-    pub(super) context: Arc<Context>,
-    pub(super) job: Job,
-    pub(super) events: Broadcast,
-    pub(super) start: Instant,
-    pub(super) partial: Arc<PartialFile>,
-    /// Whether the partial is what we hold under the name, as opposed to a complete file elsewhere.
-    pub(super) offered: bool,
-    pub(super) stored: ChunkSet,
-    pub(super) stored_bytes: u64,
-    pub(super) scheduler: Scheduler,
-    pub(super) sources: BTreeMap<PeerId, Source>,
-    pub(super) connections: Arc<Connections>,
-    pub(super) running: HashMap<FetchId, Running>,
-    pub(super) recording: bool,
-    pub(super) unrecorded: bool,
-    pub(super) told: Progress,
-    pub(super) waiting: Option<String>,
-    pub(super) synced: bool,
-    pub(super) progress_at: Instant,
-    /// Bytes from all sources when last looked at.
-    pub(super) received: u64,
-    pub(super) rng: StdRng,
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Fetch this chunk, prove it, write it.
+    Fetch(Fetch),
+    /// Give up this fetch; its end needs no report.
+    Abort(FetchId),
+    /// Offer this chunk to other peers.
+    Offer(StoredChunk),
+    /// Stop offering these chunks: they are not what was recorded.
+    TakeBack(ChunkSet),
+    /// Tell those that watch.
+    Tell(DownloadEvent),
+    /// Sync, then record that these chunks are stored.
+    Record(ChunkSet),
+    /// Read these chunks again and check their hashes.
+    Prove(ChunkSet),
+    /// Close the connections to this peer.
+    Forget(PeerId),
+    /// It is over.
+    End(Ended),
 }
 
+/// How the fetching ended.
 #[derive(Debug)]
-pub(super) struct Running {
-    fetch: Fetch,
-    abort: AbortHandle,
+pub(super) enum Ended {
+    /// Every wanted chunk is stored and proved.
+    Complete,
+    /// Something is missing.
+    Failed(Failure),
+}
+
+/// What one holder has given.
+#[derive(Debug)]
+struct Source {
+    address: Address,
+    verified: u64,
+    received: u64,
+    chunks: u32,
+    in_flight: u32,
+}
+
+/// The state of one download.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    job: Job,
+    /// Stored chunks, wanted or not.
+    stored: ChunkSet,
+    /// Of these, chunks that only the record vouches for.
+    unproved: ChunkSet,
+    proving: bool,
+    stored_bytes: u64,
+    resumed_bytes: u64,
+    recorded: ChunkSet,
+    recording: Option<ChunkSet>,
+    record_from: Instant,
+    scheduler: Scheduler,
+    sources: BTreeMap<PeerId, Source>,
+    running: BTreeMap<FetchId, Fetch>,
+    waiting: Waiting,
+    located: bool,
+    told: Progress,
+    ended: bool,
+    rng: StdRng,
 }
 
 impl Transfer {
-    pub(super) fn new(context: Arc<Context>, job: Job, prepared: Prepared, events: Broadcast, start: Instant) -> Self {
-        let missing = job.wanted.difference(&prepared.stored);
+    /// A download of which some chunks are stored already; `unproved` of them only a record vouches for. The seed
+    /// decides every random choice.
+    pub(super) fn new(job: Job, stored: ChunkSet, unproved: ChunkSet, seed: u64, now: Instant) -> Self {
+        let missing = job.wanted.difference(&stored);
+        let resumed_bytes = bytes_of(&job.manifest, &job.wanted.difference(&missing));
         Self {
             scheduler: Scheduler::new(&missing, Limits::default()),
-            stored: prepared.stored,
-            partial: prepared.partial,
-            offered: prepared.offered,
-            stored_bytes: bytes_of(&job.manifest, &job.wanted.difference(&missing)),
+            waiting: Waiting::new(job.timeout, now),
+            recorded: unproved.clone(),
+            stored,
+            unproved,
+            proving: false,
+            stored_bytes: resumed_bytes,
+            resumed_bytes,
+            recording: None,
+            record_from: now,
             sources: BTreeMap::new(),
-            connections: Arc::new(Connections::new(context.transport.clone())),
-            running: HashMap::new(),
-            recording: false,
-            unrecorded: true,
+            running: BTreeMap::new(),
+            located: false,
             told: Progress::default(),
-            waiting: None,
-            synced: false,
-            progress_at: Instant::now(),
-            received: 0,
-            rng: StdRng::from_rng(&mut rand::rng()),
-            context,
+            ended: false,
+            rng: StdRng::seed_from_u64(seed),
             job,
-            events,
-            start,
         }
     }
 
-    /// Until every wanted chunk is stored, or something ends the transfer.
-    pub(super) async fn drive(
-        &mut self,
-        tasks: &mut JoinSet<Report>,
-        mut located: mpsc::Receiver<Located>,
-        cancel: CancellationToken,
-        stop: CancellationToken,
-    ) -> Result<(), Failure> {
-        let (mut ticks, mut records) = (every(PROGRESS), every(RECORD));
-        loop {
-            self.start_fetches(tasks);
-            if self.scheduler.is_complete() {
-                return Ok(());
+    /// What it is for.
+    pub(super) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Stored chunks, to be recorded when it is over.
+    pub(super) fn stored(&self) -> &ChunkSet {
+        &self.stored
+    }
+
+    /// The wanted chunks that are missing.
+    pub(super) fn missing(&self) -> &ChunkSet {
+        self.scheduler.missing()
+    }
+
+    /// Applies something that happened; what is to be done now.
+    pub(super) fn apply(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.ended {
+            return effects;
+        }
+        // Told at a steady pace, and not with each of a thousand chunks.
+        let tells_progress = matches!(input, Input::Received(_));
+        match self.happened(input, now, &mut effects) {
+            Ok(()) => self.go_on(tells_progress, now, &mut effects),
+            Err(failure) => self.end(Ended::Failed(failure), &mut effects),
+        }
+        effects
+    }
+
+    /// When to apply [`Input::Woken`] if nothing happens before.
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
+        let due = self.record_is_wanted().then_some(self.record_from);
+        let wake = self.scheduler.wake_at(now).into_iter().chain(due).min();
+        wake.map_or(self.waiting.gives_up_at(), |at| at.min(self.waiting.gives_up_at()))
+    }
+
+    fn happened(&mut self, input: Input, now: Instant, effects: &mut Vec<Effect>) -> Result<(), Failure> {
+        match input {
+            Input::Begin => effects.push(Effect::Tell(DownloadEvent::Started {
+                file: self.job.manifest.describe(self.job.name.clone()),
+                wanted: bytes_of(&self.job.manifest, &self.job.wanted),
+                resumed: self.resumed_bytes,
+            })),
+            Input::Cancelled => return Err(Failure::Cancelled),
+            Input::Shutdown => return Err(Failure::Shutdown),
+            Input::Located(Located::Change(change)) => self.locate(change, effects),
+            Input::Located(Located::Synced) => self.located = true,
+            Input::Located(Located::Withdrawn(why)) => return Err(Failure::Withdrawn(why)),
+            Input::LocatingEnded => {
+                return Err(Failure::Internal("the watch of the file's holders ended".to_owned()));
             }
-            let now = Instant::now();
-            let give_up = self.progress_at + self.job.timeout;
-            if now >= give_up {
-                return Err(Failure::NoProgress);
-            }
-            let wake = self.scheduler.wake_at(now).map_or(give_up, |at| at.min(give_up));
-            let happening = tokio::select! {
-                // Stopping cancels too.
-                () = cancel.cancelled() => if stop.is_cancelled() { Happening::Shutdown } else { Happening::Cancelled },
-                located = located.recv() => Happening::Located(located),
-                Some(report) = tasks.join_next() => Happening::Fetched(report),
-                _ = ticks.tick() => Happening::Tick,
-                _ = records.tick(), if self.unrecorded && !self.recording => Happening::TimeToRecord,
-                () = sleep_until(wake.into()) => Happening::Woken,
-            };
-            let happening = match happening {
-                Happening::Fetched(Ok(Report::Recorded(result))) => {
-                    self.recording = false;
-                    result.map_err(|error| Failure::Storage(storage_text(&error)))?;
-                    Happening::Recorded
+            Input::Fetched(id, result) => self.fetched(id, result, now, effects)?,
+            Input::Recorded(result, took) => {
+                result?;
+                if let Some(chunks) = self.recording.take() {
+                    self.recorded = chunks;
                 }
-                other => other,
-            };
-            if matches!(happening, Happening::TimeToRecord) {
-                self.record(tasks);
+                self.record_from = now + RECORD.max(took * RECORD_SHARE);
             }
-            self.apply(happening)?;
-        }
-    }
-
-    /// Changes the state; never waits.
-    fn apply(&mut self, happening: Happening) -> Result<(), Failure> {
-        match happening {
-            Happening::Cancelled => return Err(Failure::Cancelled),
-            Happening::Shutdown => return Err(Failure::Shutdown),
-            Happening::Located(Some(Located::Change(change))) => self.locate(change),
-            Happening::Located(Some(Located::Synced)) => self.synced = true,
-            Happening::Located(Some(Located::Withdrawn(why))) => return Err(Failure::Withdrawn(why)),
-            Happening::Located(None) => return Err(Failure::Withdrawn("the watch of its holders ended".to_owned())),
-            Happening::Fetched(Ok(Report::Fetch(id, result))) => self.fetched(id, result)?,
-            Happening::Fetched(Err(error)) if error.is_panic() => return Err(Failure::Storage(error.to_string())),
-            Happening::Tick => {
-                self.notice_bytes();
-                self.tell_progress();
-            }
-            Happening::Fetched(_) | Happening::Recorded | Happening::TimeToRecord | Happening::Woken => {}
+            Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
+            Input::Panicked(text) => return Err(Failure::Internal(text)),
+            Input::Received(received) => self.received(&received, now),
+            Input::Woken => {}
         }
         Ok(())
     }
 
-    fn locate(&mut self, change: HolderChange) {
+    /// Whatever follows from the present state.
+    fn go_on(&mut self, tells_progress: bool, now: Instant, effects: &mut Vec<Effect>) {
+        if !self.unproved.is_empty() && !self.proving {
+            self.proving = true;
+            effects.push(Effect::Prove(first(&self.unproved, PROVE_AT_ONCE)));
+        }
+        self.start_fetches(now, effects);
+        if self.scheduler.is_complete() && self.unproved.is_empty() {
+            return self.end(Ended::Complete, effects);
+        }
+        // Chunks that are read again are progress enough: the disk answers or fails.
+        if self.scheduler.is_complete() {
+            self.waiting.bytes_came(now);
+        }
+        let reason = || Reason::of(self.located, self.scheduler.supply(now));
+        if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
+            let patience = self.waiting.patience();
+            return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
+        }
+        if self.located && self.scheduler.in_flight() == 0 && !self.scheduler.is_complete() {
+            let reason = Reason::of(self.located, self.scheduler.supply(now));
+            if let Some(news) = self.waiting.stands_still(reason) {
+                effects.push(Effect::Tell(DownloadEvent::Waiting(news)));
+            }
+        }
+        if self.record_is_wanted() && self.record_from <= now {
+            self.recording = Some(self.stored.clone());
+            effects.push(Effect::Record(self.stored.clone()));
+        }
+        if tells_progress {
+            self.tell_progress(effects);
+        }
+    }
+
+    fn tell_progress(&mut self, effects: &mut Vec<Effect>) {
+        let progress = self.progress();
+        if progress != self.told {
+            self.told = progress.clone();
+            effects.push(Effect::Tell(DownloadEvent::Progress(progress)));
+        }
+    }
+
+    fn end(&mut self, ended: Ended, effects: &mut Vec<Effect>) {
+        self.ended = true;
+        self.tell_progress(effects);
+        effects.extend(std::mem::take(&mut self.running).into_keys().map(Effect::Abort));
+        effects.push(Effect::End(ended));
+    }
+
+    fn record_is_wanted(&self) -> bool {
+        self.recording.is_none() && self.recorded != self.stored
+    }
+
+    fn locate(&mut self, change: HolderChange, effects: &mut Vec<Effect>) {
         let count = self.job.wanted.count();
         match change {
             HolderChange::Is(holder) if holder.chunks.count() == count => {
@@ -193,7 +290,7 @@ impl Transfer {
             HolderChange::Added(peer, chunks) if chunks.count() == count => self.scheduler.holder_added(peer, &chunks),
             HolderChange::Gone(peer) => {
                 self.scheduler.holder_gone(peer);
-                self.connections.forget(peer);
+                effects.push(Effect::Forget(peer));
             }
             // Chunks of some other file: the tracker is confused, the holder is not asked.
             HolderChange::Is(_) | HolderChange::Added(..) => {}
@@ -201,144 +298,167 @@ impl Transfer {
     }
 
     /// Asks for as much as the scheduler lets run.
-    fn start_fetches(&mut self, tasks: &mut JoinSet<Report>) {
+    fn start_fetches(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         // Before the whole picture is there, the rarest chunk is not known.
-        while self.synced {
-            let now = Instant::now();
-            let Some(fetch) = self.scheduler.next(now, &mut self.rng) else { break };
+        while self.located
+            && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
+        {
             let address = fetch.holder.address().clone();
             let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Source {
                 address: address.clone(),
-                received: Arc::default(),
                 verified: 0,
+                received: 0,
                 chunks: 0,
                 in_flight: 0,
             });
             source.in_flight += 1;
             source.address = address.clone();
-            self.events.send(Event::Chunk { step: Step::Requested, chunk: fetch.chunk, peer: address.clone() });
-            let task = fetch_and_store(FetchTask {
-                manifest: self.job.manifest.clone(),
-                partial: self.partial.clone(),
-                connections: self.connections.clone(),
-                budget: self.context.budget.clone(),
-                received: source.received.clone(),
-                fetch: fetch.clone(),
-            });
-            let abort = tasks.spawn(task);
-            self.running.insert(fetch.id, Running { fetch, abort });
+            self.running.insert(fetch.id, fetch.clone());
+            effects.push(Effect::Tell(DownloadEvent::Chunk {
+                step: Step::Requested,
+                chunk: fetch.chunk,
+                peer: address,
+            }));
+            effects.push(Effect::Fetch(fetch));
         }
-        self.tell_waiting();
     }
 
-    fn fetched(&mut self, id: FetchId, result: Result<StoredChunk, FetchFailure>) -> Result<(), Failure> {
-        let Some(Running { fetch, .. }) = self.running.remove(&id) else { return Ok(()) };
-        let now = Instant::now();
-        let Some(source) = self.sources.get_mut(&fetch.holder.id()) else { return Ok(()) };
-        source.in_flight -= 1;
-        let peer = source.address.clone();
+    fn fetched(
+        &mut self,
+        id: FetchId,
+        result: Result<StoredChunk, FetchFailure>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Failure> {
+        let Some(fetch) = self.running.remove(&id) else { return Ok(()) };
         let outcome = match result {
             Ok(stored) => {
-                let len = u64::from(self.job.manifest.layout().chunk_len(stored.chunk()));
-                source.verified += len;
-                source.chunks += 1;
-                self.context.downloaded.fetch_add(len, Ordering::Relaxed);
-                self.stored(stored, len, now);
-                self.events.send(Event::Chunk { step: Step::Stored, chunk: fetch.chunk, peer });
+                if stored.chunk() != fetch.chunk || stored.file() != self.job.manifest.id() {
+                    let text = format!("chunk {} was written where chunk {} was fetched", stored.chunk(), fetch.chunk);
+                    return Err(Failure::Internal(text));
+                }
+                self.stored_from(&fetch, stored, now, effects);
                 Outcome::Stored
             }
-            Err(FetchFailure::Fetch(FetchError::Busy)) => Outcome::Busy,
-            Err(FetchFailure::Fetch(FetchError::Offence(offence, detail))) => {
-                tracing::debug!(name = %self.job.name, chunk = %fetch.chunk, %peer, ?offence, detail, "a holder failed");
-                let step = Step::Failed(format!("{}: {detail}", offence_text(offence)));
-                self.events.send(Event::Chunk { step, chunk: fetch.chunk, peer });
+            Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
+            Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
+                effects.push(Effect::Tell(failed_step(&fetch, offence, &detail)));
                 Outcome::Failed(offence)
             }
-            Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(storage_text(&error))),
+            Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(error)),
+            Err(FetchFailure::Internal(text)) => return Err(Failure::Internal(text)),
+            Err(FetchFailure::Stopping) => return Err(Failure::Shutdown),
         };
+        self.landed(&fetch);
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
-            if let Some(Running { fetch, abort }) = self.running.remove(&loser) {
-                abort.abort();
-                if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
-                    source.in_flight -= 1;
-                }
+            if let Some(fetch) = self.running.remove(&loser) {
+                self.landed(&fetch);
+                effects.push(Effect::Abort(loser));
             }
             self.scheduler.finished(loser, Outcome::Cancelled, now, &mut self.rng);
         }
         Ok(())
     }
 
-    fn stored(&mut self, stored: StoredChunk, len: u64, now: Instant) {
+    /// A fetch is no longer on its way.
+    fn landed(&mut self, fetch: &Fetch) {
+        if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
+            source.in_flight -= 1;
+        }
+    }
+
+    fn stored_from(&mut self, fetch: &Fetch, stored: StoredChunk, now: Instant, effects: &mut Vec<Effect>) {
+        let len = u64::from(self.job.manifest.layout().chunk_len(stored.chunk()));
+        if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
+            source.verified += len;
+            source.chunks += 1;
+        }
         if self.stored.insert(stored.chunk()) {
             self.stored_bytes += len;
-            self.unrecorded = true;
         }
-        if self.offered {
-            self.context.holdings.stored(&self.job.name, stored);
-        }
-        self.progress_at = now;
-        self.waiting = None;
+        self.waiting.chunk_stored(now);
+        let peer = fetch.holder.address().clone();
+        effects.push(Effect::Offer(stored));
+        effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));
     }
 
-    /// Syncs and records in the background what is stored by now.
-    fn record(&mut self, tasks: &mut JoinSet<Report>) {
-        self.recording = true;
-        self.unrecorded = false;
-        let save = self.saver();
-        tasks.spawn_blocking(move || Report::Recorded(save()));
-    }
-
-    /// The set is taken before the sync: what is recorded was written before.
-    pub(super) fn saver(&self) -> impl FnOnce() -> std::io::Result<()> + use<> {
-        let (context, job, partial, stored) =
-            (self.context.clone(), self.job.clone(), self.partial.clone(), self.stored.clone());
-        move || {
-            partial.sync()?;
-            context.state.record_chunks(&job.name, &job.manifest, &stored).map_err(std::io::Error::other)
+    fn proved(&mut self, checked: &ChunkSet, sound: &ChunkSet, effects: &mut Vec<Effect>) {
+        self.proving = false;
+        self.unproved = self.unproved.difference(checked);
+        let unsound = checked.difference(sound);
+        if unsound.is_empty() {
+            return;
         }
-    }
-
-    /// Large chunks over slow links take longer than the timeout: bytes on their way are progress too. A
-    /// holder that only drips is given up by the fetch itself.
-    fn notice_bytes(&mut self) {
-        let received = self.sources.values().map(|source| source.received.load(Ordering::Relaxed)).sum();
-        if received > std::mem::replace(&mut self.received, received) {
-            self.progress_at = Instant::now();
+        self.stored = self.stored.difference(&unsound);
+        self.recorded = self.recorded.difference(&unsound);
+        for chunk in unsound.iter().filter(|chunk| self.job.wanted.contains(*chunk)) {
+            self.stored_bytes -= u64::from(self.job.manifest.layout().chunk_len(chunk));
+            self.scheduler.lost(chunk);
         }
+        effects.push(Effect::TakeBack(unsound));
     }
 
-    fn tell_progress(&mut self) {
-        let progress = self.progress();
-        if progress != self.told {
-            self.told = progress.clone();
-            self.events.send(Event::Progress(progress));
+    /// Large chunks over slow links take longer than the patience: bytes on their way are progress too. A holder
+    /// that only drips is given up by the fetch itself.
+    fn received(&mut self, received: &BTreeMap<PeerId, u64>, now: Instant) {
+        for (peer, source) in &mut self.sources {
+            let bytes = received.get(peer).copied().unwrap_or(0).max(source.received);
+            if bytes > source.received {
+                source.received = bytes;
+                self.waiting.bytes_came(now);
+            }
         }
     }
 
     fn progress(&self) -> Progress {
-        let sources = self.sources.values().map(|source| SourceProgress {
+        let sources = self.sources.values().map(|source| Contribution {
             peer: source.address.clone(),
-            bytes: source.received.load(Ordering::Relaxed),
+            bytes: source.received,
             chunks: source.chunks,
             in_flight: source.in_flight,
         });
-        Progress { stored: self.stored_bytes, sources: sources.collect() }
+        let recorded = self.job.wanted.difference(&self.job.wanted.difference(&self.recorded));
+        let recorded = bytes_of(&self.job.manifest, &recorded);
+        Progress { stored: self.stored_bytes, recorded, sources: sources.collect() }
     }
 
-    fn tell_waiting(&mut self) {
-        if !self.synced || self.scheduler.in_flight() > 0 || self.scheduler.is_complete() {
-            return;
-        }
-        let reason = self.lack(Instant::now());
-        if self.waiting.as_ref() != Some(&reason) {
-            self.events.send(Event::Waiting(reason.clone()));
-            self.waiting = Some(reason);
-        }
+    /// What each holder gave in this run, verified bytes only.
+    pub(super) fn contributions(&self) -> Vec<Contribution> {
+        let gave = self.sources.values().filter(|source| source.chunks > 0);
+        gave.map(|source| Contribution {
+            peer: source.address.clone(),
+            bytes: source.verified,
+            chunks: source.chunks,
+            in_flight: 0,
+        })
+        .collect()
+    }
+
+    /// What holders did wrong in this run.
+    pub(super) fn blamed(&self) -> Vec<Blamed> {
+        let blamed = self.scheduler.blame().into_iter().filter_map(|blame| {
+            let peer = self.sources.get(&blame.holder)?.address.clone();
+            Some(Blamed { peer, offence: blame.offence, chunks: blame.chunks.ranges() })
+        });
+        blamed.collect()
     }
 }
 
-fn every(period: Duration) -> Interval {
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
+fn failed_step(fetch: &Fetch, offence: Offence, detail: &str) -> DownloadEvent {
+    let step = Step::Failed(format!("{}: {detail}", offence_text(offence)));
+    DownloadEvent::Chunk { step, chunk: fetch.chunk, peer: fetch.holder.address().clone() }
 }
+
+/// The first chunks of a set, at most so many.
+fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
+    let mut some = ChunkSet::empty(chunks.count());
+    let taken: BTreeSet<ChunkIndex> = chunks.iter().take(most as usize).collect();
+    for chunk in taken {
+        some.insert(chunk);
+    }
+    some
+}
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use std::{
 use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
 
-use super::peer::FetchError;
+use super::error::FetchError;
 
 /// Connections to one holder at once: four streams over four connections are a fifth faster than over
 /// one, because each connection has a task and a socket buffer of its own.
@@ -22,8 +22,10 @@ const IDLE_HOLDERS: usize = 64;
 
 /// Connections to holders, made when first used and closed with the last handle. One per download.
 #[derive(Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     transport: Transport,
+    /// This peer, which each request names.
+    own: PeerId,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Connection>)>>,
 }
 
@@ -45,8 +47,12 @@ impl Drop for Lent {
 
 impl Connections {
     /// None yet.
-    pub fn new(transport: Transport) -> Self {
-        Self { transport, pool: Mutex::default() }
+    pub(crate) fn new(transport: Transport, own: PeerId) -> Self {
+        Self { transport, own, pool: Mutex::default() }
+    }
+
+    pub(super) fn own(&self) -> PeerId {
+        self.own
     }
 
     /// The least used connection to a holder, or a new one while there are few.
@@ -79,7 +85,7 @@ impl Connections {
     }
 
     /// Forgets the connections to a peer that is gone.
-    pub fn forget(&self, peer: PeerId) {
+    pub(crate) fn forget(&self, peer: PeerId) {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
     }
 }

@@ -2,29 +2,32 @@
 //!
 //! Order at a crash: data synced, then renamed, then the folder synced. Before the rename the partial file
 //! and its record are intact; after it the file is complete. An existing file is never replaced: the rename
-//! itself refuses, so nobody can slip in between. Names are joined to the folder part by part, and no link
-//! in the way is followed (invariant 7). Calls block.
+//! itself refuses, so nothing can slip in between. Calls block.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use drizzle_proto::name::RESERVED_PREFIX;
-use rustix::fs::{CWD, RenameFlags};
+use drizzle_proto::{ChunkSet, name::RESERVED_PREFIX};
+use tokio_util::sync::CancellationToken;
 
-use crate::store::{stamp::Stamp, write::PartialFile};
+use super::{
+    disk::{Disk, Step},
+    prove::prove,
+    stamp::Stamp,
+    write::PartialFile,
+};
 
 /// Why the file is not in place.
 #[derive(Debug, thiserror::Error)]
-pub enum AssembleError {
+pub(crate) enum AssembleError {
     /// Something is there already.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
-    /// A link or a file stands where a folder of the name should be.
-    #[error("{} is in the way: not a folder", .0.display())]
-    InTheWay(PathBuf),
+    /// The copy on the destination's file system is not what was copied.
+    #[error("the copy in {} does not match the registered hashes; check that disk", .0.display())]
+    Miscopied(PathBuf),
     /// The system refused.
     #[error("cannot put {} in place: {source}", path.display())]
     Io {
@@ -36,94 +39,119 @@ pub enum AssembleError {
 }
 
 /// Puts a complete partial file in place and returns the stamp it has there. Its folder must exist.
-pub fn assemble(partial: &PartialFile, destination: &Path) -> Result<Stamp, AssembleError> {
+pub(crate) fn assemble(partial: &PartialFile, destination: &Path) -> Result<Stamp, AssembleError> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => AssembleError::Exists(destination.to_owned()),
         _ => AssembleError::Io { path: destination.to_owned(), source },
     };
+    let disk = partial.disk();
     partial.close();
     partial.sync().map_err(fail)?;
-    match rename_new(partial.path(), destination) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy_across(partial, destination).map_err(fail)?;
-        }
+    match disk.rename_new(partial.path(), destination) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_across(partial, destination)?,
         other => other.map_err(fail)?,
     }
-    sync_folder(destination).map_err(fail)?;
+    disk.sync_folder_of(destination).map_err(fail)?;
     let metadata = fs::metadata(destination).map_err(fail)?;
     Ok(Stamp::of(&metadata))
 }
 
-/// The partial data is on another file system: a hidden copy beside the destination, then the rename.
-fn copy_across(partial: &PartialFile, destination: &Path) -> io::Result<()> {
-    let folder = destination.parent().unwrap_or(Path::new("/"));
-    // Named after the download, so that what a crash leaves is used again and does not pile up.
-    let key = partial.path().file_name().unwrap_or_default().to_string_lossy();
-    let hidden = folder.join(format!("{RESERVED_PREFIX}-{key}"));
-    let copy = || {
-        let mut to = File::create(&hidden)?;
-        io::copy(&mut File::open(partial.path())?, &mut to)?;
-        to.sync_all()?;
-        rename_new(&hidden, destination)
+/// The partial data is on another file system: a private copy beside the destination, proved by its hashes, then
+/// the rename. The copy is a new file with a random name, so that no other daemon and no planted link has a part
+/// in it, and it is deleted if anything fails.
+fn copy_across(partial: &PartialFile, destination: &Path) -> Result<(), AssembleError> {
+    let fail = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => AssembleError::Exists(destination.to_owned()),
+        _ => AssembleError::Io { path: destination.to_owned(), source },
     };
-    let result = copy();
-    if result.is_err() {
-        let _ = fs::remove_file(&hidden);
-    } else {
-        fs::remove_file(partial.path())?;
+    let folder = destination.parent().unwrap_or(Path::new("/"));
+    let disk: &Disk = partial.disk();
+    let mut copy = tempfile::Builder::new()
+        .prefix(&format!("{RESERVED_PREFIX}-"))
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(fail)?;
+    disk.tell(Step::Open(copy.path())).map_err(fail)?;
+    io::copy(&mut &*partial.file(), copy.as_file_mut()).map_err(fail)?;
+    disk.sync(copy.as_file(), copy.path()).map_err(fail)?;
+    let manifest = partial.manifest();
+    let all = ChunkSet::full(manifest.layout().chunk_count());
+    if !prove(copy.as_file(), manifest, &all, &CancellationToken::new()).is_full() {
+        return Err(AssembleError::Miscopied(folder.to_owned()));
     }
-    result
-}
-
-/// Renames, refusing to replace anything.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems know no such flag. A hard link refuses to replace just as well.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        other => Ok(other?),
-    }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    disk.tell(Step::Rename { from: copy.path(), to: destination }).map_err(fail)?;
+    copy.persist_noclobber(destination).map_err(|error| fail(error.error))?;
+    disk.remove(partial.path()).map_err(fail)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use drizzle_proto::{Digest, Layout, Manifest};
+    use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::store::testing::{content, verified};
 
-    fn partial(folder: &Path) -> Arc<PartialFile> {
-        let layout = Layout::new(4, 1 << 14).unwrap();
-        let manifest = Manifest::new(layout, vec![Digest::of(&[0; 4])]).unwrap();
-        Arc::new(PartialFile::open(&folder.join("partial"), manifest, true).unwrap())
+    fn complete(folder: &Path) -> (Vec<u8>, PartialFile) {
+        let (data, manifest) = content(1);
+        let partial = PartialFile::open(&folder.join("partial"), manifest.clone(), true, Disk::default()).unwrap();
+        for chunk in 0..3 {
+            partial.write(&verified(&data, &manifest, chunk)).unwrap();
+        }
+        (data, partial)
     }
 
     #[test]
     fn the_file_appears_and_the_partial_is_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let (partial, to) = (partial(folder.path()), folder.path().join("out"));
+        let ((data, partial), to) = (complete(folder.path()), folder.path().join("out"));
         let stamp = assemble(&partial, &to).unwrap();
-        assert_eq!((fs::read(&to).unwrap(), stamp.size), (vec![0; 4], 4));
+        assert_eq!((fs::read(&to).unwrap(), stamp.size), (data, 40_000));
         assert!(!partial.path().exists());
     }
 
     #[test]
     fn an_existing_file_is_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let (partial, to) = (partial(folder.path()), folder.path().join("out"));
+        let ((_, partial), to) = (complete(folder.path()), folder.path().join("out"));
         fs::write(&to, "mine").unwrap();
         assert!(matches!(assemble(&partial, &to), Err(AssembleError::Exists(_))));
         assert_eq!(fs::read(&to).unwrap(), b"mine");
         assert!(partial.path().exists(), "the chunks stay for another destination");
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_copy_to_another_file_system_leaves_nothing_but_the_file() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ((data, partial), to) = (complete(folder.path()), elsewhere.path().join("out"));
+        // What another daemon left, or planted: it is neither used nor followed.
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "mine").unwrap();
+        symlink(&victim, elsewhere.path().join(".drizzle-partial")).unwrap();
+        partial.close();
+        copy_across(&partial, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), data);
+        assert_eq!(fs::read(&victim).unwrap(), b"mine");
+        assert_eq!(names(elsewhere.path()), [".drizzle-partial", "out"]);
+        assert!(!partial.path().exists());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_placed_or_proved_is_deleted() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ((_, partial), to) = (complete(folder.path()), elsewhere.path().join("out"));
+        fs::write(&to, "mine").unwrap();
+        assert!(matches!(copy_across(&partial, &to), Err(AssembleError::Exists(_))));
+        assert_eq!((fs::read(&to).unwrap(), names(elsewhere.path())), (b"mine".to_vec(), vec!["out".to_owned()]));
+        fs::remove_file(&to).unwrap();
+        Disk::default().write(&partial.file(), partial.path(), b"xx", 20_000).unwrap();
+        assert!(matches!(copy_across(&partial, &to), Err(AssembleError::Miscopied(_))));
+        assert!(names(elsewhere.path()).is_empty());
     }
 }

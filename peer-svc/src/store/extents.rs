@@ -9,16 +9,16 @@ use rustix::fs::{SeekFrom, seek};
 
 /// The parts of a file that hold data, ascending and disjoint.
 #[derive(Debug)]
-pub struct Extents(Vec<Range<u64>>);
+pub(crate) struct Extents(Vec<Range<u64>>);
 
 impl Extents {
     /// Lists them. A file system that cannot tell has one extent: the whole file.
-    pub fn of(file: &File, size: u64) -> Self {
+    pub(crate) fn of(file: &File, size: u64) -> Self {
         Self(list(file, size).unwrap_or_else(|_| std::iter::once(0..size).collect()))
     }
 
     /// Whether there may be data in `len` bytes from `start` on.
-    pub fn has_data(&self, start: u64, len: u64) -> bool {
+    pub(crate) fn has_data(&self, start: u64, len: u64) -> bool {
         let next = self.0.partition_point(|extent| extent.end <= start);
         self.0.get(next).is_some_and(|extent| extent.start < start + len)
     }

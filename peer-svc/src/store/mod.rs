@@ -1,25 +1,36 @@
-//! The disk side of a peer: everything that reads or writes files of content, and the durable record.
+//! The disk side of a peer: everything that reads or writes files of content, and the durable journal.
 //!
 //! | module | is |
 //! |---|---|
 //! | [`write`](mod@write) | partial files: verified chunks in, stored chunks out |
 //! | [`assemble`] | a complete partial file put in place in one step |
+//! | [`partials`] | the folder of partial files |
+//! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
-//! | [`hash`] | SHA-256 of chunks |
+//! | [`hash`] | manifests of local files |
 //! | [`extents`] | where a file has data and where holes |
 //! | [`paths`] | from names to paths, following no link |
 //! | [`stamp`] | what tells that a file is still the one that was hashed |
-//! | [`record`] | what must survive a crash: identity, shares, unfinished downloads |
+//! | [`disk`] | the seam below: every change of the disk, visible to a test |
 //!
 //! Nothing here knows of the network, of holdings, or of what runs.
 
-pub mod assemble;
-pub mod extents;
-pub mod hash;
-pub mod paths;
-pub mod prove;
-pub mod read;
-pub mod record;
-pub mod stamp;
-pub mod write;
+pub(crate) mod assemble;
+pub(crate) mod disk;
+pub(crate) mod extents;
+pub(crate) mod hash;
+pub(crate) mod journal;
+pub(crate) mod partials;
+pub(crate) mod paths;
+pub(crate) mod prove;
+pub(crate) mod read;
+pub(crate) mod stamp;
+pub(crate) mod write;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+pub(crate) mod testing;

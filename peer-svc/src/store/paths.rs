@@ -1,4 +1,7 @@
-//! From names to paths: part by part below one folder, following no link (invariant 7).
+//! From names to paths: below one folder, following no link (invariant 7).
+//!
+//! The kernel resolves a name's folders with `openat2` and refuses links and ways out. Where it has no such call
+//! (before Linux 5.6, or below some sandboxes), each folder is looked at in turn. Calls block.
 
 use std::{
     fs, io,
@@ -6,69 +9,127 @@ use std::{
 };
 
 use drizzle_proto::FileName;
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2},
+    io::Errno,
+};
 
-use super::assemble::AssembleError;
+/// Why a name's folders cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PathError {
+    /// A link or a file stands where a folder of the name should be.
+    #[error("{} is in the way: a link or a file stands where a folder should be", .0.display())]
+    InTheWay(PathBuf),
+    /// The system refused.
+    #[error("cannot use the folder {}: {source}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// Where a named file lies below a folder.
-pub fn path_of(dir: &Path, name: &FileName) -> PathBuf {
+pub(crate) fn path_of(dir: &Path, name: &FileName) -> PathBuf {
     dir.join(name.to_path())
 }
 
 /// Makes the folders of a name below `dir`, following no link.
-pub fn make_parents(dir: &Path, name: &FileName) -> Result<(), AssembleError> {
-    for folder in parents(dir, name) {
-        match fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(AssembleError::Io { path: folder, source: error });
+pub(crate) fn make_parents(dir: &Path, name: &FileName) -> Result<(), PathError> {
+    for folder in parents(name) {
+        let path = dir.join(&folder);
+        match fs::create_dir(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(PathError::Io { path, source });
             }
-            _ => check_folder(&folder)?,
+            _ => is_folder_below(dir, &folder)?,
         };
     }
     Ok(())
 }
 
 /// Whether the folders of a name can be used, as far as they exist.
-pub fn check_parents(dir: &Path, name: &FileName) -> Result<(), AssembleError> {
-    for folder in parents(dir, name) {
-        if !check_folder(&folder)? {
+pub(crate) fn check_parents(dir: &Path, name: &FileName) -> Result<(), PathError> {
+    for folder in parents(name) {
+        if !is_folder_below(dir, &folder)? {
             break;
         }
     }
     Ok(())
 }
 
-/// Every folder between `dir` and the file, outermost first.
-fn parents(dir: &Path, name: &FileName) -> Vec<PathBuf> {
-    let path = path_of(dir, name);
+/// Every folder of the name, outermost first, relative.
+fn parents(name: &FileName) -> Vec<PathBuf> {
+    let path = name.to_path();
     let mut folders: Vec<PathBuf> =
-        path.ancestors().skip(1).take_while(|folder| *folder != dir).map(Path::to_owned).collect();
+        path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_owned).collect();
     folders.reverse();
     folders
 }
 
-/// Whether the folder exists; an error if something else is there.
-fn check_folder(folder: &Path) -> Result<bool, AssembleError> {
-    match fs::symlink_metadata(folder) {
-        Ok(metadata) if metadata.is_dir() => Ok(true),
-        Ok(_) => Err(AssembleError::InTheWay(folder.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(AssembleError::Io { path: folder.to_owned(), source }),
+/// Whether the folder exists below `dir`; an error if a link or something else is on the way.
+fn is_folder_below(dir: &Path, folder: &Path) -> Result<bool, PathError> {
+    let path = dir.join(folder);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open(dir, flags, Mode::empty());
+    let root = root.map_err(|error| PathError::Io { path: dir.to_owned(), source: error.into() })?;
+    match openat2(root, folder, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => Err(PathError::InTheWay(path)),
+        Err(Errno::NOSYS | Errno::PERM) => is_folder(path),
+        Err(error) => Err(PathError::Io { path, source: error.into() }),
+    }
+}
+
+/// The same for one folder whose parents were looked at before.
+fn is_folder(path: PathBuf) -> Result<bool, PathError> {
+    match rustix::fs::statat(CWD, &path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(true),
+        Ok(_) => Err(PathError::InTheWay(path)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(PathError::Io { path, source: error.into() }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
     fn names_do_not_follow_links_out_of_the_folder() {
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::os::unix::fs::symlink(outside.path(), folder.path().join("link")).unwrap();
+        symlink(outside.path(), folder.path().join("link")).unwrap();
         let name = FileName::new("link/sub/file").unwrap();
-        assert!(matches!(make_parents(folder.path(), &name), Err(AssembleError::InTheWay(_))));
+        assert!(matches!(check_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
+        assert!(matches!(make_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
         assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
+        fs::write(folder.path().join("file"), "").unwrap();
+        let name = FileName::new("file/sub/x").unwrap();
+        assert!(matches!(make_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
+    }
+
+    #[test]
+    fn folders_are_made_once() {
+        let folder = tempfile::tempdir().unwrap();
         let name = FileName::new("a/b/file").unwrap();
-        make_parents(folder.path(), &name).unwrap();
-        assert!(path_of(folder.path(), &name).parent().unwrap().is_dir());
+        check_parents(folder.path(), &name).unwrap();
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "checking makes nothing");
+        for _ in 0..2 {
+            make_parents(folder.path(), &name).unwrap();
+            assert!(path_of(folder.path(), &name).parent().unwrap().is_dir());
+        }
+    }
+
+    #[test]
+    fn without_the_kernels_help_links_are_found_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink(folder.path(), folder.path().join("link")).unwrap();
+        assert!(matches!(is_folder(folder.path().join("link")), Err(PathError::InTheWay(_))));
+        assert!(is_folder(folder.path().to_owned()).unwrap());
+        assert!(!is_folder(folder.path().join("none")).unwrap());
     }
 }

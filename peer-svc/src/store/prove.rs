@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{extents::Extents, hash::hash_chunk};
 
 /// Which of the given chunks a file has, decided by their hashes, on all cores. Cancelled, it tells of fewer.
-pub fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
+pub(crate) fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
     let layout = manifest.layout();
     let extents = Extents::of(file, layout.size());
     let chunks: Vec<ChunkIndex> = candidates.iter().collect();

@@ -14,7 +14,7 @@ use super::stamp::Stamp;
 use crate::verify::{VerifiedChunk, Verifier};
 
 /// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
-pub fn open_unchanged(path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
+pub(crate) fn open_unchanged(path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -25,7 +25,7 @@ pub fn open_unchanged(path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
 }
 
 /// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.
-pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+pub(crate) fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     let mut buffer = Vec::with_capacity(len);
     while buffer.len() < len {
         let at = offset + buffer.len() as u64;
@@ -41,7 +41,7 @@ pub fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
 }
 
 /// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.
-pub fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
+pub(crate) fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
     let layout = manifest.layout();
     let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
     let mut verifier = Verifier::new(manifest, chunk);

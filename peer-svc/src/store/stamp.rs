@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 /// What tells that a file is still the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Modification time in nanoseconds since 1970.
-    pub modified_nanos: i128,
+    pub(crate) modified_nanos: i128,
 }
 
 impl Stamp {
     /// From a file's metadata.
-    pub fn of(metadata: &fs::Metadata) -> Self {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
         let modified_nanos = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Self { size: metadata.len(), modified_nanos }

@@ -6,146 +6,141 @@
 //! the file may be put in place. Calls block on disk I/O.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest};
-use rustix::fs::FallocateFlags;
 use tokio_util::sync::CancellationToken;
 
-use crate::{store::prove::prove, verify::VerifiedChunk};
+use super::{disk::Disk, prove::prove};
+use crate::verify::VerifiedChunk;
 
 /// A chunk that is verified and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredChunk {
+pub(crate) struct StoredChunk {
     file: FileId,
     chunk: ChunkIndex,
 }
 
 impl StoredChunk {
     /// The content that it belongs to.
-    pub fn file(self) -> FileId {
+    pub(crate) fn file(self) -> FileId {
         self.file
     }
 
     /// Which chunk it is.
-    pub fn chunk(self) -> ChunkIndex {
+    pub(crate) fn chunk(self) -> ChunkIndex {
         self.chunk
+    }
+
+    /// Without a disk, for tests of what comes after it.
+    #[cfg(test)]
+    pub(crate) fn pretend(file: FileId, chunk: ChunkIndex) -> Self {
+        Self { file, chunk }
     }
 }
 
 /// The data of an unfinished download.
 #[derive(Debug)]
-pub struct PartialFile {
+pub(crate) struct PartialFile {
     path: PathBuf,
     file: Arc<File>,
     manifest: Manifest,
+    disk: Disk,
     /// Writers hold it shared; closing takes it alone and so waits for them.
     open: RwLock<bool>,
 }
 
 impl PartialFile {
-    /// Opens or makes the data file. With `reserve` the whole space is taken now, so that a full disk is
-    /// found before anything is fetched and not after.
-    pub fn open(path: &Path, manifest: Manifest, reserve: bool) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    /// Opens or makes the data file. With `reserve` the whole space is taken now.
+    pub(crate) fn open(path: &Path, manifest: Manifest, reserve: bool, disk: Disk) -> io::Result<Self> {
+        let is_new = !path.exists();
+        let file = disk.open(path)?;
+        if is_new {
+            // A synced file whose name a power cut takes is lost as well.
+            disk.sync_folder_of(path)?;
+        }
         let size = manifest.layout().size();
         if file.metadata()?.len() != size {
-            file.set_len(size)?;
+            disk.resize(&file, path, size)?;
         }
         if reserve && size > 0 {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-                // File systems that cannot reserve (some network ones) find out while writing.
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
-                Err(error) => return Err(error.into()),
-            }
+            disk.reserve(&file, path, size)?;
         }
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), manifest, open: RwLock::new(true) })
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), manifest, disk, open: RwLock::new(true) })
     }
 
     /// What it is to become.
-    pub fn manifest(&self) -> &Manifest {
+    pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
     /// Where the data is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// For reading stored chunks; stays valid after the file was put in place.
-    pub fn file(&self) -> Arc<File> {
+    pub(crate) fn file(&self) -> Arc<File> {
         self.file.clone()
     }
 
     /// Writes a chunk at its place.
-    pub fn write(&self, chunk: &VerifiedChunk) -> io::Result<StoredChunk> {
-        let other = || io::Error::new(io::ErrorKind::InvalidInput, "a chunk of another file");
+    pub(crate) fn write(&self, chunk: &VerifiedChunk) -> io::Result<StoredChunk> {
         if chunk.file() != self.manifest.id() {
-            return Err(other());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "internal error: a chunk of another file"));
         }
-        let open = self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         if !*open {
             return Err(io::Error::other("the download has ended"));
         }
         let mut at = self.manifest.layout().offset(chunk.chunk());
         for slice in chunk.slices() {
-            self.file.write_all_at(slice, at)?;
+            self.disk.write(&self.file, &self.path, slice, at)?;
             at += slice.len() as u64;
         }
         Ok(StoredChunk { file: chunk.file(), chunk: chunk.chunk() })
     }
 
     /// Makes everything written so far durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.disk.sync(&self.file, &self.path)
     }
 
     /// Waits for writers and refuses later ones.
-    pub fn close(&self) {
-        *self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner) = false;
+    pub(crate) fn close(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Deletes the data.
-    pub fn discard(&self) -> io::Result<()> {
+    pub(crate) fn discard(&self) -> io::Result<()> {
         self.close();
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.disk.remove(&self.path)
     }
 
     /// Which of the given chunks are in the file, decided by their hashes. Holes are skipped without reading.
-    pub fn prove(&self, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
+    pub(crate) fn prove(&self, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
         prove(&self.file, &self.manifest, candidates, cancel)
+    }
+
+    /// The disk that it is on.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use drizzle_proto::{Digest, Layout};
+    use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::verify::Verifier;
+    use crate::store::testing::{content, verified};
 
-    fn content(byte: u8) -> (Vec<u8>, Manifest) {
-        let data: Vec<u8> = (0..40_000u32).map(|i| byte.wrapping_add(i.to_le_bytes()[1])).collect();
-        let layout = Layout::new(data.len() as u64, 1 << 14).unwrap();
-        let hashes = data.chunks(1 << 14).map(Digest::of).collect();
-        (data, Manifest::new(layout, hashes).unwrap())
-    }
-
-    fn verified(data: &[u8], manifest: &Manifest, chunk: u32) -> VerifiedChunk {
-        let chunk = manifest.layout().chunk_count().index(chunk).unwrap();
-        let start = usize::try_from(manifest.layout().offset(chunk)).unwrap();
-        let mut verifier = Verifier::new(manifest, chunk);
-        verifier.push(Bytes::copy_from_slice(&data[start..][..manifest.layout().chunk_len(chunk) as usize])).unwrap();
-        verifier.finish().unwrap()
+    fn open(path: &Path, manifest: &Manifest) -> PartialFile {
+        PartialFile::open(path, manifest.clone(), true, Disk::default()).unwrap()
     }
 
     #[test]
@@ -153,13 +148,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, manifest) = content(1);
         let path = folder.path().join("p");
-        let partial = PartialFile::open(&path, manifest.clone(), true).unwrap();
+        let partial = open(&path, &manifest);
         partial.write(&verified(&data, &manifest, 2)).unwrap();
         partial.write(&verified(&data, &manifest, 0)).unwrap();
         // Half a chunk, as a kill in the middle of a write leaves it.
         partial.file().write_all_at(&data[1 << 14..][..1000], 1 << 14).unwrap();
         drop(partial);
-        let again = PartialFile::open(&path, manifest.clone(), true).unwrap();
+        let again = open(&path, &manifest);
         let all = ChunkSet::full(manifest.layout().chunk_count());
         assert_eq!(again.prove(&all, &CancellationToken::new()).ranges().to_string(), "0,2");
     }
@@ -168,7 +163,7 @@ mod tests {
     fn chunks_of_other_files_and_late_writes_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let ((data, manifest), (other_data, other)) = (content(1), content(2));
-        let partial = PartialFile::open(&folder.path().join("p"), manifest.clone(), false).unwrap();
+        let partial = open(&folder.path().join("p"), &manifest);
         assert!(partial.write(&verified(&other_data, &other, 0)).is_err());
         partial.close();
         assert!(partial.write(&verified(&data, &manifest, 0)).is_err());

@@ -17,16 +17,18 @@ async fn gated(cluster: &Cluster, content: &Content) -> (FakePeer, Arc<Semaphore
     (FakePeer::start(&cluster.tracker.url(), content, Manner::Gated(gate.clone())).await, gate)
 }
 
-/// Waits until the tracker knows that `peer` holds this many chunks: what is announced is stored.
-async fn until_announced(cluster: &Cluster, peer: &Peer, chunks: usize) {
-    until(&format!("{chunks} announced chunks"), async || {
-        let holders = cluster.holders("A").await;
-        holders.get(&peer.id()).filter(|holder| holder.chunks.len() as usize >= chunks).map(|_| ())
+/// Waits until so many chunks are recorded: what is recorded, no crash takes.
+async fn until_recorded(peer: &Peer, chunks: usize) {
+    let expected = chunks as u64 * u64::from(SMALL_CHUNK);
+    until(&format!("{chunks} recorded chunks"), async || {
+        let status = peer.status().await;
+        let recorded = status.transfers.first().and_then(|transfer| transfer.progress.as_ref())?.bytes_recorded;
+        (recorded >= expected).then_some(())
     })
     .await;
 }
 
-/// Kills the downloader once `stored` chunks are announced, and checks that the next attempt fetches the
+/// Kills the downloader once `stored` chunks are recorded, and checks that the next attempt fetches the
 /// others, each once, and none of those.
 async fn killed_downloader_resumes(stored: usize) {
     let cluster = Cluster::start().await;
@@ -37,7 +39,7 @@ async fn killed_downloader_resumes(stored: usize) {
     gate.add_permits(stored);
     download.until_stored(stored).await;
     if stored > 0 {
-        until_announced(&cluster, &downloader, stored).await;
+        until_recorded(&downloader, stored).await;
     } else {
         until("a first request", async || (!source.requests().is_empty()).then_some(())).await;
     }
@@ -124,7 +126,7 @@ async fn stored_chunks_that_were_altered_during_the_crash_are_not_believed() {
     let mut download = downloader.start_cli(["download", "A"]);
     gate.add_permits(CHUNKS / 2);
     download.until_stored(CHUNKS / 2).await;
-    until_announced(&cluster, &downloader, CHUNKS / 2).await;
+    until_recorded(&downloader, CHUNKS / 2).await;
     downloader.daemon.kill();
     download.ended().await.expect(5);
     // The partial file is as large as the whole one; its every stored chunk gets a wrong byte.

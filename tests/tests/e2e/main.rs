@@ -10,7 +10,6 @@ mod crash;
 mod exits;
 mod full_disk;
 mod many;
-mod membership;
 mod names;
 mod scenarios;
 mod shutdown;

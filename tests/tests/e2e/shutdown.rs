@@ -112,6 +112,7 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
         advertise: None,
         upload_slots: 4,
         drain: Duration::from_secs(10),
+        seed: Some(1),
         log_format: LogFormat::Text,
     };
     let peer = peer_svc::bind(config).await.unwrap();

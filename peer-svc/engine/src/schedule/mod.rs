@@ -232,6 +232,14 @@ impl Scheduler {
         Vec::new()
     }
 
+    /// A chunk that was taken to be stored is not: it is missing, and waits to be asked for.
+    pub fn lost(&mut self, chunk: ChunkIndex) {
+        if self.missing.insert(chunk) && self.copies_of(chunk).next().is_none() {
+            self.order.put(chunk);
+            self.holders.returned(chunk, &self.order);
+        }
+    }
+
     /// The earliest moment at which [`Scheduler::next`] might return a fetch although nothing has
     /// happened; `None` if only an event can help. Ask after `next` has returned `None`.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {

@@ -1,0 +1,198 @@
+//! Why a download fails, and the one place that says so to a person: what happened, to what, and what to do.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use drizzle_engine::{
+    schedule::Supply,
+    waiting::{GivesUp, Reason},
+};
+use drizzle_proto::{ChunkRanges, ChunkSet, FileName};
+
+use super::events::FailureKind;
+use crate::store::{assemble::AssembleError, journal::JournalError, partials::RecordError, paths::PathError};
+
+/// Why a download fails.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// The daemon stops.
+    Shutdown,
+    /// The name was released, or is something else now; for a person.
+    Withdrawn(String),
+    /// No progress for its whole patience.
+    GaveUp { why: GivesUp, patience: Duration },
+    /// Other content stands at the destination.
+    Exists(PathBuf),
+    /// There is no room for the whole file; its size in bytes, and the folder.
+    NoRoom { bytes: u64, folder: PathBuf },
+    /// The disk refused.
+    Storage(io::Error),
+    /// The state folder cannot be written.
+    Journal(JournalError),
+    /// A folder of the name cannot be used.
+    Path(PathError),
+    /// The file could not be put in place.
+    Assemble(AssembleError),
+    /// A bug.
+    Internal(String),
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Sync(error) => Self::Storage(error),
+            RecordError::Journal(error) => Self::Journal(error),
+        }
+    }
+}
+
+impl Failure {
+    /// For programs.
+    pub(super) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Cancelled => FailureKind::Cancelled,
+            Self::Shutdown => FailureKind::Shutdown,
+            Self::Withdrawn(_) => FailureKind::Withdrawn,
+            Self::GaveUp { why: GivesUp::Tainted(_), .. } => FailureKind::Integrity,
+            Self::GaveUp { why: GivesUp::NoProgress(_), .. } => FailureKind::Timeout,
+            Self::Exists(_) => FailureKind::DestinationExists,
+            Self::NoRoom { .. } | Self::Storage(_) | Self::Journal(_) | Self::Path(_) | Self::Assemble(_) => {
+                FailureKind::Storage
+            }
+            Self::Internal(_) => FailureKind::Internal,
+        }
+    }
+
+    /// For people. `missing` bytes of the file are still to come, into the folder `partial`.
+    pub(super) fn text(&self, name: &FileName, missing: u64, partial: &std::path::Path) -> String {
+        match self {
+            Self::Cancelled => "cancelled; its chunks are kept".to_owned(),
+            Self::Shutdown => "the daemon is shutting down; its chunks are kept".to_owned(),
+            Self::Withdrawn(why) => why.clone(),
+            Self::GaveUp { why, patience } => gave_up(why, name, *patience),
+            Self::Exists(path) => {
+                format!("{} appeared in the meantime with other content; the chunks are kept", path.display())
+            }
+            Self::NoRoom { bytes, folder } => disk_full(*bytes, folder, ""),
+            Self::Storage(error) if error.kind() == io::ErrorKind::StorageFull => {
+                disk_full(missing, partial, "; the verified chunks are kept")
+            }
+            Self::Journal(error) if error.is_disk_full() => {
+                disk_full(missing, partial, "; the verified chunks are kept")
+            }
+            Self::Assemble(AssembleError::Io { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
+                disk_full(missing, path.parent().unwrap_or(path), "; the verified chunks are kept")
+            }
+            Self::Storage(error) => format!(
+                "cannot write below {}: {error}; mend that and run the command again: the verified chunks are kept",
+                partial.display()
+            ),
+            Self::Journal(error) => error.to_string(),
+            Self::Path(error) => error.to_string(),
+            Self::Assemble(error) => format!("{error}; the chunks are kept"),
+            Self::Internal(text) => format!("internal error: {text}; its chunks are kept. Please report this"),
+        }
+    }
+}
+
+fn disk_full(bytes: u64, folder: &std::path::Path, kept: &str) -> String {
+    let needed = match bytes {
+        0 => "some space".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    };
+    format!("the disk is full: free {needed} in {} and run the command again{kept}", folder.display())
+}
+
+fn gave_up(why: &GivesUp, name: &FileName, patience: Duration) -> String {
+    let seconds = patience.as_secs_f32();
+    match why {
+        GivesUp::Tainted(chunks) => format!(
+            "the bytes offered for chunks {} of {name} are not those first registered with the tracker, and no honest holder appeared within {seconds} s",
+            brief(chunks)
+        ),
+        GivesUp::NoProgress(reason) => {
+            format!("no chunk of {name} came for {seconds} s: {}", reason_text(reason))
+        }
+    }
+}
+
+/// Why a download waits, for a person.
+pub(crate) fn reason_text(reason: &Reason) -> String {
+    let Supply { unheld, avoided } = match reason {
+        Reason::NotLocated => return "the tracker has not said which peers hold it".to_owned(),
+        Reason::Busy => return "every holder is busy".to_owned(),
+        Reason::NoSupply(supply) => supply,
+    };
+    let no_peer = format!("no peer holds chunks {}", brief(unheld));
+    let left_alone = format!("every holder of chunks {} has misbehaved and is left alone for a while", brief(avoided));
+    match (unheld.is_empty(), avoided.is_empty()) {
+        (false, false) => format!("{no_peer}; {left_alone}"),
+        (false, true) => no_peer,
+        (true, _) => left_alone,
+    }
+}
+
+/// Chunk ranges for a message, cut when long.
+fn brief(chunks: &ChunkSet) -> String {
+    const RANGES: usize = 12;
+    let ranges = chunks.ranges();
+    let shown = ChunkRanges::new(ranges.iter().take(RANGES)).unwrap_or_default();
+    let more = ranges.iter().skip(RANGES).len();
+    if more == 0 { shown.to_string() } else { format!("{shown} and {more} more ranges") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use drizzle_proto::ChunkCount;
+
+    use super::*;
+
+    fn text(failure: &Failure) -> String {
+        failure.text(&FileName::new("a").unwrap(), 7, Path::new("/state"))
+    }
+
+    #[test]
+    fn a_full_disk_says_how_much_is_needed_where_and_what_to_do() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let kept = "; the verified chunks are kept";
+        for (failure, expected) in [
+            (Failure::NoRoom { bytes: 9, folder: "/d".into() }, "free 9 bytes in /d".to_owned()),
+            (Failure::Storage(full()), format!("free 7 bytes in /state and run the command again{kept}")),
+            (
+                Failure::Journal(JournalError::Io { path: "/j".into(), source: full().into() }),
+                format!("free 7 bytes in /state and run the command again{kept}"),
+            ),
+            (
+                Failure::Assemble(AssembleError::Io { path: "/out/a".into(), source: full() }),
+                format!("free 7 bytes in /out and run the command again{kept}"),
+            ),
+        ] {
+            let text = text(&failure);
+            assert!(text.starts_with("the disk is full: ") && text.contains(&expected), "{text}");
+            assert_eq!(failure.kind(), FailureKind::Storage);
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_internal_error_and_no_fault_of_the_disk() {
+        let failure = Failure::Internal("task 7 panicked".to_owned());
+        assert_eq!(failure.kind(), FailureKind::Internal);
+        assert!(text(&failure).starts_with("internal error: task 7 panicked"));
+    }
+
+    #[test]
+    fn reasons_name_the_chunks() {
+        let count = ChunkCount::new(9).unwrap();
+        let set = |ranges: &str| ChunkSet::from_ranges(count, &ranges.parse().unwrap()).unwrap();
+        let none = ChunkSet::empty(count);
+        let reason = |unheld: &ChunkSet, avoided: &ChunkSet| {
+            reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone() }))
+        };
+        assert_eq!(reason(&set("0-2,5"), &none), "no peer holds chunks 0-2,5");
+        assert!(reason(&none, &set("7")).starts_with("every holder of chunks 7 has misbehaved"));
+        assert!(reason(&set("1"), &set("2")).contains("; every holder of chunks 2"));
+    }
+}

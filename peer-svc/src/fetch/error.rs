@@ -1,0 +1,63 @@
+//! Why a fetch fails, and whose fault that is.
+
+use drizzle_engine::{pace, schedule::Offence};
+use tonic::{Code, Status};
+
+use crate::verify::Mismatch;
+
+/// Why a chunk did not come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// Every upload slot of the holder is taken: no offence.
+    #[error("busy")]
+    Busy,
+    /// The holder is to blame.
+    #[error("{}", .1)]
+    Offence(Offence, String),
+}
+
+impl FetchError {
+    pub(super) fn status(status: &Status) -> Self {
+        let offence = match status.code() {
+            Code::ResourceExhausted => return Self::Busy,
+            Code::DataLoss => Offence::Changed,
+            Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => Offence::NotHeld,
+            // The transport's own errors: no connection, connection lost.
+            Code::Unavailable => Offence::Unreachable,
+            Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => Offence::BrokeOff,
+            _ => Offence::Refused,
+        };
+        // A remote text is cut: it goes to logs and reports.
+        Self::Offence(offence, status.message().chars().filter(|c| !c.is_control()).take(200).collect())
+    }
+
+    /// A status that ends a stream which had begun: the holder was reached and had the chunk.
+    pub(super) fn in_stream(status: &Status) -> Self {
+        match Self::status(status) {
+            Self::Offence(Offence::Unreachable, text) => Self::Offence(Offence::BrokeOff, text),
+            Self::Offence(Offence::NotHeld, text) => Self::Offence(Offence::Refused, text),
+            Self::Busy => Self::Offence(Offence::Refused, "said busy in the middle of a chunk".to_owned()),
+            other => other,
+        }
+    }
+
+    /// What came is not the chunk.
+    pub(super) fn mismatch(mismatch: Mismatch) -> Self {
+        let offence = match mismatch {
+            Mismatch::TooShort { .. } => Offence::BrokeOff,
+            Mismatch::TooLong(_) | Mismatch::Hash => Offence::WrongBytes,
+            Mismatch::Fragmented => Offence::Refused,
+        };
+        Self::Offence(offence, mismatch.to_string())
+    }
+
+    /// Nothing came for too long.
+    pub(super) fn silent() -> Self {
+        Self::Offence(Offence::Stalled, format!("no byte for {} s", pace::RECEIVING.silence.as_secs()))
+    }
+
+    /// So few bytes came within a window.
+    pub(super) fn drips(bytes: u64) -> Self {
+        Self::Offence(Offence::Stalled, format!("{bytes} bytes in {} s", pace::RECEIVING.window.as_secs()))
+    }
+}

@@ -1,0 +1,65 @@
+//! Everything that a person or a monitor may ask of this peer, taken at one moment. The wire, and whatever else shows
+//! it, only renders a [`Snapshot`].
+
+use std::{path::PathBuf, sync::atomic::Ordering};
+
+use drizzle_proto::{Address, Labels, PeerId};
+use tokio::sync::watch;
+
+use crate::{
+    download::Context,
+    holdings::Counts,
+    register::Standing,
+    serve::{UploadCounts, Uploads},
+    store::hash::HashState,
+    transfers::{TransferStatus, Transfers},
+};
+
+/// The state of one peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) peer: PeerId,
+    pub(crate) labels: Labels,
+    pub(crate) tracker: Address,
+    /// Whether a lease is held and the tracker answers; the address told to it last.
+    pub(crate) standing: Standing,
+    /// The daemon's folder, absolute.
+    pub(crate) dir: PathBuf,
+    pub(crate) holdings: Counts,
+    pub(crate) uploads: UploadCounts,
+    /// Verified bytes since the start.
+    pub(crate) downloaded: u64,
+    pub(crate) transfers: Vec<TransferStatus>,
+    /// How far hashing the folder is.
+    pub(crate) hashing: HashState,
+}
+
+/// What a snapshot is taken of.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    pub(crate) labels: Labels,
+    pub(crate) tracker: Address,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) context: std::sync::Arc<Context>,
+    pub(crate) uploads: std::sync::Arc<Uploads>,
+    pub(crate) transfers: std::sync::Arc<Transfers>,
+}
+
+impl Monitor {
+    /// The state now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let sharer = &self.context.sharer;
+        Snapshot {
+            peer: self.context.peer,
+            labels: self.labels.clone(),
+            tracker: self.tracker.clone(),
+            standing: self.standing.borrow().clone(),
+            dir: sharer.dir.clone(),
+            holdings: sharer.holdings.counts(),
+            uploads: self.uploads.counts(),
+            downloaded: self.context.downloaded.load(Ordering::Relaxed),
+            transfers: self.transfers.list(),
+            hashing: sharer.progress.read(),
+        }
+    }
+}

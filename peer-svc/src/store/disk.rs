@@ -1,0 +1,143 @@
+//! The seam below the store: every change of the disk goes through here.
+//!
+//! In production it only does what it is told. A test gives it a [`Witness`], which sees each step before it is
+//! taken and can refuse, delay or tear it, and which knows what was synced and so what a power cut would take
+//! back. Reading is not in here: it changes nothing.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+
+/// One change of the disk.
+#[cfg_attr(not(test), expect(dead_code, reason = "only a test's witness looks at the details"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step<'a> {
+    /// A file is made, or opened for writing.
+    Open(&'a Path),
+    /// Bytes are written into a file.
+    Write {
+        path: &'a Path,
+        bytes: &'a [u8],
+        /// Offset in the file.
+        at: u64,
+    },
+    /// A file gets another length; the space may be reserved.
+    Resize(&'a Path),
+    /// A file's data is made durable.
+    Sync(&'a Path),
+    /// A file gets another name, which nothing had.
+    Rename { from: &'a Path, to: &'a Path },
+    /// A file is deleted.
+    Remove(&'a Path),
+    /// The names in a folder are made durable.
+    SyncFolder(&'a Path),
+}
+
+/// Sees each step before it is taken. An error is returned to the store in place of the step.
+pub(crate) trait Witness: Send + Sync {
+    /// The next step.
+    fn before(&self, step: Step<'_>) -> io::Result<()>;
+}
+
+/// The disk. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Disk {
+    witness: Option<Arc<dyn Witness>>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("watched", &self.witness.is_some()).finish()
+    }
+}
+
+impl Disk {
+    /// A disk whose every step a witness sees.
+    #[cfg(test)]
+    pub(crate) fn watched(witness: Arc<dyn Witness>) -> Self {
+        Self { witness: Some(witness) }
+    }
+
+    /// Whether a witness sees its steps.
+    #[cfg(test)]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.witness.is_some()
+    }
+
+    /// Tells of a step that the caller then takes itself.
+    pub(crate) fn tell(&self, step: Step<'_>) -> io::Result<()> {
+        match &self.witness {
+            Some(witness) => witness.before(step),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a file for reading and writing; makes it if there is none.
+    pub(crate) fn open(&self, path: &Path) -> io::Result<File> {
+        self.tell(Step::Open(path))?;
+        File::options().read(true).write(true).create(true).truncate(false).open(path)
+    }
+
+    /// Writes all bytes at an offset.
+    pub(crate) fn write(&self, file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.tell(Step::Write { path, bytes, at })?;
+        file.write_all_at(bytes, at)
+    }
+
+    /// Sets a file's length.
+    pub(crate) fn resize(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
+        self.tell(Step::Resize(path))?;
+        file.set_len(len)
+    }
+
+    /// Takes the space for a file of this length, where the file system can.
+    pub(crate) fn reserve(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
+        self.tell(Step::Resize(path))?;
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+            // File systems that cannot reserve (some network ones) find out while writing.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a file's data durable.
+    pub(crate) fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.tell(Step::Sync(path))?;
+        file.sync_data()
+    }
+
+    /// Renames, refusing to replace anything: `AlreadyExists` if something has the name.
+    pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.tell(Step::Rename { from, to })?;
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems know no such flag. A hard link refuses to replace just as well.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Deletes a file; that there is none is fine.
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        self.tell(Step::Remove(path))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the names in the folder of this path durable.
+    pub(crate) fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
+        let Some(folder) = path.parent() else { return Ok(()) };
+        self.tell(Step::SyncFolder(folder))?;
+        File::open(folder)?.sync_all()
+    }
+}

@@ -1,0 +1,541 @@
+//! What a peer must not forget: its id, the hashes of what it shares, and which chunks of unfinished downloads are
+//! safely on disk.
+//!
+//! The records live in one redb file, because redb is crash-safe by copy-on-write, pure Rust and has a stable
+//! format. A record of stored chunks is written only after their data was synced (the caller's duty), and carries
+//! a checksum of its own over the file's id and the chunk set, so that no damaged record can make the peer believe
+//! a chunk (invariant 4).
+//!
+//! Knows nothing of what runs, and never touches the data of a file. Calls block on disk I/O.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use drizzle_proto::{
+    ChunkSet, Digest, FileId, FileName, Manifest, PeerId,
+    database::{Reopening, Unusable},
+};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::{disk::Disk, stamp::Stamp};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const SHARES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("shares");
+const PARTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("partials");
+const PROGRESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("progress");
+
+const PEER_ID: &str = "peer-id";
+const FORMAT_KEY: &str = "format";
+/// The format that is written. The first one had no number and is otherwise the same.
+const FORMAT: u64 = 1;
+const FILE: &str = "peer.redb";
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Why the state folder cannot be used or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The folder cannot be made or read.
+    #[error("cannot use the state folder {}: {source}; give another one with --state-dir", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon has it open.
+    #[error("the state folder {} is in use by another peer-svc; stop that one, or give another --dir or --state-dir", .0.display())]
+    InUse(PathBuf),
+    /// The file is not what this program wrote.
+    #[error("{} is damaged ({detail}); move it away to start over: shared files are hashed again, unfinished downloads begin anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A later version of this program wrote it.
+    #[error("{} was written by a newer peer-svc (format {found}, this one knows {FORMAT}); start that version, or give another --state-dir", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Reading or writing failed.
+    #[error("cannot write the state in {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the database said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl JournalError {
+    /// Whether the disk has no room left.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        match self {
+            Self::Folder { source, .. } => full(source),
+            Self::Io { source, .. } => source.downcast_ref::<io::Error>().is_some_and(full),
+            Self::InUse(_) | Self::Damaged { .. } | Self::Newer { .. } => false,
+        }
+    }
+}
+
+/// A file that was hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShareRecord {
+    /// Absolute path of the file.
+    pub(crate) path: PathBuf,
+    /// The file as it was when hashed.
+    pub(crate) stamp: Stamp,
+    /// Its content.
+    pub(crate) manifest: Manifest,
+    /// False after `unshare`: the file is not offered by a restart.
+    pub(crate) shared: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredShare {
+    path: Vec<u8>,
+    stamp: Stamp,
+    shared: bool,
+    manifest: Vec<u8>,
+}
+
+/// An unfinished download.
+#[derive(Debug, Clone)]
+pub(crate) struct PartialRecord {
+    /// Its name.
+    pub(crate) name: FileName,
+    /// What it is to become.
+    pub(crate) manifest: Manifest,
+    /// Chunks whose data is synced.
+    pub(crate) chunks: ChunkSet,
+}
+
+/// The open journal of one peer.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    database: Reopening,
+    folder: PathBuf,
+}
+
+impl Journal {
+    /// Opens or makes the journal in a folder, which is made if it does not exist.
+    pub(crate) fn open(folder: &Path, disk: Disk) -> Result<Self, JournalError> {
+        let unusable = |source| JournalError::Folder { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(unusable)?;
+        // Compared with paths that were resolved.
+        let folder = folder.canonicalize().map_err(unusable)?;
+        let path = folder.join(FILE);
+        let watched = disk.clone();
+        let database = Reopening::new(move || open_database(&path, &watched)).map_err(|error| match error {
+            Unusable::Io(source) => JournalError::Folder { path: folder.join(FILE), source },
+            other => failed(&folder, other),
+        })?;
+        // A new file's name is durable only once its folder is.
+        disk.sync_folder_of(&folder.join(FILE)).map_err(unusable)?;
+        let journal = Self { database, folder: folder.clone() };
+        journal.migrate()?;
+        Ok(journal)
+    }
+
+    /// The state folder, resolved.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn run<T>(&self, operation: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
+        self.database.run(operation).map_err(|error| failed(&self.folder, error))
+    }
+
+    /// Makes the tables, and brings an older format up to the present one.
+    fn migrate(&self) -> Result<(), JournalError> {
+        let found = self.run(|database| {
+            let write = database.begin_write()?;
+            let number = {
+                let mut meta = write.open_table(META)?;
+                let number = meta.get(FORMAT_KEY)?.map(|value| value.value().try_into().map(u64::from_le_bytes));
+                match number {
+                    Some(Ok(number)) => number,
+                    Some(Err(_)) => return Err(damaged("format number")),
+                    None => {
+                        meta.insert(FORMAT_KEY, &FORMAT.to_le_bytes()[..])?;
+                        FORMAT
+                    }
+                }
+            };
+            if number <= FORMAT {
+                write.open_table(SHARES)?;
+                write.open_table(PARTIALS)?;
+                write.open_table(PROGRESS)?;
+                write.commit()?;
+            }
+            Ok(number)
+        })?;
+        if found > FORMAT {
+            return Err(JournalError::Newer { path: self.folder.join(FILE), found });
+        }
+        Ok(())
+    }
+
+    /// This peer's id; on first use it is `made`.
+    pub(crate) fn peer_id(&self, made: [u8; 16]) -> Result<PeerId, JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            let known = write.open_table(META)?.get(PEER_ID)?.map(|id| id.value().try_into());
+            let id = match known {
+                Some(bytes) => bytes.map_err(|_| damaged("peer id"))?,
+                None => {
+                    write.open_table(META)?.insert(PEER_ID, &made[..])?;
+                    made
+                }
+            };
+            write.commit()?;
+            Ok(PeerId::from_bytes(id))
+        })
+    }
+
+    /// Every hashed file.
+    pub(crate) fn shares(&self) -> Result<Vec<(FileName, ShareRecord)>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(SHARES)?;
+            let mut shares = Vec::new();
+            for row in table.iter()? {
+                let (name, value) = row?;
+                let name = FileName::new(name.value()).map_err(|_| damaged("name of a share"))?;
+                shares.push((name, read_share(value.value())?));
+            }
+            Ok(shares)
+        })
+    }
+
+    /// Remembers hashed files, all in one transaction. The record of an unfinished download of the same name ends,
+    /// unless `keep` says otherwise of it; returns the names whose record ended.
+    pub(crate) fn put_shares(
+        &self,
+        shares: &[(FileName, ShareRecord)],
+        keep: &dyn Fn(&FileName) -> bool,
+    ) -> Result<Vec<FileName>, JournalError> {
+        self.run(|database| {
+            let mut ended = Vec::new();
+            let write = database.begin_write()?;
+            {
+                let mut table = write.open_table(SHARES)?;
+                let (mut partials, mut progress) = (write.open_table(PARTIALS)?, write.open_table(PROGRESS)?);
+                for (name, share) in shares {
+                    table.insert(name.as_str(), &write_share(share)?[..])?;
+                    if !keep(name) {
+                        progress.remove(name.as_str())?;
+                        if partials.remove(name.as_str())?.is_some() {
+                            ended.push(name.clone());
+                        }
+                    }
+                }
+            }
+            write.commit()?;
+            Ok(ended)
+        })
+    }
+
+    /// Forgets files.
+    pub(crate) fn forget_shares(&self, names: &[FileName]) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            {
+                let mut table = write.open_table(SHARES)?;
+                for name in names {
+                    table.remove(name.as_str())?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Every unfinished download. A record of stored chunks whose checksum fails counts as empty.
+    pub(crate) fn partials(&self) -> Result<Vec<PartialRecord>, JournalError> {
+        self.run(|database| {
+            let read = database.begin_read()?;
+            let progress = read.open_table(PROGRESS)?;
+            let mut partials = Vec::new();
+            for row in read.open_table(PARTIALS)?.iter()? {
+                let (name, value) = row?;
+                let chunks = progress.get(name.value())?;
+                let name = FileName::new(name.value()).map_err(|_| damaged("name of a download"))?;
+                partials.push(read_partial(name, value.value(), chunks.as_ref().map(|chunks| chunks.value()))?);
+            }
+            Ok(partials)
+        })
+    }
+
+    /// The unfinished download of this name, if there is one.
+    pub(crate) fn partial(&self, name: &FileName) -> Result<Option<PartialRecord>, JournalError> {
+        self.run(|database| {
+            let read = database.begin_read()?;
+            let Some(value) = read.open_table(PARTIALS)?.get(name.as_str())? else { return Ok(None) };
+            let chunks = read.open_table(PROGRESS)?.get(name.as_str())?;
+            read_partial(name.clone(), value.value(), chunks.as_ref().map(|chunks| chunks.value())).map(Some)
+        })
+    }
+
+    /// Begins the record of a download, with no chunk stored.
+    pub(crate) fn begin_partial(&self, name: &FileName, manifest: &Manifest) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            write.open_table(PARTIALS)?.insert(name.as_str(), &manifest.encode()[..])?;
+            write.open_table(PROGRESS)?.remove(name.as_str())?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Records which chunks are stored. Their data must have been synced before.
+    pub(crate) fn record_chunks(&self, name: &FileName, file: FileId, chunks: &ChunkSet) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            // A download that ended meanwhile must not come back.
+            if write.open_table(PARTIALS)?.get(name.as_str())?.is_some() {
+                write.open_table(PROGRESS)?.insert(name.as_str(), &seal(file, chunks)[..])?;
+            }
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Forgets an unfinished download.
+    pub(crate) fn forget_partial(&self, name: &FileName) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            write.open_table(PARTIALS)?.remove(name.as_str())?;
+            write.open_table(PROGRESS)?.remove(name.as_str())?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+}
+
+fn open_database(path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    #[cfg(test)]
+    if disk.is_watched() {
+        return builder.create_with_backend(super::faults::WatchedBackend::open(path, disk)?);
+    }
+    let _ = disk;
+    builder.create(path)
+}
+
+fn failed(folder: &Path, error: Unusable) -> JournalError {
+    let path = folder.join(FILE);
+    match error {
+        Unusable::InUse => JournalError::InUse(folder.to_owned()),
+        Unusable::Damaged(detail) => JournalError::Damaged { path, detail },
+        Unusable::Io(source) => JournalError::Io { path, source: source.into() },
+        Unusable::Other(source) => JournalError::Io { path, source: source.into() },
+    }
+}
+
+fn damaged(what: &str) -> redb::Error {
+    redb::Error::Corrupted(format!("unreadable {what}"))
+}
+
+fn write_share(share: &ShareRecord) -> Result<Vec<u8>, redb::Error> {
+    use std::os::unix::ffi::OsStrExt;
+    let stored = StoredShare {
+        path: share.path.as_os_str().as_bytes().to_vec(),
+        stamp: share.stamp,
+        shared: share.shared,
+        manifest: share.manifest.encode(),
+    };
+    postcard::to_stdvec(&stored).map_err(|_| damaged("share"))
+}
+
+fn read_share(value: &[u8]) -> Result<ShareRecord, redb::Error> {
+    use std::os::unix::ffi::OsStringExt;
+    let stored: StoredShare = postcard::from_bytes(value).map_err(|_| damaged("share"))?;
+    Ok(ShareRecord {
+        path: std::ffi::OsString::from_vec(stored.path).into(),
+        stamp: stored.stamp,
+        manifest: Manifest::decode(&stored.manifest).map_err(|_| damaged("manifest of a share"))?,
+        shared: stored.shared,
+    })
+}
+
+fn read_partial(name: FileName, manifest: &[u8], chunks: Option<&[u8]>) -> Result<PartialRecord, redb::Error> {
+    let manifest = Manifest::decode(manifest).map_err(|_| damaged("manifest of a download"))?;
+    let chunks = chunks.and_then(|sealed| unseal(&manifest, sealed));
+    let chunks = chunks.unwrap_or_else(|| ChunkSet::empty(manifest.layout().chunk_count()));
+    Ok(PartialRecord { name, manifest, chunks })
+}
+
+/// Bitfield, then the first 8 bytes of SHA-256(file id, bitfield).
+fn seal(file: FileId, chunks: &ChunkSet) -> Vec<u8> {
+    let mut value = chunks.to_bits();
+    let checksum = checksum(file, &value);
+    value.extend_from_slice(&checksum);
+    value
+}
+
+fn unseal(manifest: &Manifest, value: &[u8]) -> Option<ChunkSet> {
+    let (bits, found) = value.split_last_chunk::<8>()?;
+    if checksum(manifest.id(), bits) != *found {
+        return None;
+    }
+    ChunkSet::from_bits(manifest.layout().chunk_count(), bits)
+}
+
+fn checksum(file: FileId, bits: &[u8]) -> [u8; 8] {
+    let digest = Digest::of(&[&file.as_bytes()[..], bits].concat());
+    let mut short = [0; 8];
+    short.copy_from_slice(&digest.as_bytes()[..8]);
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use drizzle_proto::Layout;
+
+    use super::*;
+
+    fn manifest(chunks: u64) -> Manifest {
+        let layout = Layout::new(chunks << 14, 1 << 14).unwrap();
+        Manifest::new(layout, layout.chunk_count().indices().map(|c| Digest::of(&c.get().to_be_bytes())).collect())
+            .unwrap()
+    }
+
+    fn open(folder: &Path) -> Result<Journal, JournalError> {
+        Journal::open(folder, Disk::default())
+    }
+
+    #[test]
+    fn records_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (name, manifest) = (FileName::new("a/b").unwrap(), manifest(5));
+        let chunks = ChunkSet::from_ranges(manifest.layout().chunk_count(), &"1-2,4".parse().unwrap()).unwrap();
+        let share = ShareRecord {
+            path: "/x/a".into(),
+            stamp: Stamp { size: 5, modified_nanos: -7 },
+            manifest: manifest.clone(),
+            shared: true,
+        };
+        let id = {
+            let journal = open(folder.path()).unwrap();
+            journal.put_shares(&[(FileName::new("s").unwrap(), share.clone())], &|_| false).unwrap();
+            journal.begin_partial(&name, &manifest).unwrap();
+            journal.record_chunks(&name, manifest.id(), &chunks).unwrap();
+            journal.peer_id([7; 16]).unwrap()
+        };
+        let journal = open(folder.path()).unwrap();
+        assert_eq!(journal.peer_id([8; 16]).unwrap(), id);
+        assert_eq!(journal.shares().unwrap(), [(FileName::new("s").unwrap(), share)]);
+        let [partial] = &journal.partials().unwrap()[..] else { panic!("one partial") };
+        assert_eq!((&partial.name, &partial.chunks), (&name, &chunks));
+    }
+
+    #[test]
+    fn a_forgotten_download_is_not_recorded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path()).unwrap();
+        let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+        journal.begin_partial(&name, &manifest).unwrap();
+        journal.forget_partial(&name).unwrap();
+        journal.record_chunks(&name, manifest.id(), &ChunkSet::full(manifest.layout().chunk_count())).unwrap();
+        assert!(journal.partials().unwrap().is_empty());
+    }
+
+    #[test]
+    fn no_altered_record_is_believed() {
+        let manifest = manifest(9);
+        let sealed = seal(
+            manifest.id(),
+            &ChunkSet::from_ranges(manifest.layout().chunk_count(), &"3".parse().unwrap()).unwrap(),
+        );
+        assert!(unseal(&manifest, &sealed).is_some());
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(unseal(&manifest, &altered).is_none(), "byte {at}");
+        }
+        assert!(unseal(&manifest, &sealed[..4]).is_none(), "truncated");
+    }
+
+    #[test]
+    fn garbage_is_a_clear_error() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(folder.path()).unwrap());
+        let file = folder.path().join("peer.redb");
+        let good = fs::read(&file).unwrap();
+        for bad in [b"garbage".to_vec(), good[..good.len() / 2].to_vec(), good[..100].to_vec()] {
+            fs::write(&file, &bad).unwrap();
+            let error = open(folder.path()).unwrap_err();
+            assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+            assert_eq!(fs::read(&file).unwrap(), bad, "nothing is deleted");
+        }
+    }
+
+    #[test]
+    fn two_daemons_do_not_share_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = open(folder.path()).unwrap();
+        assert!(matches!(open(folder.path()), Err(JournalError::InUse(_))));
+    }
+
+    #[test]
+    fn a_shared_file_ends_the_record_of_its_download_unless_that_still_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(folder.path()).unwrap();
+        let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+        let stamp = Stamp { size: 1 << 15, modified_nanos: 0 };
+        let share = ShareRecord { path: "/a".into(), stamp, manifest: manifest.clone(), shared: true };
+        journal.begin_partial(&name, &manifest).unwrap();
+        assert!(journal.put_shares(&[(name.clone(), share.clone())], &|_| true).unwrap().is_empty());
+        assert!(journal.partial(&name).unwrap().is_some());
+        assert_eq!(journal.put_shares(&[(name.clone(), share)], &|_| false).unwrap(), std::slice::from_ref(&name));
+        assert!(journal.partial(&name).unwrap().is_none());
+    }
+
+    fn number(folder: &Path) -> Option<u64> {
+        let database = Database::open(folder.join(FILE)).unwrap();
+        let meta = database.begin_read().unwrap().open_table(META).unwrap();
+        meta.get(FORMAT_KEY).unwrap().map(|value| u64::from_le_bytes(value.value().try_into().unwrap()))
+    }
+
+    fn set_number(folder: &Path, number: Option<u64>) {
+        let database = Database::open(folder.join(FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        {
+            let mut meta = write.open_table(META).unwrap();
+            match number {
+                Some(number) => drop(meta.insert(FORMAT_KEY, &number.to_le_bytes()[..]).unwrap()),
+                None => drop(meta.remove(FORMAT_KEY).unwrap()),
+            }
+        }
+        write.commit().unwrap();
+    }
+
+    #[test]
+    fn a_journal_without_a_number_is_the_first_format_and_gets_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = open(folder.path()).unwrap().peer_id([7; 16]).unwrap();
+        set_number(folder.path(), None);
+        assert_eq!(open(folder.path()).unwrap().peer_id([8; 16]).unwrap(), id);
+        assert_eq!(number(folder.path()), Some(FORMAT));
+    }
+
+    #[test]
+    fn a_newer_journal_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(open(folder.path()).unwrap());
+        set_number(folder.path(), Some(FORMAT + 1));
+        let error = open(folder.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Newer { found, .. } if found == FORMAT + 1), "{error}");
+        assert!(error.to_string().contains("newer peer-svc") && error.to_string().contains("--state-dir"), "{error}");
+        assert_eq!(number(folder.path()), Some(FORMAT + 1));
+    }
+}

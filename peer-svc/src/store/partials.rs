@@ -1,0 +1,92 @@
+//! The data of unfinished downloads: one file each, in a folder of its own beside the journal.
+//!
+//! The journal says which of them are wanted; nothing here decides that, and nothing here is decided by what
+//! runs. Calls block.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use drizzle_proto::{ChunkSet, Digest, FileName, Manifest};
+
+use super::{
+    disk::Disk,
+    journal::{Journal, JournalError},
+    write::PartialFile,
+};
+
+/// The folder of partial files.
+#[derive(Debug)]
+pub(crate) struct Partials {
+    folder: PathBuf,
+    disk: Disk,
+}
+
+impl Partials {
+    /// Makes the folder below the state folder if there is none.
+    pub(crate) fn open(state_folder: &Path, disk: Disk) -> io::Result<Self> {
+        let folder = state_folder.join("partial");
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder, disk })
+    }
+
+    /// Where the data of an unfinished download of this name is kept.
+    pub(crate) fn path(&self, name: &FileName) -> PathBuf {
+        // A name may be longer than a file name can be, and has slashes.
+        let key = Digest::of(name.as_str().as_bytes()).to_string();
+        self.folder.join(&key[..32])
+    }
+
+    /// Whether there is data of the right length: data that was cut short or is gone proves nothing.
+    pub(crate) fn is_whole(&self, name: &FileName, manifest: &Manifest) -> bool {
+        let size = manifest.layout().size();
+        fs::symlink_metadata(self.path(name)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+    }
+
+    /// Opens the data file of a download, or makes it. With `reserve` the whole space is taken now, so that a
+    /// full disk is found before anything is fetched and not after.
+    pub(crate) fn open_file(&self, name: &FileName, manifest: Manifest, reserve: bool) -> io::Result<PartialFile> {
+        PartialFile::open(&self.path(name), manifest, reserve, self.disk.clone())
+    }
+
+    /// Deletes the data of a download that has ended.
+    pub(crate) fn discard(&self, name: &FileName) -> io::Result<()> {
+        self.disk.remove(&self.path(name))
+    }
+
+    /// Deletes data of every download but these: what a crash between two steps left.
+    pub(crate) fn sweep<'a>(&self, wanted: impl IntoIterator<Item = &'a FileName>) {
+        let wanted: HashSet<PathBuf> = wanted.into_iter().map(|name| self.path(name)).collect();
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| !wanted.contains(path)) {
+            if let Err(error) = self.disk.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot delete a leftover; it is tried again at the next start");
+            }
+        }
+    }
+}
+
+/// Records that these chunks of a download are stored: the data is synced first, so that the journal never vouches
+/// for what a power cut could take (invariant 4).
+pub(crate) fn record(
+    journal: &Journal,
+    name: &FileName,
+    partial: &PartialFile,
+    stored: &ChunkSet,
+) -> Result<(), RecordError> {
+    partial.sync()?;
+    Ok(journal.record_chunks(name, partial.manifest().id(), stored)?)
+}
+
+/// Why stored chunks could not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// The data cannot be synced.
+    #[error(transparent)]
+    Sync(#[from] io::Error),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
