@@ -12,6 +12,7 @@ mod full_disk;
 mod many;
 mod membership;
 mod names;
+mod readme;
 mod scenarios;
 mod shutdown;
 mod sizes;
