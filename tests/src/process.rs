@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -112,6 +113,14 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
     }
 
+    /// Processor time it has used so far.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        cpu_time(self.pid())
+    }
+
     #[allow(clippy::print_stderr, reason = "a failing test shows its daemons' logs")]
     fn show(&self) {
         for (stream, text) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
@@ -131,6 +140,21 @@ impl Drop for Process {
         }
         self.kill();
     }
+}
+
+/// Processor time that a process has used so far, in user and kernel mode, in steps of a hundredth of a
+/// second.
+///
+/// # Panics
+/// If it has ended.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // After the name, which is in parentheses and may contain anything: state is field 3, times 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
+    let times = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum();
+    // Linux counts in hundredths of a second on every common machine (USER_HZ).
+    Duration::from_millis(ticks * 10)
 }
 
 fn code(status: ExitStatus) -> i32 {

@@ -11,6 +11,7 @@ mod exits;
 mod full_disk;
 mod many;
 mod names;
+mod readme;
 mod scenarios;
 mod shutdown;
 mod sizes;
