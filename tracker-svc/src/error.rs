@@ -1,4 +1,4 @@
-//! What the tracker says no to, and the one table from that to a gRPC status.
+//! What the tracker refuses, and the one table from that to a gRPC status.
 
 use drizzle_proto::{FileName, WireError};
 use tonic::Status;
@@ -18,15 +18,15 @@ pub enum Error {
     #[error("there is no file {:?}", .0.as_str())]
     NoSuchFile(FileName),
     /// Only an owner or a holder may withdraw.
-    #[error("you neither hold {:?} nor registered it first", .0.as_str())]
+    #[error("this peer neither holds {:?} nor registered it first", .0.as_str())]
     NotYours(FileName),
-    /// No lease is to be had.
-    #[error("the tracker serves {MAX_PEERS} peers already")]
+    /// No lease is free.
+    #[error("the limit of {MAX_PEERS} peers is reached; try again later")]
     TooManyPeers,
-    /// No watch is to be had.
-    #[error("the tracker serves {MAX_WATCHERS} watches already")]
+    /// No watch is free.
+    #[error("the limit of {MAX_WATCHERS} watches is reached; try again later")]
     TooManyWatchers,
-    /// A field makes no sense.
+    /// A field is malformed.
     #[error(transparent)]
     Malformed(#[from] WireError),
     /// The durable half failed.
@@ -36,7 +36,7 @@ pub enum Error {
     #[error("the tracker is stopping")]
     Stopping,
     /// A bug.
-    #[error("the tracker failed inside; its log says how")]
+    #[error("internal error of the tracker; see its log")]
     Panicked,
 }
 
@@ -49,7 +49,7 @@ impl From<Error> for Status {
             Error::NotYours(_) => Status::permission_denied(text),
             Error::TooManyPeers | Error::TooManyWatchers => Status::resource_exhausted(text),
             Error::Malformed(_) => Status::invalid_argument(text),
-            // A disk may recover or be replaced: whoever calls may try again.
+            // A disk may recover or be replaced: the caller may try again.
             Error::Catalogue(_) | Error::Stopping => Status::unavailable(text),
             Error::Panicked => Status::internal(text),
         }

@@ -2,10 +2,10 @@
 //!
 //! Never decides anything: a malformed field is a [`WireError`], everything else is the registry's answer.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Instant};
 
 use drizzle_proto::{
-    FileName, PeerId, WireError,
+    FileName, WireError,
     announcement::{FileChunks, FileOutcome},
     convert::hashes_to_wire,
     layout::MAX_CHUNKS,
@@ -19,23 +19,13 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     error::Error,
-    registry::{Listing, Locations, Registry, Wanted},
+    limits::{DEFAULT_PAGE, DETAILS_BUDGET, MAX_ANSWERING, MAX_PAGE},
+    registry::{HolderPage, Listing, Locations, Registry, Wanted},
     watch,
 };
 
-/// What a receiver refuses; requests are far smaller when they keep to the bounds of their fields.
-pub const MAX_REQUEST: usize = 4 << 20;
-/// `page_size` 0 means this.
-const DEFAULT_PAGE: u32 = 500;
-/// A larger `page_size` means this.
-const MAX_PAGE: u32 = 1000;
-/// Bytes of explanations in one answer; beyond it they are left out, the status stays.
-const DETAILS_BUDGET: usize = 512 << 10;
-/// Large answers that are made at once: each takes a few MiB until it is encoded.
-const MAX_ANSWERING: usize = 64;
-
 /// Serves the tracker's methods.
-pub struct Service {
+pub(crate) struct Service {
     registry: Registry,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -44,7 +34,7 @@ pub struct Service {
 
 impl Service {
     /// Serves a registry; `stop` ends the watches, whose tasks are counted in `tasks`.
-    pub fn new(registry: Registry, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub(crate) fn new(registry: Registry, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { registry, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
     }
 
@@ -59,7 +49,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
-        let lease_id = self.registry.register_peer(request.into_inner().try_into()?)?;
+        let lease_id = self.registry.register_peer(request.into_inner().try_into()?, Instant::now())?;
         let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis: lease_millis / 3 }))
     }
@@ -70,12 +60,12 @@ impl tracker_server::Tracker for Service {
     ) -> Answer<wire::RegisterChunkResponse> {
         let wire::RegisterChunkRequest { lease_id, files } = request.into_inner();
         let (entries, malformed) = entries(files)?;
-        let outcomes = self.registry.announce(lease_id, entries).await?;
+        let outcomes = self.registry.announce(lease_id, entries, Instant::now()).await?;
         Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed) }))
     }
 
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
-        let released = self.registry.renew(request.get_ref().lease_id)?;
+        let released = self.registry.renew(request.get_ref().lease_id, Instant::now())?;
         Ok(Response::new(wire::RenewLeaseResponse { released: released.iter().map(Into::into).collect() }))
     }
 
@@ -86,7 +76,7 @@ impl tracker_server::Tracker for Service {
 
     async fn withdraw_file(&self, request: Request<wire::WithdrawFileRequest>) -> Answer<wire::WithdrawFileResponse> {
         let request = request.into_inner();
-        let name_released = self.registry.withdraw(request.lease_id, file_name(&request.name)?).await?;
+        let name_released = self.registry.withdraw(request.lease_id, file_name(&request.name)?, Instant::now()).await?;
         Ok(Response::new(wire::WithdrawFileResponse { name_released }))
     }
 
@@ -180,14 +170,12 @@ fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> 
 }
 
 fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
-    let after = match request.holders_token.as_str() {
-        "" => None,
-        token => Some(token.parse::<PeerId>().map_err(|_| WireError::Bounds("holders_token"))?),
+    let holders = match request.holders_token.as_str() {
+        _ if request.omit_holders => HolderPage::Omitted,
+        "" => HolderPage::First,
+        token => HolderPage::After(token.parse().map_err(|_| WireError::Bounds("holders_token"))?),
     };
-    Ok(Wanted {
-        hashes_from: (!request.omit_hashes).then_some(request.first_hash),
-        holders_after: (!request.omit_holders).then_some(after),
-    })
+    Ok(Wanted { hashes_from: (!request.omit_hashes).then_some(request.first_hash), holders })
 }
 
 impl From<Listing> for wire::ListFilesResponse {

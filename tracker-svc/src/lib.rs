@@ -2,29 +2,32 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`config`] | command line and environment |
-//! | [`server`] | brings it up and down: `bind(config)` gives a handle |
-//! | [`grpc`] | the gRPC face; the only place that knows wire messages |
-//! | [`watch`] | the stream that pushes changes of a file's holders |
+//! | `config` | command line and environment |
+//! | `server` | brings it up and down: `bind(config)` gives a handle |
+//! | `grpc` | the gRPC face; the only place that knows wire messages |
+//! | `watch` | the stream that pushes changes of a file's holders |
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
-//! | [`verdict`] | what becomes of a claim to a name |
+//! | `verdict` | what becomes of a claim to a name |
 //! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
 //! | [`limits`] | the bounds of what one tracker takes on |
 //! | [`error`] | what it says no to, and the gRPC status of each |
 //!
+//! What is public beside the daemon itself is what a simulation of a fleet needs: the registry, and the pure half
+//! below it, driven by a clock of its own.
+//!
 //! The way down is `grpc` -> `registry` -> `catalogue` and `live`; nothing calls upwards.
 
 pub mod catalogue;
-pub mod config;
+mod config;
 pub mod error;
-pub mod grpc;
+mod grpc;
 pub mod limits;
 pub mod live;
 pub mod registry;
-pub mod server;
-pub mod verdict;
-pub mod watch;
+mod server;
+mod verdict;
+mod watch;
 
 pub use config::{Cli, Command, Config};
 pub use server::{ServerError, Tracker, bind};

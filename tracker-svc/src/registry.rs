@@ -2,10 +2,13 @@
 //!
 //! Two locks. `names` is held for writing while a name is released and for reading while names are
 //! looked up or registered on behalf of a swarm, so that no swarm outlives its name; it spans disk
-//! writes and is only ever taken on blocking threads. `state` is a std mutex, held for memory work only and
-//! never over an `.await` or a disk access. Order: `names` before `state`.
+//! writes and is only ever taken on blocking threads. The other one is a std mutex over everything in memory, taken
+//! for one step at a time and never held over an `.await` or a disk access. Order: `names` first.
 //!
-//! Announcing chunks of a file that has a swarm is the hot path: it takes `state` alone. Anything that
+//! A call reads no clock and draws from no global random source: `now` comes from the caller, once, and the ids of
+//! leases from a seeded source.
+//!
+//! Announcing chunks of a file that has a swarm is the hot path: it takes the mutex alone. Anything that
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
 //!
@@ -13,8 +16,8 @@
 //! keeps it until its blocking work is done, whether or not its caller is still there.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -24,23 +27,17 @@ use drizzle_proto::{
     holder::{Holder, HolderChanges},
     limits::MAX_HASHES,
 };
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
-    catalogue::{Catalogue, Registration, Verdict},
+    catalogue::{Catalogue, Claim, Verdict},
     error::Error,
-    live::{Replaced, State, Watch, staging::Staged},
+    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
+    live::{Live, LiveCounts, News, Replaced, Watch, staging::Staged},
     verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
-
-/// Bytes of holders in one answer, about; the hashes beside them are half a MiB at most.
-const HOLDERS_BUDGET: usize = 384 << 10;
-/// Bytes of names in one answer, about.
-const NAMES_BUDGET: usize = 768 << 10;
-/// Calls that write to the catalogue under way at once. It has one writer, each call may hold a few MiB, and
-/// threads must be left for reading.
-const MAX_WRITING: usize = 32;
 
 /// The tracker's domain. Cheap to clone.
 #[derive(Clone)]
@@ -51,10 +48,44 @@ pub struct Registry {
 struct Inner {
     catalogue: Box<dyn Catalogue>,
     names: RwLock<()>,
-    state: Mutex<State>,
+    guarded: Mutex<Guarded>,
     lease: Duration,
     started: Instant,
     writing: Arc<Semaphore>,
+}
+
+/// Everything below the one mutex: the pure half, and what its [`News`] is for.
+struct Guarded {
+    live: Live,
+    /// Held while something that a peer told under its lease takes effect, by lease.
+    turns: HashMap<u64, Arc<tokio::sync::Mutex<()>>>,
+    /// Wake the watchers of a swarm, by its serial number.
+    bells: HashMap<u64, watch::Sender<()>>,
+    /// Draws the ids of leases.
+    rng: StdRng,
+    counts: Counts,
+}
+
+/// What was answered since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Entries of announcements that were registered.
+    pub registered: u64,
+    /// Entries that were refused because other content has the name.
+    pub refused: u64,
+    /// Entries that were malformed, withdrawn or beyond a limit.
+    pub invalid: u64,
+}
+
+/// Everything that a monitor may ask of the tracker, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// What lives in memory.
+    pub live: LiveCounts,
+    /// What was answered.
+    pub counts: Counts,
+    /// Since the start.
+    pub uptime: Duration,
 }
 
 /// A page of names with their numbers of holders.
@@ -71,8 +102,19 @@ pub struct Listing {
 pub struct Wanted {
     /// The first chunk whose hash is wanted, if hashes are.
     pub hashes_from: Option<u32>,
-    /// The holder after which the page begins, if holders are wanted.
-    pub holders_after: Option<Option<PeerId>>,
+    /// Which page of holders is wanted.
+    pub holders: HolderPage,
+}
+
+/// A page of holders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HolderPage {
+    /// No holders.
+    Omitted,
+    /// From the first one on.
+    First,
+    /// After this one.
+    After(PeerId),
 }
 
 /// A part of a file's locations.
@@ -89,12 +131,18 @@ pub struct Locations {
 }
 
 impl Registry {
-    /// Over a catalogue, with leases of this length.
-    pub fn new(catalogue: impl Catalogue, lease: Duration) -> Self {
-        let state = Mutex::new(State::new(lease));
+    /// Over a catalogue, with leases of this length. The seed decides the ids of leases.
+    pub fn new(catalogue: impl Catalogue, lease: Duration, seed: u64, now: Instant) -> Self {
+        let guarded = Mutex::new(Guarded {
+            live: Live::new(lease),
+            turns: HashMap::new(),
+            bells: HashMap::new(),
+            rng: StdRng::seed_from_u64(seed),
+            counts: Counts::default(),
+        });
         let writing = Arc::new(Semaphore::new(MAX_WRITING));
-        let (catalogue, names, started) = (Box::new(catalogue), RwLock::new(()), Instant::now());
-        Self { inner: Arc::new(Inner { catalogue, names, state, lease, started, writing }) }
+        let (catalogue, names) = (Box::new(catalogue), RwLock::new(()));
+        Self { inner: Arc::new(Inner { catalogue, names, guarded, lease, started: now, writing }) }
     }
 
     /// How long a lease lasts.
@@ -102,10 +150,18 @@ impl Registry {
         self.inner.lease
     }
 
+    /// How much there is of everything.
+    pub fn census(&self, now: Instant) -> Census {
+        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(), guarded.counts));
+        Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
+    }
+
     /// Opens a lease.
-    pub fn register_peer(&self, peer: PeerInfo) -> Result<u64, Error> {
-        let candidates = std::iter::repeat_with(rand::random::<u64>).take(16);
-        let (lease, replaced) = self.state().open_lease(candidates, peer.clone(), Instant::now())?;
+    pub fn register_peer(&self, peer: PeerInfo, now: Instant) -> Result<u64, Error> {
+        let (lease, replaced) = self.inner.with(|Guarded { live, rng, .. }| {
+            let candidates = std::iter::repeat_with(|| rng.random::<u64>()).take(16);
+            live.open_lease(candidates, peer.clone(), now)
+        })?;
         let (peer, address) = (peer.id(), peer.address());
         match replaced {
             Replaced::Nothing => info!(%peer, %address, "peer registered"),
@@ -119,26 +175,23 @@ impl Registry {
     }
 
     /// Prolongs a lease; files whose names were released meanwhile.
-    pub fn renew(&self, lease: u64) -> Result<Vec<FileInfo>, Error> {
-        self.state().renew(lease, NAMES_BUDGET, Instant::now())
+    pub fn renew(&self, lease: u64, now: Instant) -> Result<Vec<FileInfo>, Error> {
+        self.inner.with(|guarded| guarded.live.renew(lease, NAMES_BUDGET, now))
     }
 
     /// Ends a lease, if it is known.
     pub fn leave(&self, lease: u64) {
-        let left = self.state().close_lease(lease);
-        if let Some((peer, files)) = left {
+        if let Some((peer, files)) = self.inner.with(|guarded| guarded.live.close_lease(lease)) {
             info!(%peer, files, "peer left");
         }
     }
 
     /// Ends leases whose time is over; when to call again.
-    pub fn expire(&self) -> Instant {
-        let now = Instant::now();
-        let mut state = self.state();
-        let gone = state.expire(now);
-        let next = state.next_expiry(now);
-        let peers = state.peers();
-        drop(state);
+    pub fn expire(&self, now: Instant) -> Instant {
+        let (gone, next, peers) = self.inner.with(|Guarded { live, .. }| {
+            let gone = live.expire(now);
+            (gone, live.next_expiry(now), live.peers())
+        });
         for (peer, files) in gone {
             info!(%peer, files, peers, "peer expired: it stopped renewing its lease");
         }
@@ -146,42 +199,45 @@ impl Registry {
     }
 
     /// Registers files and announces chunks; one outcome for each entry, in order.
-    pub async fn announce(&self, lease: u64, entries: Vec<FileChunks>) -> Result<Vec<FileOutcome>, Error> {
-        let mut outcomes = Vec::with_capacity(entries.len());
-        let mut unknown = Vec::new();
-        let mut unknown_names = HashSet::new();
-        let peer;
-        let turn = self.turn(lease).await?;
-        {
-            let now = Instant::now();
-            let mut state = self.state();
-            peer = state.peer(lease, now)?;
+    pub async fn announce(
+        &self,
+        lease: u64,
+        entries: Vec<FileChunks>,
+        now: Instant,
+    ) -> Result<Vec<FileOutcome>, Error> {
+        let turn = self.turn(lease, now).await?;
+        let (peer, outcomes, unknown) = self.inner.with(|Guarded { live, .. }| {
+            let mut outcomes = Vec::with_capacity(entries.len());
+            let (mut unknown, mut unknown_names) = (Vec::new(), HashSet::new());
+            let peer = live.peer(lease, now)?;
             for entry in entries {
                 // What follows on an entry that must wait for the catalogue waits with it.
                 let waits = unknown_names.contains(&entry.file.name);
-                let outcome = if waits { None } else { state.announce(lease, &entry, now)? };
+                let outcome = if waits { None } else { live.announce(lease, &entry, now)? };
                 if outcome.is_none() {
                     unknown_names.insert(entry.file.name.clone());
                     unknown.push(entry);
                 }
                 outcomes.push(outcome);
             }
-        }
+            Ok::<_, Error>((peer, outcomes, unknown))
+        })?;
         let mut rest = Vec::new();
         if !unknown.is_empty() {
-            rest = self.writing(turn, move |inner| inner.register(lease, unknown)).await?;
+            rest = self.writing(turn, move |inner| inner.register(lease, unknown, now)).await?;
         }
         let mut rest = rest.into_iter();
         let outcomes = outcomes.into_iter().map(|outcome| outcome.or_else(|| rest.next()).ok_or(Error::Panicked));
         let outcomes: Vec<FileOutcome> = outcomes.collect::<Result<_, _>>()?;
+        self.inner.with(|guarded| guarded.counts.add(&outcomes));
         log_refused(peer, &outcomes);
         Ok(outcomes)
     }
 
-    /// Takes a file back; whether its name is free now.
-    pub async fn withdraw(&self, lease: u64, name: FileName) -> Result<bool, Error> {
-        let turn = self.turn(lease).await?;
-        self.writing(turn, move |inner| inner.withdraw(lease, &name)).await
+    /// Withdraws a file; whether its name is free now.
+    pub async fn withdraw(&self, lease: u64, name: FileName, now: Instant) -> Result<bool, Error> {
+        let turn = self.turn(lease, now).await?;
+        self.writing(turn, move |inner| inner.withdraw(lease, &name, now)).await
     }
 
     /// A page of names with a prefix, in byte order, after the given one.
@@ -197,27 +253,31 @@ impl Registry {
         let fits = fits.count();
         let next = (names.len() > fits).then(|| names[fits - 1].name.clone());
         names.truncate(fits);
-        let state = self.state();
-        let files = names.into_iter().map(|file| {
-            let (full, partial) = state.counts(&file);
-            (file, full, partial)
+        let files = self.inner.with(|Guarded { live, .. }| {
+            let counted = names.into_iter().map(|file| {
+                let (full, partial) = live.counts(&file);
+                (file, full, partial)
+            });
+            counted.collect()
         });
-        Ok(Listing { files: files.collect(), next })
+        Ok(Listing { files, next })
     }
 
     /// What a name stands for and who holds it, in parts.
     pub async fn locate(&self, name: FileName, wanted: Wanted) -> Result<Locations, Error> {
         let live = match wanted.hashes_from {
-            None => self.state().file(&name).cloned(),
+            None => self.inner.with(|guarded| guarded.live.file(&name).cloned()),
             Some(_) => None,
         };
         let (file, hashes) = match live {
             Some(file) => (file, Vec::new()),
             None => self.blocking(move |inner| inner.content(&name, wanted.hashes_from)).await?,
         };
-        let (holders, complete) = match wanted.holders_after {
-            Some(after) => self.state().page(&file, after, HOLDERS_BUDGET),
-            None => (Vec::new(), true),
+        let page = |after| self.inner.with(|guarded| guarded.live.page(&file, after, HOLDERS_BUDGET));
+        let (holders, complete) = match wanted.holders {
+            HolderPage::Omitted => (Vec::new(), true),
+            HolderPage::First => page(None),
+            HolderPage::After(peer) => page(Some(peer)),
         };
         let next = holders.last().filter(|_| !complete).map(|last| last.peer.id());
         Ok(Locations { file, hashes, holders, next })
@@ -230,19 +290,22 @@ impl Registry {
             // Held over both halves: the name must not be released between them.
             let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
             let record = inner.catalogue.get(&name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
-            let watch = inner.state().watch(&record.file)?;
-            Ok(Watcher { registry, watch })
+            let (watch, bell) = inner.with(|Guarded { live, bells, .. }| {
+                let watch = live.watch(&record.file)?;
+                let bell = bells.entry(watch.serial()).or_insert_with(|| watch::Sender::new(())).subscribe();
+                Ok::<_, Error>((watch, bell))
+            })?;
+            Ok(Watcher { registry, watch, bell })
         };
         self.blocking(begin).await
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state()
-    }
-
     /// Waits until everything that was told under this lease before has taken effect.
-    async fn turn(&self, lease: u64) -> Result<OwnedMutexGuard<()>, Error> {
-        let turn = self.state().turn(lease, Instant::now())?;
+    async fn turn(&self, lease: u64, now: Instant) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = self.inner.with(|Guarded { live, turns, .. }| {
+            live.peer(lease, now)?;
+            Ok::<_, Error>(turns.entry(lease).or_default().clone())
+        })?;
         Ok(turn.lock_owned().await)
     }
 
@@ -270,19 +333,61 @@ impl Registry {
     }
 }
 
+impl Counts {
+    fn add(&mut self, outcomes: &[FileOutcome]) {
+        for outcome in outcomes {
+            match outcome {
+                FileOutcome::Registered => self.registered += 1,
+                FileOutcome::Refused { .. } => self.refused += 1,
+                FileOutcome::Invalid(_) => self.invalid += 1,
+                FileOutcome::NeedHashes(_) => {}
+            }
+        }
+    }
+}
+
+impl Guarded {
+    /// Passes on what happened in the pure half.
+    fn pass_on(&mut self) {
+        for news in self.live.take_news() {
+            match news {
+                News::LeaseEnded(lease) => drop(self.turns.remove(&lease)),
+                News::SwarmChanged(serial) => {
+                    if let Some(bell) = self.bells.get(&serial) {
+                        bell.send_replace(());
+                    }
+                }
+                // Closed, it wakes its watchers a last time.
+                News::SwarmEnded(serial) => drop(self.bells.remove(&serial)),
+            }
+        }
+    }
+}
+
+/// What the hashes of an entry come to.
+enum Assembled {
+    /// All are there.
+    Manifest(Manifest),
+    /// Some are missing, or they are not the file's: what to answer.
+    Answer(FileOutcome),
+}
+
 impl Inner {
-    /// The guarded state is changed in steps that cannot panic half-way in practice; serving on with it is
-    /// better than turning one bug into a dead tracker.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One step under the mutex. What it guards is changed in steps that cannot panic half-way in practice; serving
+    /// on with it is better than turning one bug into a dead tracker.
+    fn with<T>(&self, step: impl FnOnce(&mut Guarded) -> T) -> T {
+        let mut guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = step(&mut guarded);
+        guarded.pass_on();
+        result
     }
 
     /// Judges entries whose names had no swarm when they came; one outcome for each, in order.
-    fn register(&self, lease: u64, entries: Vec<FileChunks>) -> Result<Vec<FileOutcome>, Error> {
+    fn register(&self, lease: u64, entries: Vec<FileChunks>, now: Instant) -> Result<Vec<FileOutcome>, Error> {
         let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let files: Vec<FileInfo> = entries.iter().map(|entry| entry.file.clone()).collect();
         let mut outcomes: Vec<Option<FileOutcome>> = Vec::with_capacity(entries.len());
-        let mut fresh = Vec::new();
+        let mut claims = Vec::new();
         for (entry, known) in entries.iter().zip(self.catalogue.lookup(&files)?) {
             outcomes.push(match known.registered {
                 _ if entry.gone => Some(FileOutcome::Registered),
@@ -291,76 +396,74 @@ impl Inner {
                     Some(FileOutcome::Invalid(wrong_layout(&entry.file)))
                 }
                 None if known.content.is_some() => {
-                    fresh.push(Registration { file: entry.file.clone(), manifest: None });
+                    claims.push(Claim { file: entry.file.clone(), manifest: None });
                     None
                 }
-                None => match self.manifest(lease, entry)? {
-                    Ok(manifest) => {
-                        fresh.push(Registration { file: entry.file.clone(), manifest: Some(manifest) });
+                None => match self.assemble(lease, entry, now)? {
+                    Assembled::Manifest(manifest) => {
+                        claims.push(Claim { file: entry.file.clone(), manifest: Some(manifest) });
                         None
                     }
-                    Err(outcome) => Some(outcome),
+                    Assembled::Answer(outcome) => Some(outcome),
                 },
             });
         }
-        let peer = self.state().peer(lease, Instant::now())?;
-        let verdicts = if fresh.is_empty() { Vec::new() } else { self.catalogue.register(peer, &fresh)? };
-        log_new(peer, &fresh, &verdicts);
-        let mut verdicts = verdicts.into_iter();
-        let mut settled = Vec::with_capacity(entries.len());
-        // Under one lock: the batch becomes visible as a whole.
-        let mut state = self.state();
-        let now = Instant::now();
-        for (entry, outcome) in entries.iter().zip(outcomes) {
-            let outcome = match outcome {
-                Some(outcome) => outcome,
-                None => outcome_of(verdicts.next().ok_or(Error::Panicked)?, entry),
-            };
-            state.settle(lease, entry, &outcome, now)?;
-            settled.push(outcome);
-        }
-        Ok(settled)
-    }
-
-    /// The manifest of an entry once all its hashes are there, or what to answer instead.
-    fn manifest(&self, lease: u64, entry: &FileChunks) -> Result<Result<Manifest, FileOutcome>, Error> {
-        let staged = self.state().stage(lease, entry, Instant::now())?;
-        let hashes = match staged {
-            Staged::Whole(hashes) => hashes,
-            Staged::Lacks(next) => return Ok(Err(FileOutcome::NeedHashes(next))),
-        };
-        Ok(match Manifest::new(entry.file.layout, hashes) {
-            Ok(manifest) if manifest.id() == entry.file.id => Ok(manifest),
-            Ok(manifest) => Err(FileOutcome::Invalid(wrong_hashes(manifest.id(), &entry.file))),
-            Err(error) => Err(FileOutcome::Invalid(error.to_string())),
+        let peer = self.with(|guarded| guarded.live.peer(lease, now))?;
+        let verdicts = if claims.is_empty() { Vec::new() } else { self.catalogue.register(peer, &claims)? };
+        log_new(peer, &claims, &verdicts);
+        // In one step: the batch becomes visible as a whole.
+        self.with(|Guarded { live, .. }| {
+            let mut verdicts = verdicts.into_iter();
+            let settled = entries.iter().zip(outcomes).map(|(entry, outcome)| {
+                let outcome = match outcome {
+                    Some(outcome) => outcome,
+                    None => outcome_of(verdicts.next().ok_or(Error::Panicked)?, entry),
+                };
+                live.settle(lease, entry, &outcome, now)?;
+                Ok(outcome)
+            });
+            settled.collect()
         })
     }
 
-    fn withdraw(&self, lease: u64, name: &FileName) -> Result<bool, Error> {
+    /// The manifest of an entry once all its hashes are there.
+    fn assemble(&self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Assembled, Error> {
+        let hashes = match self.with(|guarded| guarded.live.stage(lease, entry, now))? {
+            Staged::Whole(hashes) => hashes,
+            Staged::Misses(next) => return Ok(Assembled::Answer(FileOutcome::NeedHashes(next))),
+        };
+        Ok(match Manifest::new(entry.file.layout, hashes) {
+            Ok(manifest) if manifest.id() == entry.file.id => Assembled::Manifest(manifest),
+            Ok(manifest) => Assembled::Answer(FileOutcome::Invalid(wrong_hashes(manifest.id(), &entry.file))),
+            Err(error) => Assembled::Answer(FileOutcome::Invalid(error.to_string())),
+        })
+    }
+
+    fn withdraw(&self, lease: u64, name: &FileName, now: Instant) -> Result<bool, Error> {
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let peer = self.state().peer(lease, Instant::now())?;
         let record = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
-        let (holds, others_hold) = self.state().holders(name, peer);
+        let (peer, holds, others_hold, owner_lives) = self.with(|Guarded { live, .. }| {
+            let peer = live.peer(lease, now)?;
+            let (holds, others_hold) = live.holders(name, peer);
+            Ok::<_, Error>((peer, holds, others_hold, live.is_alive(record.owner, now)))
+        })?;
         let owns = record.owner == peer;
         if !holds && !owns {
             return Err(Error::NotYours(name.clone()));
         }
-        let released = owns || (!others_hold && self.is_abandoned_by(record.owner));
+        // An owner that is there must have had the time to say so.
+        let settled = now.saturating_duration_since(self.started) >= self.lease;
+        let released = owns || (!others_hold && !owner_lives && settled);
         if released {
             // Durable first: a crash in between leaves nothing in memory anyway.
             self.catalogue.release(name, peer)?;
-            self.state().release(name, peer);
-        } else {
-            self.state().drop_holder(peer, name);
         }
+        self.with(|Guarded { live, .. }| match released {
+            true => live.release(name, peer),
+            false => live.drop_holder(peer, name),
+        });
         info!(%peer, %name, id = %record.file.id, released, "file withdrawn");
         Ok(released)
-    }
-
-    /// Whether an owner has had the time to show that it is alive, and has not.
-    fn is_abandoned_by(&self, owner: PeerId) -> bool {
-        let now = Instant::now();
-        now.duration_since(self.started) >= self.lease && !self.state().is_alive(owner, now)
     }
 
     fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
@@ -386,15 +489,15 @@ fn log_refused(peer: PeerId, outcomes: &[FileOutcome]) {
     }
 }
 
-fn log_new(peer: PeerId, fresh: &[Registration], verdicts: &[Verdict]) {
-    let new = || fresh.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::New);
-    for (Registration { file, .. }, _) in new() {
+fn log_new(peer: PeerId, claims: &[Claim], verdicts: &[Verdict]) {
+    let new = || claims.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::New);
+    for (Claim { file, .. }, _) in new() {
         let (name, id, size) = (&file.name, file.id, file.layout.size());
         // One line for each file of a large folder would drown everything else.
         debug!(%peer, %name, %id, size, "name registered");
     }
     let files = new().count();
-    if let Some((Registration { file, .. }, _)) = new().next() {
+    if let Some((Claim { file, .. }, _)) = new().next() {
         info!(%peer, files, first = %file.name, id = %file.id, "files registered");
     }
 }
@@ -403,23 +506,29 @@ fn log_new(peer: PeerId, fresh: &[Registration], verdicts: &[Verdict]) {
 pub struct Watcher {
     registry: Registry,
     watch: Watch,
+    /// Rings after each change; closed when the name is released.
+    bell: watch::Receiver<()>,
 }
 
 impl Watcher {
     /// What to tell next, if anything is left to tell; an error once the name is released.
     pub fn next_message(&mut self) -> Result<Option<HolderChanges>, Error> {
-        self.registry.inner.state().next_message(&mut self.watch)
+        self.registry.inner.with(|guarded| guarded.live.next_message(&mut self.watch))
     }
 
     /// Waits until [`Watcher::next_message`] may have something to tell.
     pub async fn changed(&mut self) {
         // An error means that the name was released, which `next_message` tells.
-        let _ = self.watch.changed.changed().await;
+        let _ = self.bell.changed().await;
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.registry.inner.state().unwatch(&self.watch);
+        self.registry.inner.with(|guarded| guarded.live.unwatch(&self.watch));
     }
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

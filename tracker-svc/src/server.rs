@@ -1,6 +1,6 @@
 //! Brings the tracker up, and down again without leaving anything behind.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use drizzle_proto::{
     net::{
@@ -18,7 +18,8 @@ use tracing::info;
 use crate::{
     catalogue::{CatalogueError, RedbCatalogue},
     config::Config,
-    grpc::{MAX_REQUEST, Service},
+    grpc::Service,
+    limits::MAX_REQUEST,
     registry::Registry,
 };
 
@@ -48,6 +49,7 @@ pub enum ServerError {
 pub struct Tracker {
     address: SocketAddr,
     config: Config,
+    registry: Registry,
     health: HealthReporter,
     faults: mpsc::Receiver<Fault>,
     /// The server, the reaper and the watches.
@@ -68,9 +70,9 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let address = listener.local_addr().map_err(failed)?;
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    let registry = Registry::new(catalogue, config.lease);
+    let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
     tasks.spawn(reap(registry.clone(), stop.clone()));
-    let service = Service::new(registry, tasks.clone(), stop.clone());
+    let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
@@ -84,7 +86,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let (fault, faults) = mpsc::channel(1);
     tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
     info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
-    Ok(Tracker { address, config, health, faults, tasks, stop, cut })
+    Ok(Tracker { address, config, registry, health, faults, tasks, stop, cut })
 }
 
 impl Tracker {
@@ -96,7 +98,7 @@ impl Tracker {
     /// Stops taking calls, lets those in progress finish for as long as the configuration allows, then
     /// closes what is left. When this returns, no task, connection or lock of the tracker is left.
     pub async fn shutdown(mut self) -> Drained {
-        info!("draining");
+        info!(census = ?self.registry.census(Instant::now()), "draining");
         for service in ["", SERVICE_NAME] {
             // Cleared and not set to NOT_SERVING: that ends health watches, which would hold up the drain.
             self.health.clear_service_status(service).await;
@@ -136,7 +138,7 @@ impl Daemon for Tracker {
 /// Ends leases when their time is over.
 async fn reap(registry: Registry, stop: CancellationToken) {
     loop {
-        let next = registry.expire();
+        let next = registry.expire(Instant::now());
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
             () = stop.cancelled() => return,

@@ -8,7 +8,7 @@ use drizzle_proto::{
 use crate::{catalogue::Verdict, limits::MAX_NAMES};
 
 /// What becomes of a claim to a name that stands for something already.
-pub fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
+pub(crate) fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
     if registered.id != claimed.id {
         let detail = refusal(registered, claimed);
         FileOutcome::Refused { registered: registered.clone(), detail }
@@ -20,12 +20,12 @@ pub fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
 }
 
 /// What is said of a size that an id cannot have.
-pub fn wrong_layout(claimed: &FileInfo) -> String {
+pub(crate) fn wrong_layout(claimed: &FileInfo) -> String {
     format!("file id {} has another size or chunk size", claimed.id)
 }
 
 /// What is said of hashes that are not an id's.
-pub fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
+pub(crate) fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
     format!("the hashes make file id {made}, not {}", claimed.id)
 }
 
@@ -41,7 +41,7 @@ fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
 }
 
 /// What a catalogue's verdict means for an entry.
-pub fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
+pub(crate) fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
     match verdict {
         Verdict::New | Verdict::Same => FileOutcome::Registered,
         Verdict::Other(registered) => judge(&registered, &entry.file),
@@ -50,6 +50,6 @@ pub fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
             entry.file.name.as_str()
         )),
         Verdict::NoManifest => FileOutcome::NeedHashes(0),
-        Verdict::Full => FileOutcome::Invalid(format!("the tracker holds {MAX_NAMES} names already")),
+        Verdict::Full => FileOutcome::Invalid(format!("the limit of {MAX_NAMES} names is reached; withdraw some")),
     }
 }

@@ -18,7 +18,7 @@ use crate::{error::Error, registry::Watcher};
 const BATCH: Duration = Duration::from_millis(50);
 
 /// The messages of a watch, from a task that ends with the stream, with the name, or when the tracker stops.
-pub fn stream(
+pub(crate) fn stream(
     watcher: Watcher,
     tasks: &TaskTracker,
     stop: CancellationToken,
@@ -31,7 +31,7 @@ pub fn stream(
             () = sender.closed() => None,
         };
         if let Some(error) = end {
-            // Nobody to tell it to is fine.
+            // The stream may be gone.
             let _ = sender.send(Err(error)).await;
         }
     });

@@ -5,8 +5,12 @@
 //!
 //! Invariants: a name stands for the content that was first registered under it, until it is released;
 //! once a call has answered, its effect survives a crash; a manifest is kept exactly as long as a name
-//! stands for it; a name that its owner withdrew is not given to another peer with the same content. Knows nothing of peers that are alive, nor of who holds what.
+//! stands for it; a name that its owner withdrew is not given to another peer with the same content. Knows nothing of peers that are alive, nor of which peer holds what.
 
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+pub(crate) mod memory;
 mod redb;
 
 use std::path::PathBuf;
@@ -14,6 +18,9 @@ use std::path::PathBuf;
 use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, Manifest, PeerId};
 
 pub use self::redb::RedbCatalogue;
+
+/// What a store said of its own failure.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the catalogue failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +42,7 @@ pub enum CatalogueError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: ::redb::Error,
+        source: Cause,
     },
     /// It is not what a tracker wrote.
     #[error(
@@ -48,7 +55,9 @@ pub enum CatalogueError {
         reason: String,
     },
     /// Another version of the tracker wrote it.
-    #[error("the catalogue {path} has format {found}; this tracker reads format {expected}")]
+    #[error(
+        "the catalogue {path} has format {found} and this tracker reads format {expected}; start the version that wrote it, or give another --data-dir"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -59,7 +68,7 @@ pub enum CatalogueError {
     },
     /// Reading or writing failed, for instance because the disk is full.
     #[error("the catalogue cannot be read or written: {0}")]
-    Storage(#[source] ::redb::Error),
+    Storage(#[source] Cause),
 }
 
 /// A name, what it stands for, and who registered it first.
@@ -71,7 +80,7 @@ pub struct Record {
     pub owner: PeerId,
 }
 
-/// What is known of a file that somebody claims to have.
+/// What is known of a file that a peer claims to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// What the name stands for.
@@ -82,14 +91,14 @@ pub struct Known {
 
 /// A name to be registered.
 #[derive(Debug, Clone)]
-pub struct Registration {
+pub struct Claim {
     /// Name and content.
     pub file: FileInfo,
     /// The content's manifest; not needed if another name stands for the same content.
     pub manifest: Option<Manifest>,
 }
 
-/// What became of a [`Registration`].
+/// What became of a [`Claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The name was free and stands for this content now.
@@ -100,7 +109,7 @@ pub enum Verdict {
     Other(FileInfo),
     /// The name's owner, another peer, withdrew this very content.
     Withdrawn,
-    /// The manifest is lacking.
+    /// The manifest is missing.
     NoManifest,
     /// There are [`crate::limits::MAX_NAMES`] names.
     Full,
@@ -113,7 +122,7 @@ pub trait Catalogue: Send + Sync + 'static {
 
     /// Registers names, all in one durable step, and says what became of each, in order. Of two
     /// registrations of one name, in one call or in two concurrent ones, exactly one is first.
-    fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError>;
+    fn register(&self, owner: PeerId, files: &[Claim]) -> Result<Vec<Verdict>, CatalogueError>;
 
     /// Frees a name on behalf of a peer; whether it was taken. If that peer owns it, this is a withdrawal:
     /// until the name is registered again, other peers cannot register the same content under it.

@@ -18,18 +18,19 @@
 use std::{
     fs,
     ops::Bound,
-    panic,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
 };
 
-use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, PeerId};
+use drizzle_proto::{
+    Digest, FileId, FileInfo, FileName, Layout, PeerId,
+    database::{Reopening, Unusable},
+};
 use redb::{
-    Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    Table, TableDefinition, TableError, WriteTransaction,
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 
-use super::{Catalogue, CatalogueError, Known, Record, Registration, Verdict};
+use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict};
 use crate::limits::{MAX_NAMES, MAX_WITHDRAWN};
 
 type Content = [u8; 32];
@@ -59,78 +60,52 @@ const SEGMENT: u32 = 4000;
 #[derive(Debug)]
 pub struct RedbCatalogue {
     path: PathBuf,
-    /// `None` after a failed attempt to open it again.
-    database: RwLock<Option<Database>>,
+    database: Reopening,
 }
 
 impl RedbCatalogue {
     /// Opens the catalogue in a folder; makes both if need be.
     pub fn open(directory: &Path) -> Result<Self, CatalogueError> {
-        let made = fs::create_dir_all(directory);
-        made.map_err(|source| CatalogueError::Directory { path: directory.to_owned(), source })?;
+        let unusable = |source| CatalogueError::Directory { path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(unusable)?;
         let path = directory.join("catalogue.redb");
-        let database = open(&path)?;
+        let file = path.clone();
+        let open = move || redb::Builder::new().set_cache_size(CACHE).create(&file);
+        let database = Reopening::new(open).map_err(|error| cannot_open(&path, error))?;
+        let catalogue = Self { path, database };
+        catalogue.check_format()?;
         // A new file's name is durable only once its folder is.
-        let synced = fs::File::open(directory).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| CatalogueError::Directory { path: directory.to_owned(), source })?;
-        Ok(Self { path, database: RwLock::new(Some(database)) })
+        fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(unusable)?;
+        Ok(catalogue)
     }
 
-    /// Runs an operation. After a failed write (a full disk, say) redb refuses everything until it is
-    /// opened again: that is done here, once per call, so that a tracker recovers when its disk does.
+    fn check_format(&self) -> Result<(), CatalogueError> {
+        let found = self.database.run(|database| match format(database)? {
+            Some(found) => Ok(found),
+            None => create_tables(database).map(|()| FORMAT),
+        });
+        match found.map_err(|error| cannot_open(&self.path, error))? {
+            FORMAT => Ok(()),
+            found => Err(CatalogueError::Format { path: self.path.clone(), found, expected: FORMAT }),
+        }
+    }
+
     fn run<T>(&self, operation: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, CatalogueError> {
-        let opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match opened.as_ref().map(&operation) {
-            None | Some(Err(redb::Error::PreviousIo)) => {}
-            Some(result) => return result.map_err(failed),
-        }
-        drop(opened);
-        let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // Closed before it is opened again: the file is locked.
-        *slot = None;
-        let database = slot.insert(open(&self.path)?);
-        tracing::warn!(path = %self.path.display(), "opened the catalogue again after a failed write");
-        operation(database).map_err(failed)
+        self.database.run(operation).map_err(|error| {
+            // Told to the operator here, because a peer can do nothing about it but try again.
+            tracing::error!(%error, path = %self.path.display(), "the catalogue failed");
+            CatalogueError::Storage(error.into())
+        })
     }
 }
 
-/// Told to the operator here, because a peer can do nothing about it but try again.
-fn failed(error: redb::Error) -> CatalogueError {
-    tracing::error!(%error, "the catalogue failed");
-    CatalogueError::Storage(error)
-}
-
-fn open(path: &Path) -> Result<Database, CatalogueError> {
-    // redb checks what it finds, but not all of it: some damage makes it panic.
-    panic::catch_unwind(|| open_sound(path)).unwrap_or_else(|_| {
-        Err(CatalogueError::Damaged { path: path.to_owned(), reason: "its pages make no sense".to_owned() })
-    })
-}
-
-fn open_sound(path: &Path) -> Result<Database, CatalogueError> {
-    let damaged = |reason: String| CatalogueError::Damaged { path: path.to_owned(), reason };
-    let cannot_open = |source: redb::Error| CatalogueError::Open { path: path.to_owned(), source };
-    let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => CatalogueError::InUse(path.to_owned()),
-        DatabaseError::Storage(StorageError::Corrupted(reason)) => damaged(reason),
-        DatabaseError::Storage(StorageError::Io(io))
-            if matches!(io.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
-        {
-            damaged(io.to_string())
-        }
-        DatabaseError::RepairAborted | DatabaseError::UpgradeRequired(_) => damaged(error.to_string()),
-        other => cannot_open(other.into()),
-    })?;
-    let cannot_open = |error| match error {
-        redb::Error::Corrupted(reason) => damaged(reason),
-        other => cannot_open(other),
-    };
-    match format(&database).map_err(cannot_open)? {
-        Some(FORMAT) => {}
-        Some(found) => return Err(CatalogueError::Format { path: path.to_owned(), found, expected: FORMAT }),
-        None => create_tables(&database).map_err(cannot_open)?,
+fn cannot_open(path: &Path, error: Unusable) -> CatalogueError {
+    let path = path.to_owned();
+    match error {
+        Unusable::InUse => CatalogueError::InUse(path),
+        Unusable::Damaged(reason) => CatalogueError::Damaged { path, reason },
+        other => CatalogueError::Open { path, source: other.into() },
     }
-    Ok(database)
 }
 
 fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
@@ -197,7 +172,7 @@ impl Catalogue for RedbCatalogue {
         })
     }
 
-    fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError> {
+    fn register(&self, owner: PeerId, files: &[Claim]) -> Result<Vec<Verdict>, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
             let verdicts: Vec<Verdict> = {
@@ -287,7 +262,7 @@ impl<'a> Tables<'a> {
         Ok(Self { names, contents, hashes: write.open_table(HASHES)?, withdrawn, withdrawals })
     }
 
-    fn register(&mut self, owner: PeerId, new: &Registration) -> Result<Verdict, redb::Error> {
+    fn register(&mut self, owner: PeerId, new: &Claim) -> Result<Verdict, redb::Error> {
         let FileInfo { name, id, layout } = &new.file;
         if let Some(row) = self.names.get(name.as_str())? {
             let registered = record(name, row.value())?.file;

@@ -5,12 +5,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo};
-use tokio::sync::Mutex;
 
 use crate::limits::MAX_RELEASED;
 
@@ -23,8 +21,6 @@ pub struct Lease {
     pub peer: PeerInfo,
     /// Names of the files in whose swarm it is a holder.
     pub files: HashSet<FileName>,
-    /// Held while one of the peer's announcements takes effect, so that they do so in order.
-    pub turn: Arc<Mutex<()>>,
     released: VecDeque<FileInfo>,
     expires: Instant,
 }
@@ -59,7 +55,7 @@ impl Leases {
         self.by_id.len()
     }
 
-    /// Whether nobody is alive.
+    /// Whether no peer is alive.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
@@ -68,9 +64,9 @@ impl Leases {
     pub fn open(&mut self, id: u64, peer: PeerInfo, now: Instant) {
         debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer.id()));
         let expires = now + self.lasts;
-        let (files, turn, released) = (HashSet::new(), Arc::default(), VecDeque::new());
+        let (files, released) = (HashSet::new(), VecDeque::new());
         self.by_peer.insert(peer.id(), id);
-        let lease = Lease { id, peer, files, turn, released, expires };
+        let lease = Lease { id, peer, files, released, expires };
         self.by_id.insert(id, lease);
         self.queue.insert((expires, id));
     }

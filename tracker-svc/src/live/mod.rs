@@ -1,10 +1,12 @@
-//! The half of the tracker that lives in memory: leases, swarms, staged manifests.
+//! The half of the tracker that lives in memory: leases, swarms, manifests that arrive in parts.
 //!
 //! Invariants: a peer is a holder in exactly the swarms that its lease lists; a swarm is kept while it has a
 //! holder or a watcher; a swarm's name stands for the swarm's content in the catalogue. The last one is
-//! why [`State::settle`] and [`State::release`] are only called under the lock on names in
-//! [`crate::registry`]. Everything here is lost at a restart and told anew by the peers. Never blocks:
-//! it is called under a mutex on async threads. Never reads the clock.
+//! why [`Live::settle`] and [`Live::release`] are only called under the lock on names in [`crate::registry`].
+//! Everything here is lost at a restart and told anew by the peers.
+//!
+//! Pure: never blocks, reads no clock, knows no runtime. What happened that others wait for is noted as [`News`],
+//! which the caller takes after each change.
 
 pub mod leases;
 pub mod staging;
@@ -12,16 +14,8 @@ pub mod swarm;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
-
-use drizzle_proto::{
-    Address, FileInfo, FileName, PeerId, PeerInfo,
-    announcement::{FileChunks, FileOutcome},
-    holder::{Holder, HolderChanges},
-};
-use tokio::sync::{Mutex, watch};
 
 use self::{
     leases::{Lease, Leases},
@@ -33,43 +27,69 @@ use crate::{
     limits::{MAX_PEERS, MAX_WATCHERS},
     verdict::judge,
 };
+use drizzle_proto::{
+    Address, FileInfo, FileName, PeerId, PeerInfo,
+    announcement::{FileChunks, FileOutcome},
+    holder::{Holder, HolderChanges},
+};
 
 #[derive(Debug)]
-struct Entry {
+struct LiveSwarm {
     /// Tells this swarm from a later one of the same name.
     serial: u64,
     swarm: Swarm,
-    /// Wakes the watchers; made for the first one.
-    changed: Option<watch::Sender<()>>,
 }
 
-impl Entry {
-    fn wake(&self) {
-        if let Some(changed) = &self.changed {
-            changed.send_replace(());
-        }
-    }
+/// Something that others may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// This lease has ended.
+    LeaseEnded(u64),
+    /// A watched swarm changed, by its serial number.
+    SwarmChanged(u64),
+    /// A watched swarm is gone, by its serial number: its name was released, or its last watcher left.
+    SwarmEnded(u64),
 }
 
 /// Leases, swarms and staged manifests.
 #[derive(Debug)]
-pub struct State {
+pub struct Live {
     leases: Leases,
-    swarms: HashMap<FileName, Entry>,
+    swarms: HashMap<FileName, LiveSwarm>,
     staging: Staging,
     watchers: usize,
     serials: u64,
+    news: Vec<News>,
 }
 
-/// A watch that was begun: what [`State::next_message`] and [`State::unwatch`] need.
+/// A watch that was begun: what [`Live::next_message`] and [`Live::unwatch`] need.
 #[derive(Debug)]
 pub struct Watch {
-    /// Which file.
-    pub name: FileName,
+    name: FileName,
     serial: u64,
     cursor: Cursor,
-    /// Fires after each change; closed when the name is released.
-    pub changed: watch::Receiver<()>,
+}
+
+impl Watch {
+    /// Names the swarm in [`News`].
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+/// How much lives here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveCounts {
+    /// Live peers.
+    pub peers: usize,
+    /// Files with a swarm.
+    pub swarms: usize,
+    /// Holders over all swarms.
+    pub holders: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Bytes set aside for manifests that arrive in parts.
+    pub staged_bytes: usize,
 }
 
 /// What opening a lease did away with.
@@ -83,11 +103,11 @@ pub enum Replaced {
     OtherPlace(Address),
 }
 
-impl State {
-    /// Nobody is known yet; leases will last this long.
+impl Live {
+    /// No peer is known yet; leases will last this long.
     pub fn new(lease: Duration) -> Self {
         let (leases, swarms, staging) = (Leases::new(lease), HashMap::new(), Staging::default());
-        Self { leases, swarms, staging, watchers: 0, serials: 0 }
+        Self { leases, swarms, staging, watchers: 0, serials: 0, news: Vec::new() }
     }
 
     /// Opens a lease for a peer under one of the candidate ids, replacing an earlier one.
@@ -114,14 +134,26 @@ impl State {
         Ok((id, replaced))
     }
 
-    /// Whose lease this is.
+    /// The peer whose lease this is.
     pub fn peer(&self, lease: u64, now: Instant) -> Result<PeerId, Error> {
         self.leases.get(lease, now).map(|lease| lease.peer.id()).ok_or(Error::UnknownLease)
     }
 
-    /// To be held while something that the peer told under this lease takes effect.
-    pub fn turn(&self, lease: u64, now: Instant) -> Result<Arc<Mutex<()>>, Error> {
-        self.leases.get(lease, now).map(|lease| lease.turn.clone()).ok_or(Error::UnknownLease)
+    /// What happened since this was called last.
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How much there is. Looks at every swarm.
+    pub fn counts_all(&self) -> LiveCounts {
+        let holders = self.swarms.values().map(|known| known.swarm.peers().count()).sum();
+        LiveCounts {
+            peers: self.leases.len(),
+            swarms: self.swarms.len(),
+            holders,
+            watches: self.watchers,
+            staged_bytes: self.staging.bytes(),
+        }
     }
 
     /// Whether a peer has a lease.
@@ -137,6 +169,7 @@ impl State {
     /// Ends a lease and with it everything its peer held; the peer and how many files it held.
     pub fn close_lease(&mut self, id: u64) -> Option<(PeerId, usize)> {
         let lease = self.leases.close(id)?;
+        self.news.push(News::LeaseEnded(id));
         Some(self.forget(&lease))
     }
 
@@ -144,17 +177,18 @@ impl State {
     pub fn expire(&mut self, now: Instant) -> Vec<(PeerId, usize)> {
         let mut gone = Vec::new();
         while let Some(lease) = self.leases.pop_expired(now) {
+            self.news.push(News::LeaseEnded(lease.id));
             gone.push(self.forget(&lease));
         }
         gone
     }
 
-    /// When [`State::expire`] is worth calling next.
+    /// When [`Live::expire`] is worth calling next.
     pub fn next_expiry(&self, now: Instant) -> Instant {
         self.leases.next_expiry(now)
     }
 
-    /// Live peers.
+    /// How many peers live.
     pub fn peers(&self) -> usize {
         self.leases.len()
     }
@@ -191,7 +225,7 @@ impl State {
         let known = swarm_of(&mut self.swarms, &mut self.serials, &entry.file);
         if known.swarm.announce(&lease.peer, &entry.held) {
             lease.files.insert(known.swarm.file().name.clone());
-            known.wake();
+            note_change(&mut self.news, known);
         }
         Ok(())
     }
@@ -202,7 +236,7 @@ impl State {
         Ok(self.staging.add(lease, entry, now))
     }
 
-    /// Whether the peer holds some of the file, and whether anybody else does.
+    /// Whether the peer holds some of the file, and whether another one does.
     pub fn holders(&self, name: &FileName, peer: PeerId) -> (bool, bool) {
         let Some(entry) = self.swarms.get(name) else { return (false, false) };
         (entry.swarm.is_holder(peer), entry.swarm.peers().any(|other| other != peer))
@@ -220,6 +254,9 @@ impl State {
     /// told when they renew.
     pub fn release(&mut self, name: &FileName, by: PeerId) {
         let Some(entry) = self.swarms.remove(name) else { return };
+        if entry.swarm.watchers() > 0 {
+            self.news.push(News::SwarmEnded(entry.serial));
+        }
         for peer in entry.swarm.peers() {
             if let Some((_, lease)) = self.leases.of_peer(peer) {
                 lease.files.remove(name);
@@ -252,8 +289,7 @@ impl State {
         }
         self.watchers += 1;
         let entry = swarm_of(&mut self.swarms, &mut self.serials, file);
-        let changed = entry.changed.get_or_insert_with(|| watch::Sender::new(())).subscribe();
-        Ok(Watch { name: file.name.clone(), serial: entry.serial, cursor: entry.swarm.watch(), changed })
+        Ok(Watch { name: file.name.clone(), serial: entry.serial, cursor: entry.swarm.watch() })
     }
 
     /// What a watcher must be told next, if anything; an error once the name is released.
@@ -269,6 +305,9 @@ impl State {
         self.watchers -= 1;
         if let Some(entry) = self.swarms.get_mut(&watch.name).filter(|entry| entry.serial == watch.serial) {
             entry.swarm.unwatch();
+            if entry.swarm.watchers() == 0 {
+                self.news.push(News::SwarmEnded(entry.serial));
+            }
             self.drop_if_idle(&watch.name);
         }
     }
@@ -290,7 +329,7 @@ impl State {
         if let Some(entry) = self.swarms.get_mut(name)
             && entry.swarm.remove(peer)
         {
-            entry.wake();
+            note_change(&mut self.news, entry);
             self.drop_if_idle(name);
         }
     }
@@ -302,9 +341,16 @@ impl State {
     }
 }
 
-fn swarm_of<'a>(swarms: &'a mut HashMap<FileName, Entry>, serials: &mut u64, file: &FileInfo) -> &'a mut Entry {
+/// Without watchers no one waits.
+fn note_change(news: &mut Vec<News>, known: &LiveSwarm) {
+    if known.swarm.watchers() > 0 {
+        news.push(News::SwarmChanged(known.serial));
+    }
+}
+
+fn swarm_of<'a>(swarms: &'a mut HashMap<FileName, LiveSwarm>, serials: &mut u64, file: &FileInfo) -> &'a mut LiveSwarm {
     swarms.entry(file.name.clone()).or_insert_with(|| {
         *serials += 1;
-        Entry { serial: *serials, swarm: Swarm::new(file.clone()), changed: None }
+        LiveSwarm { serial: *serials, swarm: Swarm::new(file.clone()) }
     })
 }

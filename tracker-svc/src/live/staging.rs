@@ -2,7 +2,7 @@
 //!
 //! A manifest of more than 8192 chunks does not fit into one message. Its parts wait here, for each lease
 //! apart, and go with the lease. Invariant: room for a whole manifest is set aside when its first part
-//! arrives, so whatever is staged can be completed by who keeps sending; what finds no room, or was given up
+//! arrives, so whatever is staged can be completed by a peer that keeps sending; what finds no room, or was given up
 //! and dropped for others, is told to send again from the beginning. Never reads the clock.
 
 use std::{
@@ -12,11 +12,9 @@ use std::{
 
 use drizzle_proto::{Digest, FileId, FileInfo, Layout, announcement::FileChunks};
 
-/// Bytes of hashes that one lease may have staged: two of the largest manifests.
-const LEASE_LIMIT: usize = 16 << 20;
-/// Bytes of hashes that all leases together may have staged.
-const TOTAL_LIMIT: usize = 128 << 20;
-/// A manifest that nobody added to for this long makes room for another one.
+use crate::limits::{MAX_STAGED, MAX_STAGED_BY_LEASE};
+
+/// A manifest to which nothing was added for this long makes room for another one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -46,8 +44,8 @@ pub struct Staging {
 pub enum Staged {
     /// Every hash is there; whether they are the claimed file's is for the caller to check.
     Whole(Vec<Digest>),
-    /// Hashes from this index on are lacking.
-    Lacks(u32),
+    /// Hashes from this index on are missing.
+    Misses(u32),
 }
 
 impl Staging {
@@ -65,7 +63,7 @@ impl Staging {
         }
         let known = self.leases.get(&lease).is_some_and(|files| files.contains_key(&id));
         if !known && (first > 0 || entry.hashes.is_empty() || !self.make_room(lease, Parts::room(layout), now)) {
-            return Staged::Lacks(0);
+            return Staged::Misses(0);
         }
         if !known {
             self.total += Parts::room(layout);
@@ -79,11 +77,16 @@ impl Staging {
         }
         if parts.hashes.len() < count {
             // At most the chunk count, which is a u32.
-            return Staged::Lacks(u32::try_from(parts.hashes.len()).unwrap_or(u32::MAX));
+            return Staged::Misses(u32::try_from(parts.hashes.len()).unwrap_or(u32::MAX));
         }
         let hashes = std::mem::take(&mut parts.hashes);
         self.drop_one(lease, id);
         Staged::Whole(hashes)
+    }
+
+    /// Bytes that are set aside.
+    pub fn bytes(&self) -> usize {
+        self.total
     }
 
     /// Forgets everything of a lease.
@@ -105,13 +108,13 @@ impl Staging {
 
     /// Whether there is room, if need be by dropping what was given up.
     fn make_room(&mut self, lease: u64, wanted: usize, now: Instant) -> bool {
-        if self.used(lease) + wanted > LEASE_LIMIT {
+        if self.used(lease) + wanted > MAX_STAGED_BY_LEASE {
             self.drop_given_up(lease, now);
         }
-        if self.used(lease) + wanted > LEASE_LIMIT {
+        if self.used(lease) + wanted > MAX_STAGED_BY_LEASE {
             return false;
         }
-        if self.total + wanted > TOTAL_LIMIT && self.sweep_at.is_none_or(|at| at <= now) {
+        if self.total + wanted > MAX_STAGED && self.sweep_at.is_none_or(|at| at <= now) {
             for lease in self.leases.keys().copied().collect::<Vec<_>>() {
                 self.drop_given_up(lease, now);
             }
@@ -119,7 +122,7 @@ impl Staging {
             let oldest = self.leases.values().flatten().map(|(_, parts)| parts.touched).min();
             self.sweep_at = oldest.map(|touched| touched + PATIENCE);
         }
-        self.total + wanted <= TOTAL_LIMIT
+        self.total + wanted <= MAX_STAGED
     }
 
     fn used(&self, lease: u64) -> usize {
@@ -158,13 +161,13 @@ mod tests {
     fn parts_make_a_whole_in_order_with_resends() {
         let mut staging = Staging::default();
         let now = Instant::now();
-        assert_eq!(staging.add(1, &part(0, 10, 0, 0), now), Staged::Lacks(0), "none sent");
-        assert_eq!(staging.add(1, &part(0, 10, 3, 2), now), Staged::Lacks(0), "does not begin at 0");
-        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Lacks(4));
-        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Lacks(4), "sent again");
-        assert_eq!(staging.add(1, &part(0, 10, 5, 3), now), Staged::Lacks(4), "a gap");
-        assert_eq!(staging.add(2, &part(0, 10, 4, 6), now), Staged::Lacks(0), "another lease's parts do not count");
-        assert_eq!(staging.add(1, &part(0, 10, 2, 5), now), Staged::Lacks(7), "overlapping");
+        assert_eq!(staging.add(1, &part(0, 10, 0, 0), now), Staged::Misses(0), "none sent");
+        assert_eq!(staging.add(1, &part(0, 10, 3, 2), now), Staged::Misses(0), "does not begin at 0");
+        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Misses(4));
+        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Misses(4), "sent again");
+        assert_eq!(staging.add(1, &part(0, 10, 5, 3), now), Staged::Misses(4), "a gap");
+        assert_eq!(staging.add(2, &part(0, 10, 4, 6), now), Staged::Misses(0), "another lease's parts do not count");
+        assert_eq!(staging.add(1, &part(0, 10, 2, 5), now), Staged::Misses(7), "overlapping");
         assert_eq!(staging.add(1, &part(0, 10, 7, 3), now), Staged::Whole(part(0, 10, 0, 10).hashes));
         assert_eq!((staging.total, staging.leases.len()), (0, 0));
     }
@@ -174,16 +177,16 @@ mod tests {
         let mut staging = Staging::default();
         let now = Instant::now();
         let most = 1 << 18;
-        assert_eq!(staging.add(1, &part(0, most, 0, 1), now), Staged::Lacks(1));
-        assert_eq!(staging.add(1, &part(1, most, 0, 1), now), Staged::Lacks(1));
-        assert_eq!(staging.add(1, &part(2, most, 0, 1), now), Staged::Lacks(0), "no room for a third");
-        assert_eq!(staging.add(2, &part(2, most, 0, 1), now), Staged::Lacks(1), "another lease has its own room");
-        assert_eq!(staging.add(1, &part(0, most, 1, 8), now), Staged::Lacks(9));
+        assert_eq!(staging.add(1, &part(0, most, 0, 1), now), Staged::Misses(1));
+        assert_eq!(staging.add(1, &part(1, most, 0, 1), now), Staged::Misses(1));
+        assert_eq!(staging.add(1, &part(2, most, 0, 1), now), Staged::Misses(0), "no room for a third");
+        assert_eq!(staging.add(2, &part(2, most, 0, 1), now), Staged::Misses(1), "another lease has its own room");
+        assert_eq!(staging.add(1, &part(0, most, 1, 8), now), Staged::Misses(9));
         // The second was given up.
         let later = now + PATIENCE;
         staging.add(1, &part(0, most, 9, 1), later);
-        assert_eq!(staging.add(1, &part(2, most, 0, 1), later), Staged::Lacks(1));
-        assert_eq!(staging.add(1, &part(1, most, 1, 1), later), Staged::Lacks(0));
+        assert_eq!(staging.add(1, &part(2, most, 0, 1), later), Staged::Misses(1));
+        assert_eq!(staging.add(1, &part(1, most, 1, 1), later), Staged::Misses(0));
         staging.drop_lease(1);
         staging.drop_lease(2);
         assert_eq!((staging.total, staging.leases.len()), (0, 0));
@@ -197,20 +200,20 @@ mod tests {
         let most = 1 << 18;
         let last = 8;
         for lease in 1..=last {
-            assert_eq!(staging.add(lease, &part(0, most, 0, 1), now), Staged::Lacks(1));
-            assert_eq!(staging.add(lease, &part(1, most, 0, 1), now), Staged::Lacks(1));
+            assert_eq!(staging.add(lease, &part(0, most, 0, 1), now), Staged::Misses(1));
+            assert_eq!(staging.add(lease, &part(1, most, 0, 1), now), Staged::Misses(1));
         }
-        assert_eq!(staging.total, TOTAL_LIMIT);
-        assert_eq!(staging.add(9, &part(0, 2, 0, 1), now), Staged::Lacks(0), "no room");
+        assert_eq!(staging.total, MAX_STAGED);
+        assert_eq!(staging.add(9, &part(0, 2, 0, 1), now), Staged::Misses(0), "no room");
         let soon = now + PATIENCE / 2;
         for lease in 2..=last {
-            assert_eq!(staging.add(lease, &part(0, most, 1, 1), soon), Staged::Lacks(2));
+            assert_eq!(staging.add(lease, &part(0, most, 1, 1), soon), Staged::Misses(2));
         }
-        assert_eq!(staging.add(9, &part(0, 2, 0, 1), soon), Staged::Lacks(0), "nothing was given up yet");
+        assert_eq!(staging.add(9, &part(0, 2, 0, 1), soon), Staged::Misses(0), "nothing was given up yet");
         let later = now + PATIENCE;
-        assert_eq!(staging.add(9, &part(0, most, 0, 1), later), Staged::Lacks(1));
-        assert_eq!(staging.add(2, &part(0, most, 2, 1), later), Staged::Lacks(3), "whoever keeps sending goes on");
-        assert_eq!(staging.add(1, &part(0, most, 1, 1), later), Staged::Lacks(0), "given up");
+        assert_eq!(staging.add(9, &part(0, most, 0, 1), later), Staged::Misses(1));
+        assert_eq!(staging.add(2, &part(0, most, 2, 1), later), Staged::Misses(3), "whoever keeps sending goes on");
+        assert_eq!(staging.add(1, &part(0, most, 1, 1), later), Staged::Misses(0), "given up");
         for lease in 1..=9 {
             staging.drop_lease(lease);
         }
@@ -221,8 +224,8 @@ mod tests {
     fn another_layout_under_the_same_id_starts_over() {
         let mut staging = Staging::default();
         let now = Instant::now();
-        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Lacks(4));
-        assert_eq!(staging.add(1, &part(0, 8, 4, 4), now), Staged::Lacks(0));
+        assert_eq!(staging.add(1, &part(0, 10, 0, 4), now), Staged::Misses(4));
+        assert_eq!(staging.add(1, &part(0, 8, 4, 4), now), Staged::Misses(0));
         assert_eq!(staging.total, 0);
     }
 }

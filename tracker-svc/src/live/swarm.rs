@@ -1,6 +1,6 @@
 //! One file's holders, and what a watcher of them must be told.
 //!
-//! Invariants: whoever is listed holds at least one chunk, or the file has none; a watcher that applies
+//! Invariants: a listed peer holds at least one chunk, or the file has none; a watcher that applies
 //! every message of its [`Cursor`] in order knows exactly the present holders once [`Swarm::next_message`]
 //! yields nothing. The log of changes is bounded: a watcher that falls behind it starts over with a
 //! snapshot, so that a slow watcher costs the tracker nothing.
@@ -16,18 +16,14 @@ use drizzle_proto::{
     holder::{Holder, HolderChange, HolderChanges},
 };
 
-/// Changes kept for watchers. At [`MAX_LOGGED_RANGES`] an entry is some 3 KiB, mostly it is 60 bytes.
-const LOG_LIMIT: usize = 4096;
-/// More ranges than this are not logged one by one: the holder's whole set is told instead.
-const MAX_LOGGED_RANGES: usize = 256;
-/// Bytes of a message, about: far below the limits of any receiver.
-const MESSAGE_BUDGET: usize = 256 << 10;
+use crate::limits::{LOG_LIMIT, MAX_LOGGED_RANGES, MESSAGE_BUDGET};
+
 /// Bytes of ids and framing of one holder in a message.
 const HOLDER_OVERHEAD: usize = 96;
 
 /// What one peer holds; all chunks cost no memory.
 #[derive(Debug)]
-struct Holding {
+struct Member {
     peer: PeerInfo,
     /// `None`: every chunk.
     part: Option<ChunkSet>,
@@ -47,8 +43,8 @@ enum Logged {
 pub struct Swarm {
     file: FileInfo,
     /// By peer id. Most files of a large folder have one holder, for which a tree would take ten times the
-    /// memory; and who joins a swarm of ten thousand moves half a MiB, once.
-    holders: Vec<Holding>,
+    /// memory; and a peer that joins a swarm of ten thousand moves half a MiB, once.
+    holders: Vec<Member>,
     full: u32,
     watchers: usize,
     /// Number of changes so far; the log has the last ones.
@@ -70,13 +66,13 @@ enum Position {
 }
 
 impl Swarm {
-    /// Nobody holds the file yet.
+    /// Without holders.
     pub fn new(file: FileInfo) -> Self {
         let log = VecDeque::new();
         Self { file, holders: Vec::new(), full: 0, watchers: 0, revision: 0, log, log_limit: LOG_LIMIT }
     }
 
-    /// Which file.
+    /// The file.
     pub fn file(&self) -> &FileInfo {
         &self.file
     }
@@ -84,6 +80,11 @@ impl Swarm {
     /// Whether there is neither a holder nor a watcher.
     pub fn is_idle(&self) -> bool {
         self.holders.is_empty() && self.watchers == 0
+    }
+
+    /// Watchers.
+    pub fn watchers(&self) -> usize {
+        self.watchers
     }
 
     /// Peers that hold every chunk, and peers that hold some.
@@ -97,9 +98,9 @@ impl Swarm {
         self.find(peer).is_ok()
     }
 
-    /// Everyone who holds some of the file.
+    /// Every peer that holds some of the file.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.holders.iter().map(|holding| holding.peer.id())
+        self.holders.iter().map(|member| member.peer.id())
     }
 
     /// Whether announcing this set makes its sender a holder.
@@ -120,11 +121,11 @@ impl Swarm {
                 if self.holders.is_empty() {
                     self.holders.reserve_exact(1);
                 }
-                self.holders.insert(at, Holding { peer: peer.clone(), part, since: self.revision });
+                self.holders.insert(at, Member { peer: peer.clone(), part, since: self.revision });
                 Logged::Whole
             }
-            Ok(Holding { part: None, .. }) => return false,
-            Ok(Holding { part: slot @ Some(_), .. }) => {
+            Ok(Member { part: None, .. }) => return false,
+            Ok(Member { part: slot @ Some(_), .. }) => {
                 let Some(part) = slot else { return false };
                 let new = held.difference(part);
                 if new.is_empty() {
@@ -146,8 +147,8 @@ impl Swarm {
     /// Drops a holder; whether it was one.
     pub fn remove(&mut self, peer: PeerId) -> bool {
         let Ok(at) = self.find(peer) else { return false };
-        let holding = self.holders.remove(at);
-        self.full -= u32::from(holding.part.is_none());
+        let member = self.holders.remove(at);
+        self.full -= u32::from(member.part.is_none());
         self.log(peer, Logged::Whole);
         true
     }
@@ -180,13 +181,13 @@ impl Swarm {
     pub fn page(&self, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let from = after.map_or(0, |after| self.holders.partition_point(|holding| holding.peer.id() <= after));
-        for holding in &self.holders[from..] {
-            bytes += self.weight(holding);
+        let from = after.map_or(0, |after| self.holders.partition_point(|member| member.peer.id() <= after));
+        for member in &self.holders[from..] {
+            bytes += self.weight(member);
             if bytes > budget && !page.is_empty() {
                 return (page, false);
             }
-            page.push(self.holder(holding));
+            page.push(self.holder(member));
         }
         (page, true)
     }
@@ -197,28 +198,28 @@ impl Swarm {
 
     /// Where a peer is, or where it would have to be.
     fn find(&self, peer: PeerId) -> Result<usize, usize> {
-        self.holders.binary_search_by_key(&peer, |holding| holding.peer.id())
+        self.holders.binary_search_by_key(&peer, |member| member.peer.id())
     }
 
-    fn get(&self, peer: PeerId) -> Option<&Holding> {
+    fn get(&self, peer: PeerId) -> Option<&Member> {
         self.find(peer).ok().map(|at| &self.holders[at])
     }
 
-    fn holder(&self, holding: &Holding) -> Holder {
-        let chunks = holding.part.clone().unwrap_or_else(|| ChunkSet::full(self.count()));
-        Holder { peer: holding.peer.clone(), chunks }
+    fn holder(&self, member: &Member) -> Holder {
+        let chunks = member.part.clone().unwrap_or_else(|| ChunkSet::full(self.count()));
+        Holder { peer: member.peer.clone(), chunks }
     }
 
     /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this.
-    fn weight(&self, holding: &Holding) -> usize {
-        let chunks = if holding.part.is_some() { (self.count().get() as usize).div_ceil(8).max(48) } else { 8 };
-        let (address, labels) = (holding.peer.address().as_str().len(), holding.peer.labels());
+    fn weight(&self, member: &Member) -> usize {
+        let chunks = if member.part.is_some() { (self.count().get() as usize).div_ceil(8).max(48) } else { 8 };
+        let (address, labels) = (member.peer.address().as_str().len(), member.peer.labels());
         HOLDER_OVERHEAD + address + labels.weight() + 8 * labels.iter().len() + chunks
     }
 
     fn log(&mut self, peer: PeerId, change: Logged) {
         self.revision += 1;
-        // Without watchers nobody reads the log; the next one begins with a snapshot.
+        // Without watchers the log is not read; the next one begins with a snapshot.
         if self.watchers == 0 {
             return;
         }
@@ -253,11 +254,11 @@ impl Swarm {
             let (more, added) = match (change, self.get(*peer)) {
                 // The watcher may not know this peer, which left meanwhile: how, the log tells further on.
                 (Logged::Added(_), None) => (0, ChunkSet::empty(self.count()).into()),
-                (Logged::Added(_), Some(holding)) if at < holding.since => (0, ChunkSet::empty(self.count()).into()),
+                (Logged::Added(_), Some(member)) if at < member.since => (0, ChunkSet::empty(self.count()).into()),
                 (Logged::Added(ranges), Some(_)) => {
                     (HOLDER_OVERHEAD + 12 * ranges.iter().len(), ChunkSet::from_ranges(self.count(), ranges).ok())
                 }
-                (Logged::Whole, Some(holding)) => (self.weight(holding), None),
+                (Logged::Whole, Some(member)) => (self.weight(member), None),
                 (Logged::Whole, None) => (HOLDER_OVERHEAD, None),
             };
             if bytes + more > MESSAGE_BUDGET && at > revision {
@@ -284,7 +285,7 @@ impl Swarm {
         cursor.0 = Position::Live { revision: at };
         let changes = merged.into_iter().filter_map(|(peer, added)| match (self.get(peer), added) {
             (_, Some(added)) => (!added.is_empty()).then_some(HolderChange::Added(peer, added)),
-            (Some(holding), None) => Some(HolderChange::Is(self.holder(holding))),
+            (Some(member), None) => Some(HolderChange::Is(self.holder(member))),
             (None, None) => Some(HolderChange::Gone(peer)),
         });
         HolderChanges { reset: false, changes: changes.collect(), synced: true }

@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::{Mutex, mpsc},
     task::Poll,
+    time::Instant,
 };
 
 use crate::common::*;
@@ -13,8 +14,8 @@ use drizzle_proto::{
     announcement::{FileChunks, FileOutcome},
 };
 use tracker_svc::{
-    catalogue::{Catalogue, CatalogueError, Known, Record, RedbCatalogue, Registration, Verdict},
-    registry::{Registry, Wanted},
+    catalogue::{Catalogue, CatalogueError, Claim, Known, Record, RedbCatalogue, Verdict},
+    registry::{HolderPage, Registry, Wanted},
 };
 
 /// A catalogue whose disk is slow: a registration says when it begins, and ends when it is let.
@@ -29,7 +30,7 @@ impl Catalogue for Slow {
         self.catalogue.lookup(files)
     }
 
-    fn register(&self, owner: PeerId, files: &[Registration]) -> Result<Vec<Verdict>, CatalogueError> {
+    fn register(&self, owner: PeerId, files: &[Claim]) -> Result<Vec<Verdict>, CatalogueError> {
         self.begun.send(()).unwrap();
         self.let_go.lock().unwrap().recv().unwrap();
         self.catalogue.register(owner, files)
@@ -57,7 +58,7 @@ fn gone(file: &str) -> FileChunks {
 }
 
 async fn holders(registry: &Registry, file: &str) -> usize {
-    let wanted = Wanted { hashes_from: None, holders_after: Some(None) };
+    let wanted = Wanted { hashes_from: None, holders: HolderPage::First };
     registry.locate(name(file), wanted).await.unwrap().holders.len()
 }
 
@@ -67,22 +68,27 @@ async fn a_later_call_waits_for_an_earlier_one_even_if_that_was_cancelled() {
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let (let_go, gate) = mpsc::channel();
     let catalogue = RedbCatalogue::open(dir.path()).unwrap();
-    let registry = Registry::new(Slow { catalogue, begun, let_go: Mutex::new(gate) }, LONG);
-    let lease = registry.register_peer(info(1)).unwrap();
-    let other = registry.register_peer(info(2)).unwrap();
+    let now = Instant::now();
+    let registry = Registry::new(Slow { catalogue, begun, let_go: Mutex::new(gate) }, LONG, 1, now);
+    let lease = registry.register_peer(info(1), now).unwrap();
+    let other = registry.register_peer(info(2), now).unwrap();
 
     let first = tokio::spawn({
         let registry = registry.clone();
-        async move { registry.announce(lease, vec![all("a", &manifest(1, 2))]).await }
+        async move { registry.announce(lease, vec![all("a", &manifest(1, 2))], now).await }
     });
     begins.recv().await.unwrap();
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
 
-    let mut second = pin!(registry.announce(lease, vec![gone("a")]));
+    let mut second = pin!(registry.announce(lease, vec![gone("a")], now));
     let waits = poll_fn(|context| Poll::Ready(second.as_mut().poll(context).is_pending())).await;
     assert!(waits, "its turn comes when the disk is done with the first");
-    assert_eq!(registry.announce(other, vec![gone("a")]).await.unwrap(), [FileOutcome::Registered], "no other waits");
+    assert_eq!(
+        registry.announce(other, vec![gone("a")], now).await.unwrap(),
+        [FileOutcome::Registered],
+        "no other waits"
+    );
     let_go.send(()).unwrap();
     assert_eq!(second.await.unwrap(), [FileOutcome::Registered]);
     assert_eq!(holders(&registry, "a").await, 0);

@@ -1,0 +1,144 @@
+//! What every catalogue must do: the suite that a store passes before it takes the place of another.
+//!
+//! A store's own tests call [`contract!`] with an expression that makes an empty store; what only one store has
+//! (files, restarts, damage) is tested beside it.
+
+use drizzle_proto::{Digest, FileName, Layout, Manifest, PeerId};
+
+use super::{Catalogue, Claim, Known, Record, Verdict};
+
+/// Makes a test of each part of the contract, over stores that the expression makes.
+macro_rules! contract {
+    ($make:expr; $($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            let (_keep, catalogue) = $make;
+            $crate::catalogue::contract::$name(&catalogue);
+        })*
+    };
+    ($make:expr) => {
+        $crate::catalogue::contract::contract! {
+            $make;
+            the_first_content_of_a_name_stays_its_content,
+            a_manifest_lives_as_long_as_a_name_stands_for_it,
+            what_its_owner_withdrew_is_not_registered_again_by_another,
+            names_are_listed_in_byte_order_by_prefix,
+            concurrent_registrations_have_one_winner,
+            hashes_of_large_manifests_come_in_any_portion,
+        }
+    };
+}
+pub(crate) use contract;
+
+pub(crate) fn owner() -> PeerId {
+    PeerId::from_bytes([7; 16])
+}
+
+pub(crate) fn claim(name: &str, content: u8) -> Claim {
+    let layout = Layout::new(40_000, 1 << 14).unwrap();
+    let hashes = layout.chunk_count().indices().map(|chunk| Digest::of(&[content, u8::try_from(chunk.get()).unwrap()]));
+    let manifest = Manifest::new(layout, hashes.collect()).unwrap();
+    Claim { file: manifest.describe(FileName::new(name).unwrap()), manifest: Some(manifest) }
+}
+
+fn without_manifest(name: &str, content: u8) -> Claim {
+    Claim { manifest: None, ..claim(name, content) }
+}
+
+pub(crate) fn one(catalogue: &dyn Catalogue, claim: Claim) -> Verdict {
+    catalogue.register(owner(), &[claim]).unwrap().remove(0)
+}
+
+pub(crate) fn the_first_content_of_a_name_stays_its_content(catalogue: &dyn Catalogue) {
+    let a = claim("a", 1);
+    let batch = [a.clone(), claim("a", 2), a.clone(), claim("b", 2)];
+    let verdicts = catalogue.register(owner(), &batch).unwrap();
+    assert_eq!(verdicts, [Verdict::New, Verdict::Other(a.file.clone()), Verdict::Same, Verdict::New]);
+    assert_eq!(one(catalogue, claim("a", 2)), Verdict::Other(a.file.clone()));
+    assert_eq!(catalogue.get(&a.file.name).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
+    assert_eq!(catalogue.get(&FileName::new("c").unwrap()).unwrap(), None);
+}
+
+pub(crate) fn a_manifest_lives_as_long_as_a_name_stands_for_it(catalogue: &dyn Catalogue) {
+    let (a, b) = (claim("a", 1), without_manifest("b", 1));
+    assert_eq!(one(catalogue, b.clone()), Verdict::NoManifest);
+    assert_eq!(one(catalogue, a.clone()), Verdict::New);
+    assert_eq!(one(catalogue, b.clone()), Verdict::New, "the manifest is known by another name");
+
+    assert!(catalogue.release(&a.file.name, owner()).unwrap());
+    assert!(!catalogue.release(&a.file.name, owner()).unwrap());
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap().len(), 3, "b still stands for it");
+    assert_eq!(catalogue.lookup(std::slice::from_ref(&a.file)).unwrap()[0].content, Some(a.file.layout));
+
+    assert!(catalogue.release(&b.file.name, owner()).unwrap());
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), []);
+    assert_eq!(catalogue.lookup(&[a.file]).unwrap(), [Known { registered: None, content: None }]);
+    assert_eq!(one(catalogue, claim("a", 2)), Verdict::New, "a released name is free");
+}
+
+pub(crate) fn what_its_owner_withdrew_is_not_registered_again_by_another(catalogue: &dyn Catalogue) {
+    let other = PeerId::from_bytes([8; 16]);
+    let (a, name) = (claim("a", 1), FileName::new("a").unwrap());
+    let by = |peer, file: &Claim| catalogue.register(peer, std::slice::from_ref(file)).unwrap().remove(0);
+    assert_eq!(by(owner(), &a), Verdict::New);
+    assert!(catalogue.release(&name, owner()).unwrap());
+    assert_eq!(by(other, &a), Verdict::Withdrawn);
+    let batch = [claim("b", 1), without_manifest("a", 1)];
+    assert_eq!(catalogue.register(other, &batch).unwrap(), [Verdict::New, Verdict::Withdrawn], "only that name");
+    assert_eq!(by(owner(), &a), Verdict::New, "its owner thinks better of it");
+    assert_eq!(by(other, &a), Verdict::Same);
+
+    assert!(catalogue.release(&name, owner()).unwrap());
+    assert_eq!(by(other, &claim("a", 2)), Verdict::New, "other content is free to come");
+    assert!(catalogue.release(&name, other).unwrap());
+    assert_eq!(by(owner(), &a), Verdict::New, "only the last withdrawal counts");
+    assert!(catalogue.release(&name, other).unwrap());
+    assert_eq!(by(other, &a), Verdict::New, "a release by another peer is no withdrawal");
+}
+
+pub(crate) fn names_are_listed_in_byte_order_by_prefix(catalogue: &dyn Catalogue) {
+    let names = ["a", "a.b", "a/b", "a/c", "a/é", "b"];
+    let mut batch: Vec<_> = names.iter().map(|name| claim(name, 1)).collect();
+    batch.reverse();
+    catalogue.register(owner(), &batch).unwrap();
+    let list = |prefix: &str, after: Option<&str>, limit| -> Vec<String> {
+        let after = after.map(|name| FileName::new(name).unwrap());
+        let page = catalogue.list(prefix, after.as_ref(), limit).unwrap();
+        page.into_iter().map(|file| file.name.to_string()).collect()
+    };
+    assert_eq!(list("", None, 100), names);
+    assert_eq!(list("a/", None, 100), ["a/b", "a/c", "a/é"]);
+    assert_eq!(list("a/", None, 2), ["a/b", "a/c"]);
+    assert_eq!(list("a/", Some("a/c"), 2), ["a/é"]);
+    assert_eq!(list("c", None, 2), [""; 0]);
+}
+
+pub(crate) fn concurrent_registrations_have_one_winner(catalogue: &dyn Catalogue) {
+    let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..8).map(|n| scope.spawn(move || one(catalogue, claim("a", n)))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    let winner = catalogue.get(&FileName::new("a").unwrap()).unwrap().unwrap().file;
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::New).count(), 1);
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Other(winner.clone())).count(), 7);
+}
+
+/// Pages that begin and end inside, at and across the borders of whatever a store keeps together.
+pub(crate) fn hashes_of_large_manifests_come_in_any_portion(catalogue: &dyn Catalogue) {
+    let layout = Layout::new(9001 << 14, 1 << 14).unwrap();
+    let hashes: Vec<Digest> = (0..9001u32).map(|n| Digest::of(&n.to_be_bytes())).collect();
+    let manifest = Manifest::new(layout, hashes.clone()).unwrap();
+    let file = manifest.describe(FileName::new("large").unwrap());
+    let large = Claim { file: file.clone(), manifest: Some(manifest) };
+    assert_eq!(catalogue.register(owner(), &[large, claim("b", 1)]).unwrap(), [Verdict::New, Verdict::New]);
+    for first in [0, 1, 3999, 4000, 4001, 8000, 8192, 9000, 9001, 20_000] {
+        for count in [0, 1, 4000, 4001, 8192, 10_000] {
+            let from = (first as usize).min(hashes.len());
+            let to = (from + count).min(hashes.len());
+            assert_eq!(catalogue.hashes(file.id, first, count).unwrap(), hashes[from..to], "{first} {count}");
+        }
+    }
+    assert!(catalogue.release(&file.name, owner()).unwrap());
+    assert_eq!(catalogue.hashes(file.id, 0, 10).unwrap(), []);
+    assert_eq!(catalogue.hashes(claim("b", 1).file.id, 0, 10).unwrap().len(), 3, "others keep theirs");
+}

@@ -1,0 +1,89 @@
+//! A catalogue in memory, for tests of what is above it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Mutex,
+};
+
+use drizzle_proto::{Digest, FileId, FileInfo, FileName, Manifest, PeerId};
+
+use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict, contract::contract};
+
+/// Forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryCatalogue(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    names: BTreeMap<FileName, Record>,
+    manifests: HashMap<FileId, Manifest>,
+    withdrawn: HashMap<FileName, (FileId, PeerId)>,
+}
+
+impl Tables {
+    fn register(&mut self, owner: PeerId, Claim { file, manifest }: &Claim) -> Verdict {
+        if let Some(record) = self.names.get(&file.name) {
+            return if record.file.id == file.id { Verdict::Same } else { Verdict::Other(record.file.clone()) };
+        }
+        if self.withdrawn.get(&file.name).is_some_and(|(id, by)| *id == file.id && *by != owner) {
+            return Verdict::Withdrawn;
+        }
+        match (self.manifests.get(&file.id), manifest) {
+            (Some(_), _) => {}
+            (None, Some(manifest)) => drop(self.manifests.insert(file.id, manifest.clone())),
+            (None, None) => return Verdict::NoManifest,
+        }
+        self.withdrawn.remove(&file.name);
+        self.names.insert(file.name.clone(), Record { file: file.clone(), owner });
+        Verdict::New
+    }
+}
+
+impl Catalogue for MemoryCatalogue {
+    fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
+        let tables = self.0.lock().unwrap();
+        let known = files.iter().map(|file| Known {
+            registered: tables.names.get(&file.name).map(|record| record.file.clone()),
+            content: tables.manifests.get(&file.id).map(Manifest::layout),
+        });
+        Ok(known.collect())
+    }
+
+    fn register(&self, owner: PeerId, claims: &[Claim]) -> Result<Vec<Verdict>, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        Ok(claims.iter().map(|claim| tables.register(owner, claim)).collect())
+    }
+
+    fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        let Some(Record { file, owner }) = tables.names.remove(name) else { return Ok(false) };
+        if owner == by {
+            tables.withdrawn.insert(name.clone(), (file.id, owner));
+        }
+        if tables.names.values().all(|record| record.file.id != file.id) {
+            tables.manifests.remove(&file.id);
+        }
+        Ok(true)
+    }
+
+    fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError> {
+        Ok(self.0.lock().unwrap().names.get(name).cloned())
+    }
+
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+        let from = after.map_or(Bound::Included(prefix), |name| Bound::Excluded(name.as_str()));
+        let tables = self.0.lock().unwrap();
+        let names = tables.names.range::<str, _>((from, Bound::Unbounded));
+        let page = names.map(|(_, record)| &record.file).take_while(|file| file.name.as_str().starts_with(prefix));
+        Ok(page.take(limit).cloned().collect())
+    }
+
+    fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
+        let tables = self.0.lock().unwrap();
+        let hashes = tables.manifests.get(&id).map_or(&[][..], Manifest::hashes);
+        Ok(hashes.iter().skip(first as usize).take(count).copied().collect())
+    }
+}
+
+contract!(((), MemoryCatalogue::default()));
