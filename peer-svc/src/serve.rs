@@ -84,6 +84,8 @@ impl From<ServeError> for Status {
 pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
     slots: Arc<Mutex<Slots>>,
+    /// What is demanded of a receiver.
+    limits: pace::Limits,
     sent: Arc<AtomicU64>,
 }
 
@@ -150,9 +152,9 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 }
 
 impl Uploads {
-    /// With this many slots, at least one.
-    pub(crate) fn new(holdings: Arc<Holdings>, slots: usize) -> Self {
-        Self { holdings, slots: Arc::new(Mutex::new(Slots::new(slots))), sent: Arc::default() }
+    /// With this many slots, at least one, and these demands on each receiver.
+    pub(crate) fn new(holdings: Arc<Holdings>, slots: usize, limits: pace::Limits) -> Self {
+        Self { holdings, slots: Arc::new(Mutex::new(Slots::new(slots))), limits, sent: Arc::default() }
     }
 
     /// How many slots there are and are taken, and what was sent.
@@ -183,9 +185,9 @@ impl Uploads {
         }
         let left = readable.len - offset;
         let (sender, messages) = mpsc::channel(READ_AHEAD);
-        let runtime = Handle::current();
+        let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that nobody polls would keep it.
-        tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot));
+        tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
         Ok(ChunkStream { messages, left: left.into(), sent: self.sent.clone() })
     }
 }
@@ -193,8 +195,14 @@ impl Uploads {
 type Message = Result<Bytes, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
-fn read_ahead(runtime: &Handle, readable: &Readable, offset: u32, sender: &mpsc::Sender<Message>, slot: Slot) {
-    let mut pace = Pace::new(pace::SENDING, Instant::now());
+fn read_ahead(
+    runtime: &Handle,
+    readable: &Readable,
+    offset: u32,
+    sender: &mpsc::Sender<Message>,
+    slot: Slot,
+    mut pace: Pace,
+) {
     let mut at = offset;
     while at < readable.len {
         let len = MESSAGE_SIZE.min((readable.len - at) as usize);
@@ -277,5 +285,117 @@ impl wire::peer_server::Peer for PeerService {
     async fn fetch_chunk(&self, request: Request<wire::FetchChunkRequest>) -> Result<Response<ChunkStream>, Status> {
         let request = request.into_inner().try_into()?;
         Ok(Response::new(self.0.open(request).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use drizzle_proto::{Digest, FileName, Layout, Manifest};
+    use tokio_stream::StreamExt;
+
+    use super::*;
+    use crate::store::stamp::Stamp;
+
+    const CHUNK: u32 = 4 << 20;
+    const NEVER: pace::Limits =
+        pace::Limits { silence: Duration::from_secs(3600), window: Duration::from_secs(3600), least: 0 };
+
+    /// One file of four chunks, each of more messages than are read ahead.
+    fn uploads(folder: &std::path::Path, slots: usize, limits: pace::Limits) -> (FileId, Uploads) {
+        let path = folder.join("a");
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(u64::from(CHUNK) * 4).unwrap();
+        let layout = Layout::new(u64::from(CHUNK) * 4, CHUNK).unwrap();
+        let manifest = Manifest::new(layout, vec![Digest::of(b""); 4]).unwrap();
+        let holdings = Arc::new(Holdings::default());
+        let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
+        holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
+        (id, Uploads::new(holdings, slots, limits))
+    }
+
+    fn request(file: FileId, requester: u8) -> ChunkRequest {
+        ChunkRequest { file, chunk: 1, offset: 0, requester: Some(PeerId::from_bytes([requester; 16])) }
+    }
+
+    async fn until_taken(uploads: &Uploads, taken: usize) {
+        let waiting = async {
+            while uploads.counts().taken != taken {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the slots change in time");
+    }
+
+    #[tokio::test]
+    async fn a_request_beyond_the_slots_is_refused_and_a_slot_is_free_again_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, uploads) = uploads(folder.path(), 2, NEVER);
+        let first = uploads.open(request(file, 1)).await.unwrap();
+        let _second = uploads.open(request(file, 1)).await.unwrap();
+        assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))));
+        assert_eq!(uploads.counts(), UploadCounts { slots: 2, taken: 2, sent: 0 });
+        let bytes: usize = first.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
+        assert_eq!(bytes, CHUNK as usize);
+        until_taken(&uploads, 1).await;
+        uploads.open(request(file, 1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_that_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, uploads) = uploads(folder.path(), 1, NEVER);
+        drop(uploads.open(request(file, 1)).await.unwrap());
+        until_taken(&uploads, 0).await;
+        for bad in [
+            ChunkRequest { chunk: 4, ..request(file, 1) },
+            ChunkRequest { offset: CHUNK, ..request(file, 1) },
+            ChunkRequest { file: FileId::from_digest(Digest::of(b"x")), ..request(file, 1) },
+        ] {
+            uploads.open(bad).await.unwrap_err();
+            until_taken(&uploads, 0).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_takes_nothing_loses_its_slot() {
+        let folder = tempfile::tempdir().unwrap();
+        let silence = Duration::from_millis(50);
+        let (file, uploads) = uploads(folder.path(), 1, pace::Limits { silence, window: silence, least: 0 });
+        let idle = uploads.open(request(file, 1)).await.unwrap();
+        until_taken(&uploads, 0).await;
+        let last = idle.collect::<Vec<_>>().await.pop().expect("what was read ahead");
+        assert_eq!(last.unwrap_err().code(), tonic::Code::Aborted, "it must not pass for a whole chunk");
+    }
+
+    #[tokio::test]
+    async fn a_dripping_receiver_loses_its_slot_only_to_a_peer_that_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let window = Duration::from_millis(20);
+        let limits = pace::Limits { silence: NEVER.silence, window, least: u64::from(CHUNK) };
+        let (file, uploads) = uploads(folder.path(), 1, limits);
+        let mut dripping = uploads.open(request(file, 1)).await.unwrap();
+        for _ in 0..3 {
+            dripping.next().await.unwrap().unwrap();
+            tokio::time::sleep(window).await;
+            assert_eq!(uploads.counts().taken, 1, "no other peer waits");
+        }
+        assert!(matches!(uploads.open(request(file, 2)).await, Err(ServeError::Busy(1))));
+        until_taken(&uploads, 0).await;
+        uploads.open(request(file, 2)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_peer_keeps_every_slot_while_another_one_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, uploads) = uploads(folder.path(), 2, NEVER);
+        let mut hog =
+            vec![uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
+        assert!(uploads.open(request(file, 2)).await.is_err());
+        drop(hog.pop());
+        until_taken(&uploads, 1).await;
+        assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "kept for the other peer");
+        uploads.open(request(file, 2)).await.unwrap();
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use drizzle_engine::pace;
 use drizzle_proto::{
     PeerId,
     client::TrackerClient,
@@ -203,7 +204,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
-    let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into()));
+    let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into(), pace::SENDING));
     let standing = watch::Sender::new(Standing::default());
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.

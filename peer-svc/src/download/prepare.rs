@@ -130,3 +130,111 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
     let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count()), cancel).is_full();
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::atomic::AtomicU64, time::Duration};
+
+    use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        share::Sharer,
+        store::{
+            disk::Disk,
+            hash::HashProgress,
+            journal::Journal,
+            partials::{Partials, record},
+            testing::{content, verified},
+        },
+    };
+
+    fn context(folder: &Path) -> Context {
+        let journal = Journal::open(&folder.join("state"), Disk::default()).unwrap();
+        let partials = Partials::open(journal.folder(), Disk::default()).unwrap();
+        let transport = Transport::plaintext();
+        let sharer = Sharer {
+            journal: Arc::new(journal),
+            partials: Arc::new(partials),
+            holdings: Arc::default(),
+            dir: folder.to_owned(),
+            progress: HashProgress::default(),
+            stop: CancellationToken::new(),
+        };
+        Context {
+            tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
+            transport,
+            peer: PeerId::from_bytes([1; 16]),
+            sharer: Arc::new(sharer),
+            budget: Arc::new(Semaphore::new(1)),
+            downloaded: AtomicU64::new(0),
+        }
+    }
+
+    fn job(manifest: &Manifest) -> Job {
+        let wanted = ChunkSet::full(manifest.layout().chunk_count());
+        let (name, timeout) = (FileName::new("a").unwrap(), Duration::from_secs(1));
+        Job { name, manifest: manifest.clone(), wanted, destination: None, timeout, seed: 1 }
+    }
+
+    fn ranges(chunks: &ChunkSet) -> String {
+        chunks.ranges().to_string()
+    }
+
+    #[tokio::test]
+    async fn what_is_recorded_is_believed_and_what_is_not_is_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((data, manifest), context) = (content(1), context(folder.path()));
+        let job = job(&manifest);
+        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        assert!(prepared.stored.is_empty() && prepared.offered);
+        let first = prepared.partial.write(&verified(&data, &manifest, 0)).unwrap().chunk();
+        let mut stored = prepared.stored;
+        stored.insert(first);
+        record(&context.sharer.journal, &job.name, &prepared.partial, &stored).unwrap();
+        prepared.partial.write(&verified(&data, &manifest, 2)).unwrap();
+        drop(prepared.partial);
+
+        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        assert_eq!((ranges(&prepared.stored), ranges(&prepared.unproved)), ("0".into(), "0".into()));
+        let held = context.sharer.holdings.get(&job.name).unwrap();
+        assert_eq!(ranges(&held.chunks), "0", "it is offered at once");
+
+        // Data that was cut short proves nothing, whatever is recorded.
+        fs::File::options().write(true).open(context.sharer.partials.path(&job.name)).unwrap().set_len(7).unwrap();
+        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        assert!(prepared.stored.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_leftover_of_other_content_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((data, old), (_, new), context) = (content(1), content(2), context(folder.path()));
+        let prepared = prepare(&context, &job(&old), &CancellationToken::new()).unwrap();
+        let mut stored = prepared.stored;
+        stored.insert(prepared.partial.write(&verified(&data, &old, 0)).unwrap().chunk());
+        record(&context.sharer.journal, &job(&old).name, &prepared.partial, &stored).unwrap();
+        let prepared = prepare(&context, &job(&new), &CancellationToken::new()).unwrap();
+        assert!(prepared.stored.is_empty());
+        assert!(prepared.partial.prove(&ChunkSet::full(stored.count()), &CancellationToken::new()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn chunks_are_copied_from_a_file_here_that_has_them_and_only_the_right_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((mut data, manifest), context) = (content(1), context(folder.path()));
+        // The other file lost its second chunk in secret.
+        data[20_000] ^= 1;
+        let path = folder.path().join("other");
+        fs::write(&path, &data).unwrap();
+        let stamp = Stamp::of(&path.metadata().unwrap());
+        let other = FileName::new("other").unwrap();
+        context.sharer.holdings.insert_shared(other, manifest.clone(), path, stamp);
+        let prepared = prepare(&context, &job(&manifest), &CancellationToken::new()).unwrap();
+        assert_eq!(ranges(&prepared.stored), "0,2");
+        assert!(prepared.unproved.is_empty(), "each was proved as it was copied");
+        let all = ChunkSet::full(manifest.layout().chunk_count());
+        assert_eq!(ranges(&prepared.partial.prove(&all, &CancellationToken::new())), "0,2");
+    }
+}

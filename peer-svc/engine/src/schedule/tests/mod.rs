@@ -129,6 +129,26 @@ fn ties_among_holders_are_spread_evenly_also_when_few_have_the_chunk() {
     assert!(able.iter().all(|&holder| (850..1150).contains(&picked[usize::from(holder)])), "{picked:?}");
 }
 
+/// More holders stand on a shelf than are tried blindly, and few of them have the chunk.
+#[test]
+fn ties_are_spread_evenly_on_a_long_shelf() {
+    let (holders, runs) = (40u8, 8000);
+    let mut picked = [0u32; 40];
+    for seed in 0..runs {
+        let mut scheduler = Scheduler::new(&full(20), Limits::default());
+        for holder in 0..holders {
+            // Each chunk has two holders, so that all are equally rare and every holder is a candidate.
+            scheduler.holder_is(info(holder), some(20, [u32::from(holder / 2)]));
+        }
+        let fetch = scheduler.next(Instant::now(), &mut rng(seed)).unwrap();
+        let holder = fetch.holder.id().as_bytes()[0];
+        assert_eq!(u32::from(holder / 2), fetch.chunk.get(), "it has the chunk");
+        picked[usize::from(holder)] += 1;
+    }
+    // 200 expected each, standard deviation 14.
+    assert!(picked.iter().all(|times| (130..270).contains(times)), "{picked:?}");
+}
+
 #[test]
 fn two_peers_take_different_ways() {
     let order = |seed| {

@@ -106,14 +106,15 @@ fn ratio(downloaders: u8, chunks: u32, seed: u64) -> f64 {
     spread(downloaders, chunks, seed) / f64::from(chunks)
 }
 
+/// Over seeds 1 to 12 the worst ratios are 1.17 and 1.23, so a policy that loses a twentieth of the links' time fails.
 #[test]
 fn eight_peers_finish_near_the_bound() {
     let ratio = ratio(8, 128, 1);
-    assert!((1.0..1.5).contains(&ratio), "{ratio:.3} times the bound");
+    assert!((1.0..1.22).contains(&ratio), "{ratio:.3} times the bound");
 }
 
 #[test]
 fn thirty_two_peers_finish_near_the_bound() {
     let ratio = ratio(32, 128, 1);
-    assert!((1.0..1.5).contains(&ratio), "{ratio:.3} times the bound");
+    assert!((1.0..1.26).contains(&ratio), "{ratio:.3} times the bound");
 }
