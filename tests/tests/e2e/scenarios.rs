@@ -205,3 +205,19 @@ async fn other_content_under_a_taken_name_is_refused_for_that_file_alone() {
     cluster.until_held("B", 1).await;
     assert_eq!(two.status().await.refused, ["A"]);
 }
+
+#[tokio::test]
+async fn an_owners_withdrawal_ends_the_downloads_that_run() {
+    let cluster = Cluster::start().await;
+    let (owner, gate) = cluster.gated_peer("owner").await;
+    let a = Content::small_chunks("A", 1, 32);
+    owner.share(&a).await;
+    let two = cluster.peer("two").await;
+    let mut download = two.start_cli(["download", "A", "--timeout", "10m"]);
+    gate.allow(6 * SMALL_CHUNK as usize);
+    download.until_stored(1).await;
+    owner.cli(["unshare", "A"]).await.expect(0);
+    let run = download.ended().await.expect(1);
+    assert!(run.reason().contains("withdrawn"), "{}", run.reason());
+    assert!(!two.path("A").exists());
+}
