@@ -11,8 +11,8 @@ use crate::exit;
 #[derive(Debug, Parser)]
 #[command(name = "peer-cli", version, after_help = exit::HELP, disable_help_subcommand = true)]
 pub(crate) struct Args {
-    /// Control address of the peer daemon: http://HOST:PORT or HOST:PORT
-    #[arg(long, global = true, env = "DRIZZLE_PEER", value_name = "URL", default_value = "http://127.0.0.1:7402", value_parser = peer)]
+    /// Control address of the peer daemon
+    #[arg(long, global = true, env = "DRIZZLE_PEER", value_name = "HOST:PORT", default_value = "127.0.0.1:7402", value_parser = peer)]
     pub(crate) peer: Address,
 
     /// Print JSON: one object, or one per line for lists and for the events of a download
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     },
     /// Fetch a file from every peer that has some of it
     Download(Download),
-    /// List the files that there are
+    /// List registered files
     Files {
         /// Only names that start with this
         #[arg(default_value = "", hide_default_value = true)]
@@ -45,7 +45,7 @@ pub(crate) enum Command {
         /// What the file is called in the swarm
         name: FileName,
     },
-    /// Show how the daemon is and what it transfers
+    /// Show the state of the daemon and its transfers
     Status,
     /// End a running download; its chunks are kept
     Cancel {
@@ -91,7 +91,7 @@ pub(crate) struct Download {
 
 fn peer(text: &str) -> Result<Address, String> {
     Address::from_url(text)
-        .map_err(|_| "expected http://HOST:PORT or HOST:PORT, such as http://127.0.0.1:7402".to_owned())
+        .map_err(|_| "expected HOST:PORT, such as 127.0.0.1:7402".to_owned())
 }
 
 fn chunk_size(text: &str) -> Result<u32, String> {

@@ -18,7 +18,7 @@ Exit codes:
   4    integrity: no honest holder of some chunk
   5    the daemon or the tracker cannot be reached
   6    the destination exists with other content
-  7    timed out with nobody to serve
+  7    timed out: no peer serves the missing chunks
   130  interrupted (Ctrl-C); a download is cancelled, its chunks are kept
   143  terminated (SIGTERM); likewise";
 
@@ -77,7 +77,7 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) reason: String,
     pub(crate) hint: Option<String>,
-    /// Chunks that lack, after a download.
+    /// Missing chunks, after a download.
     pub(crate) chunks: wire::ChunkRanges,
     /// Peers that misbehaved, after a download.
     pub(crate) blamed: Vec<wire::Blame>,
@@ -154,11 +154,11 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// For a person: the reason, who is to blame, what to do next; lines that end with a newline.
+/// For a person: the reason, the peers to blame, what to do next; lines that end with a newline.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "peer-cli: {}", clean(&self.reason))?;
-        // Whoever interrupted a download knows that chunks lack.
+        // After an interruption missing chunks are no news.
         let interrupted = matches!(self.exit, Exit::Interrupted | Exit::Terminated);
         if !interrupted && !self.chunks.ranges.is_empty() {
             writeln!(f, "  missing chunks {}", ranges(&self.chunks))?;

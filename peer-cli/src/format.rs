@@ -32,7 +32,7 @@ fn scaled(value: f64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// `0:09`, `12:30`, `3:00:00`; `-` when unknown or further off than anybody waits.
+/// `0:09`, `12:30`, `3:00:00`; `-` when unknown or further off than is worth saying.
 pub(crate) fn clock(left: Option<Duration>) -> String {
     match left.map(|left| left.as_secs()) {
         Some(seconds) if seconds < 3600 => format!("{}:{:02}", seconds / 60, seconds % 60),

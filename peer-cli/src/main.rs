@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
     let exit = match commands::run(args).await {
         Ok(exit) => exit,
         Err(failure) => {
-            // With stderr closed there is nobody left to tell; the exit code still does.
+            // With stderr closed only the exit code is left to tell.
             let _ = write!(std::io::stderr(), "{failure}");
             failure.exit
         }

@@ -68,7 +68,7 @@ pub(crate) struct Progress {
     pub(crate) stored: u64,
     pub(crate) sources: Vec<Source>,
     pub(crate) rate: Rate,
-    /// What is lacking while nothing can be requested.
+    /// Why nothing can be requested, while that is so.
     pub(crate) waiting: Option<String>,
     moving: bool,
 }
@@ -116,7 +116,7 @@ impl Progress {
 
     /// Brings the rates up to date; they fall while nothing arrives.
     pub(crate) fn observe(&mut self, now: Instant) {
-        // Whoever attaches to a running transfer sees its bytes at once: those are no speed.
+        // A caller that attaches to a running download sees its bytes at once: those are no speed.
         if self.moving {
             self.rate.observe(now, self.stored);
         }

@@ -42,7 +42,7 @@ pub struct Config {
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7401")]
     pub listen: SocketAddr,
 
-    /// Where peer-cli drives this daemon. Whoever reaches it can make the daemon read and write files: keep it local
+    /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
     pub control: SocketAddr,
 

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `share` | a local file | a manifest and a full chunk set |
 //! | `register` | this peer and what it holds | a lease, announcements, first-registered manifests |
-//! | `locate` | a file name | changes of who holds which chunk |
+//! | `locate` | a file name | changes of which peer holds which chunk |
 //! | [`drizzle_engine::schedule`] | missing chunks, holders, what is in flight, now | fetches (pure, no I/O) |
 //! | `fetch` | one fetch | untrusted bytes |
 //! | `verify` | bytes and a manifest | a `VerifiedChunk`, or an offence |

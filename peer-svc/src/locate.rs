@@ -73,7 +73,7 @@ async fn follow(
     backoff: &mut Backoff,
     out: &mpsc::Sender<Located>,
 ) -> Ended {
-    // A name may have been released and taken by other content while nobody looked.
+    // A name may have been released and taken by other content in the meantime.
     let request = wire::FileLocationsRequest {
         name: name.to_string(),
         omit_hashes: true,

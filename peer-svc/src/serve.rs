@@ -186,7 +186,7 @@ impl Uploads {
         let left = readable.len - offset;
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
-        // The reader holds the slot and not the stream: a stream that nobody polls would keep it.
+        // The reader holds the slot and not the stream: a stream that is not polled would keep it.
         tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
         Ok(ChunkStream { messages, left: left.into(), sent: self.sent.clone() })
     }

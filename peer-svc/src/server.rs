@@ -127,7 +127,7 @@ impl Handle {
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
     /// that have not when the drain deadline comes. No task and no connection is left then.
     pub async fn shutdown(self) -> Drained {
-        // First of all nobody is to be sent here any more.
+        // First of all no peer is to be sent here any more.
         self.membership.cancel();
         self.stop.cancel();
         self.tasks.close();

@@ -56,7 +56,7 @@ pub(crate) enum StartError {
     /// Other content is there.
     #[error("{} exists with other content; move it away, or give another path with -o", .0.display())]
     DestinationExists(PathBuf),
-    /// The output path makes no sense.
+    /// The output path cannot be used.
     #[error("cannot download to {}: {reason}", path.display())]
     Output {
         /// The path.

@@ -29,7 +29,7 @@ pub enum FileOutcome {
         /// For a person; names both ids.
         detail: String,
     },
-    /// The tracker lacks hashes from this index on.
+    /// The tracker misses hashes from this index on.
     NeedHashes(u32),
     /// The entry is malformed.
     Invalid(String),

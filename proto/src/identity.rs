@@ -123,7 +123,7 @@ impl From<std::net::SocketAddr> for Address {
     }
 }
 
-/// A peer as others know it: who it is, where it is reached, what it says of itself. One shared value from the
+/// A peer as others know it: its id, where it is reached, what it says of itself. One shared value from the
 /// registration to the scheduler; cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PeerInfo(Arc<Known>);

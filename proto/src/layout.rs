@@ -2,7 +2,7 @@
 //!
 //! Every offset, length and index in Drizzle comes from here, so that an off-by-one can live in one
 //! place only. A [`ChunkIndex`] is made by [`ChunkCount::index`] alone (everything else goes through
-//! it) and is therefore below some file's chunk count; whoever indexes with it names the file.
+//! it) and is therefore below some file's chunk count; code that indexes with it names the file.
 
 use std::fmt;
 

@@ -10,7 +10,7 @@
 //! | [`identity`] | peers: ids, addresses, both with labels |
 //! | [`labels`] | what a peer says of where it is |
 //! | [`manifest`] | the hashes that decide what a file is |
-//! | [`holder`] | who holds which chunks of a file, and how that changes |
+//! | [`holder`] | which peer holds which chunks of a file, and how that changes |
 //! | [`announcement`] | what a peer tells the tracker of one file |
 //! | [`limits`] | the bounds of one message |
 //! | [`convert`] | wire -> domain and back, with one error type |

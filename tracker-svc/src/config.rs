@@ -9,7 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use drizzle_proto::{Address, net::shell::LogFormat};
 
-/// The tracker of Drizzle: knows which peers are alive, which files they share, and who holds which chunk.
+/// The tracker of Drizzle: knows which peers are alive, which files they share, and which peer holds which chunk.
 ///
 /// Prints one line to stdout when it serves, `ready tracker=ADDRESS`; everything else goes to stderr
 /// (RUST_LOG sets how much, `info` by default). SIGINT and SIGTERM drain it.

@@ -158,7 +158,7 @@ fn results(outcomes: Vec<FileOutcome>, malformed: Vec<Option<WireError>>) -> Vec
     results.collect()
 }
 
-/// The token of a page of names is the last name of the page before, in hex so that nobody builds on it.
+/// The token of a page of names is the last name of the page before, in hex so that no client builds on it.
 fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> {
     if token.is_empty() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The tracker: which peers are alive, which files they share, who holds which chunk.
+//! The tracker: which peers are alive, which files they share, which peer holds which chunk.
 //!
 //! | module | holds |
 //! |---|---|

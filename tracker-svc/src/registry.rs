@@ -263,7 +263,7 @@ impl Registry {
         Ok(Listing { files, next })
     }
 
-    /// What a name stands for and who holds it, in parts.
+    /// What a name stands for and which peers hold it, in parts.
     pub async fn locate(&self, name: FileName, wanted: Wanted) -> Result<Locations, Error> {
         let live = match wanted.hashes_from {
             None => self.inner.with(|guarded| guarded.live.file(&name).cloned()),

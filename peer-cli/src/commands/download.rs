@@ -128,7 +128,7 @@ fn ended(
     }
 }
 
-/// Asks the daemon to cancel, and reads on meanwhile: the last event tells what lacks, or that it was done
+/// Asks the daemon to cancel, and reads on meanwhile: the last event tells what is missing, or that it was done
 /// already.
 async fn cancel(
     daemon: &Daemon,

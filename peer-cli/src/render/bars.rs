@@ -207,7 +207,7 @@ mod tests {
         #[test]
         fn nothing_wraps(width in 2usize..200, height in 0usize..60, sources in 0usize..80, name in "[a漢é]{1,80}", waiting: bool) {
             let mut progress = progress(&name, sources);
-            progress.waiting = waiting.then(|| "nobody holds chunk 17 and that is a long story".into());
+            progress.waiting = waiting.then(|| "no peer holds chunk 17 and that is a long story".into());
             let frame = frame(&progress, width, height);
             let bar = if frame.bar { MIN_BAR } else { 0 };
             prop_assert!(measure_text_width(&frame.head) + bar <= width.saturating_sub(1), "{}", frame.head);

@@ -11,7 +11,7 @@ fn chunk(step: Step, chunk: u32, reason: &str) -> Event {
 
 #[test]
 fn json_events_of_a_download() {
-    let waiting = Event::Waiting(wire::DownloadWaiting { reason: "nobody holds chunk 4".into() });
+    let waiting = Event::Waiting(wire::DownloadWaiting { reason: "no peer holds chunk 4".into() });
     let events = vec![
         started("m/a"),
         chunk(Step::Requested, 4, ""),
@@ -29,7 +29,7 @@ fn json_events_of_a_download() {
         format!(r#"{{"event":"started","name":"m/a","file_id":"{id}","bytes":10485760,"resumed":2097152}}"#),
         r#"{"event":"chunk","step":"requested","chunk":4,"peer":"10.0.0.2:7401"}"#.into(),
         r#"{"event":"chunk","step":"failed","chunk":4,"peer":"10.0.0.2:7401","reason":"stalled"}"#.into(),
-        r#"{"event":"waiting","reason":"nobody holds chunk 4"}"#.into(),
+        r#"{"event":"waiting","reason":"no peer holds chunk 4"}"#.into(),
         r#"{"event":"chunk","step":"stored","chunk":4,"peer":"10.0.0.2:7401"}"#.into(),
         r#"{"event":"progress","bytes":3145728,"total":10485760,"sources":[{"peer":"10.0.0.2:7401","bytes":1048576,"chunks":1,"in_flight":1}]}"#.into(),
         r#"{"event":"done","name":"m/a","path":"/x/a","bytes":8388608,"seconds":2.5,"sources":[{"peer":"10.0.0.2:7401","bytes":8388608,"chunks":8}]}"#.into(),

@@ -72,7 +72,7 @@ impl Fake {
     }
 }
 
-/// Sends all of a list; nobody waits for a reader who left.
+/// Sends all of a list; a reader that left is not waited for.
 fn stream<T: Send + 'static>(items: Vec<T>) -> (Sender<T>, ReceiverStream<Result<T, Status>>) {
     let (sender, receiver) = mpsc::channel(items.len() + 1);
     for item in items {

@@ -19,14 +19,14 @@ const INLINE_HASHES: usize = 64;
 /// News of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Chunks held in addition. `hashes_from` is where the tracker lacks hashes, if it said so; `fresh`
+    /// Chunks held in addition. `hashes_from` is where the tracker misses hashes, if it said so; `fresh`
     /// if it may never have heard of the file.
     Held {
         /// Of which content: the name may stand for other content by the time this is sent.
         id: FileId,
         /// The chunks.
         chunks: ChunkSet,
-        /// First hash that the tracker lacks.
+        /// First hash that the tracker misses.
         hashes_from: Option<u32>,
         /// Whether small manifests should go along.
         fresh: bool,

@@ -87,7 +87,7 @@ impl Backend {
                 held.into_iter().for_each(|file| self.sharer.holdings.tell_gone(file));
                 Err(UnshareError::TrackerAway(name))
             }
-            // Never registered, or somebody else's: the local part is all there was to do.
+            // Never registered, or another peer's: the local part is all there was to do.
             Err(error)
                 if held.is_some() && matches!(error.code(), tonic::Code::NotFound | tonic::Code::PermissionDenied) =>
             {

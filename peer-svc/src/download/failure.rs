@@ -14,7 +14,7 @@ use crate::store::{assemble::AssembleError, journal::JournalError, partials::Rec
 /// Why a download fails.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Somebody cancelled it.
+    /// A caller cancelled it.
     Cancelled,
     /// The daemon stops.
     Shutdown,

@@ -45,7 +45,7 @@ const PROVE_AT_ONCE: u32 = 64;
 pub(super) enum Input {
     /// It begins.
     Begin,
-    /// Somebody cancelled it.
+    /// A caller cancelled it.
     Cancelled,
     /// The daemon stops.
     Shutdown,

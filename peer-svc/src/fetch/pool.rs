@@ -59,7 +59,7 @@ impl Connections {
     pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
-            // A large swarm must not cost a socket for everybody who was ever asked.
+            // A large swarm must not cost a socket for every peer that was ever asked.
             pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
         }
         let address = peer.address();

@@ -71,7 +71,7 @@ pub enum CatalogueError {
     Storage(#[source] Cause),
 }
 
-/// A name, what it stands for, and who registered it first.
+/// A name, what it stands for, and the peer that registered it first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Name and content.

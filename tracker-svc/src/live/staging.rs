@@ -192,7 +192,7 @@ mod tests {
         assert_eq!((staging.total, staging.leases.len()), (0, 0));
     }
 
-    /// Leases that are kept alive by who gave up their manifests must not keep others out.
+    /// Leases that are kept alive by peers that gave up their manifests must not keep others out.
     #[test]
     fn what_any_lease_gave_up_makes_room_when_all_is_taken() {
         let mut staging = Staging::default();

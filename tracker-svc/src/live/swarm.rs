@@ -105,7 +105,7 @@ impl Swarm {
 
     /// Whether announcing this set makes its sender a holder.
     pub fn makes_holder(held: &ChunkSet) -> bool {
-        // An empty file is held in full by whoever says so.
+        // An empty file is held in full by each peer that says so.
         !held.is_empty() || held.is_full()
     }
 

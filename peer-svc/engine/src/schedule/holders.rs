@@ -1,4 +1,4 @@
-//! Who holds what, who can take another fetch right now, and who rests until when.
+//! Which holder has what, which can take another fetch right now, and which rests until when.
 //!
 //! Invariants:
 //! - `shelves[load]` lists exactly the holders that have something, carry `load` fetches and have room

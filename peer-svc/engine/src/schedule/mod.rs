@@ -1,6 +1,6 @@
 //! Which chunk to fetch next, and from whom: the pure scheduler of one download.
 //!
-//! Events go in (who holds what, how a fetch ended), fetches come out. The daemon drives it with tokio,
+//! Events go in (which holder has what, how a fetch ended), fetches come out. The daemon drives it with tokio,
 //! tests drive it with a virtual clock. The policy and its measurements are in the swarm engine's
 //! design: rarest first with random ties, a random holder among the least loaded, few streams per
 //! holder, a second copy only at the very end.
@@ -12,7 +12,7 @@
 //! - a stored chunk is never asked for again;
 //! - the chunk picked is of minimal rarity among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
-//!   every chunk that anybody holds is already requested;
+//!   every chunk that some holder has is already requested;
 //! - each missing chunk is either waiting in the rarity order or in flight.
 //!
 //! **Rarity** counts every known holder of the chunk, avoided or not: an avoided holder's copy still
@@ -21,7 +21,7 @@
 //! count by taking the chunk out of the order altogether; between second copies they count as one.
 //!
 //! It never reads a clock, draws from a global random source, touches a file or a connection, or knows
-//! about messages of the wire. It does not know its own peer: whoever feeds it leaves that one out.
+//! about messages of the wire. It does not know its own peer: its caller leaves that one out.
 
 mod conduct;
 mod holders;
@@ -90,11 +90,11 @@ pub enum Outcome {
     Busy,
     /// The holder did something wrong.
     Failed(Offence),
-    /// We gave up ourselves; nobody's fault.
+    /// We gave up ourselves; no offence.
     Cancelled,
 }
 
-/// Missing chunks that are not in flight and cannot be asked of anybody now, by cause.
+/// Missing chunks that are not in flight and cannot be asked of any holder now, by cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Supply {
     /// No known holder has them.
@@ -112,7 +112,7 @@ struct Flight {
     is_copy: bool,
 }
 
-/// Owner of what is missing, who holds it and what is in flight, for one download.
+/// Owner of what is missing, which holders have it and what is in flight, for one download.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
@@ -369,7 +369,7 @@ impl Scheduler {
         rarest.choose(rng).copied()
     }
 
-    /// Whether every chunk that anybody holds is requested. Chunks that nobody has must not keep a
+    /// Whether every chunk that some holder has is requested. Chunks without a holder must not keep a
     /// slow one from being rescued.
     fn in_endgame(&self) -> bool {
         let least = if self.holders.seeds() > 0 { 0 } else { 1 };

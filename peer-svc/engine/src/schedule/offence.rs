@@ -1,4 +1,4 @@
-//! What a holder can do wrong, and the list of who did what that ends up in the download's report.
+//! What a holder can do wrong, and the list of offences that ends up in the download's report.
 //!
 //! Blame is only ever added to: a later success shortens a penalty, it does not rewrite the report.
 
