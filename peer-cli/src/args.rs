@@ -90,8 +90,7 @@ pub(crate) struct Download {
 }
 
 fn peer(text: &str) -> Result<Address, String> {
-    Address::from_url(text)
-        .map_err(|_| "expected HOST:PORT, such as 127.0.0.1:7402".to_owned())
+    Address::from_url(text).map_err(|_| "expected HOST:PORT, such as 127.0.0.1:7402".to_owned())
 }
 
 fn chunk_size(text: &str) -> Result<u32, String> {

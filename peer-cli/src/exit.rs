@@ -3,7 +3,7 @@
 
 use std::{fmt, io};
 
-use drizzle_proto::wire::{self, download_failed::Kind};
+use drizzle_proto::wire::{self, Offence, download_failed::Kind};
 use tonic::{Code, Status};
 
 use crate::format::{clean, ranges};
@@ -180,7 +180,21 @@ pub(crate) fn blame_line(blame: &wire::Blame) -> String {
         0 => String::new(),
         _ => format!(" (chunks {})", ranges(&chunks)),
     };
-    format!("{}: {}{which}", clean(&blame.peer), clean(&blame.offence))
+    format!("{}: {}{which}", clean(&blame.peer), offence(blame))
+}
+
+/// What a holder did, in words.
+pub(crate) fn offence(blame: &wire::Blame) -> &'static str {
+    match blame.offence() {
+        Offence::WrongBytes => "wrong bytes",
+        Offence::Changed => "changed file",
+        Offence::Stalled => "stalled",
+        Offence::BrokeOff => "broke off",
+        Offence::Refused => "refused",
+        Offence::NotHeld => "does not hold it",
+        Offence::Unreachable => "unreachable",
+        Offence::Unspecified => "unknown offence",
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +226,7 @@ mod tests {
             kind: Kind::Integrity.into(),
             reason: "no honest holder\u{1b}[2J".into(),
             chunks: range(3, 5),
-            blamed: vec![wire::Blame { peer: "h:1".into(), offence: "wrong bytes".into(), chunks: range(3, 3) }],
+            blamed: vec![wire::Blame { peer: "h:1".into(), offence: Offence::WrongBytes.into(), chunks: range(3, 3) }],
         };
         let failure = Failure::from_download("a", failed);
         assert_eq!(failure.exit, Exit::Integrity);

@@ -8,6 +8,7 @@
 //! | `watch` | the stream that pushes changes of a file's holders |
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
+//! | [`census`] | everything that a monitor may ask |
 //! | `verdict` | what becomes of a claim to a name |
 //! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
 //! | [`limits`] | the bounds of what one tracker takes on |
@@ -19,6 +20,7 @@
 //! The way down is `grpc` -> `registry` -> `catalogue` and `live`; nothing calls upwards.
 
 pub mod catalogue;
+pub mod census;
 mod config;
 pub mod error;
 mod grpc;

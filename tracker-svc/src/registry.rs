@@ -33,9 +33,10 @@ use tracing::{debug, info, warn};
 
 use crate::{
     catalogue::{Catalogue, Claim, Verdict},
+    census::{Census, Counts},
     error::Error,
     limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
-    live::{Live, LiveCounts, News, Replaced, Watch, staging::Staged},
+    live::{Live, News, Replaced, Watch, staging::Staged},
     verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
 
@@ -64,28 +65,6 @@ struct Guarded {
     /// Draws the ids of leases.
     rng: StdRng,
     counts: Counts,
-}
-
-/// What was answered since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Entries of announcements that were registered.
-    pub registered: u64,
-    /// Entries that were refused because other content has the name.
-    pub refused: u64,
-    /// Entries that were malformed, withdrawn or beyond a limit.
-    pub invalid: u64,
-}
-
-/// Everything that a monitor may ask of the tracker, at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Census {
-    /// What lives in memory.
-    pub live: LiveCounts,
-    /// What was answered.
-    pub counts: Counts,
-    /// Since the start.
-    pub uptime: Duration,
 }
 
 /// A page of names with their numbers of holders.
@@ -330,19 +309,6 @@ impl Registry {
     ) -> Result<T, Error> {
         let inner = self.inner.clone();
         tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| Error::Panicked)?
-    }
-}
-
-impl Counts {
-    fn add(&mut self, outcomes: &[FileOutcome]) {
-        for outcome in outcomes {
-            match outcome {
-                FileOutcome::Registered => self.registered += 1,
-                FileOutcome::Refused { .. } => self.refused += 1,
-                FileOutcome::Invalid(_) => self.invalid += 1,
-                FileOutcome::NeedHashes(_) => {}
-            }
-        }
     }
 }
 

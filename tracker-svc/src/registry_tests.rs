@@ -4,7 +4,7 @@ use drizzle_proto::{Address, ChunkSet, Digest, Labels, Layout};
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalogue::memory::MemoryCatalogue;
+use crate::{catalogue::memory::MemoryCatalogue, live::LiveCounts};
 
 const LEASE: Duration = Duration::from_secs(15);
 

@@ -95,36 +95,41 @@ async fn follow(
                 progress.observe(now.into_std());
                 view.tick(progress, Instant::now())?;
             }
-            message = stream.message() => match ended(&daemon, &progress.name, message) {
-                Ok(Some(event)) => {
+            received = stream.message() => match message(&daemon, &progress.name, received) {
+                Message::Event(event) => {
                     progress.apply(&event);
                     view.event(progress, &event)?;
                 }
-                Ok(None) => {}
-                Err(end) => return end,
+                Message::Unknown => {}
+                Message::End(end) => return end,
             }
         }
     }
 }
 
 fn not_started(daemon: &Daemon, status: &Status) -> Failure {
-    daemon.failure(status).hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is.")
+    daemon.failure(status).hint_if(Exit::NoSuchFile, "`peer-cli files` lists registered files.")
 }
 
-/// An event on the way, or in `Err` how the download ended.
-fn ended(
-    daemon: &Daemon,
-    name: &str,
-    message: Result<Option<wire::DownloadEvent>, Status>,
-) -> Result<Option<Event>, Result<wire::DownloadDone, Failure>> {
+/// A message of the stream.
+enum Message {
+    /// An event on the way.
+    Event(Event),
+    /// One that this version does not know.
+    Unknown,
+    /// The end.
+    End(Result<wire::DownloadDone, Failure>),
+}
+
+fn message(daemon: &Daemon, name: &str, message: Result<Option<wire::DownloadEvent>, Status>) -> Message {
     match message {
-        Ok(Some(wire::DownloadEvent { event: Some(Event::Done(done)) })) => Err(Ok(done)),
+        Ok(Some(wire::DownloadEvent { event: Some(Event::Done(done)) })) => Message::End(Ok(done)),
         Ok(Some(wire::DownloadEvent { event: Some(Event::Failed(failed)) })) => {
-            Err(Err(Failure::from_download(name, failed)))
+            Message::End(Err(Failure::from_download(name, failed)))
         }
-        Ok(Some(other)) => Ok(other.event),
-        Ok(None) => Err(Err(daemon.gone("it ended the answer too early"))),
-        Err(status) => Err(Err(not_started(daemon, &status))),
+        Ok(Some(other)) => other.event.map_or(Message::Unknown, Message::Event),
+        Ok(None) => Message::End(Err(daemon.gone("it ended the answer too early"))),
+        Err(status) => Message::End(Err(not_started(daemon, &status))),
     }
 }
 
@@ -175,9 +180,10 @@ async fn last(
 ) -> Option<Result<wire::DownloadDone, Failure>> {
     let mut stream = stream?;
     loop {
-        match ended(daemon, &progress.name, stream.message().await) {
-            Ok(event) => event.iter().for_each(|event| progress.apply(event)),
-            Err(end) => return Some(end),
+        match message(daemon, &progress.name, stream.message().await) {
+            Message::Event(event) => progress.apply(&event),
+            Message::Unknown => {}
+            Message::End(end) => return Some(end),
         }
     }
 }

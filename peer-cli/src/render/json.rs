@@ -7,6 +7,7 @@ use drizzle_proto::wire::{self, chunk_event::Step, download_event};
 use serde::Serialize;
 
 use super::View;
+use crate::exit::offence;
 use crate::{exit::Failure, format::numbers, output::Out, progress::Progress};
 
 #[derive(Serialize)]
@@ -74,7 +75,7 @@ struct Blame<'a> {
 
 fn blamed(blamed: &[wire::Blame]) -> Vec<Blame<'_>> {
     let one = |blame: &wire::Blame| blame.chunks.as_ref().map(numbers).unwrap_or_default();
-    blamed.iter().map(|blame| Blame { peer: &blame.peer, offence: &blame.offence, chunks: one(blame) }).collect()
+    blamed.iter().map(|blame| Blame { peer: &blame.peer, offence: offence(blame), chunks: one(blame) }).collect()
 }
 
 /// Writes events to stdout.

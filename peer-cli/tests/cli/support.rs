@@ -272,7 +272,11 @@ pub(crate) fn ranges(ranges: &[(u32, u32)]) -> Option<ChunkRanges> {
 }
 
 pub(crate) fn blame() -> wire::Blame {
-    wire::Blame { peer: "10.0.0.2:7401".into(), offence: "wrong bytes".into(), chunks: ranges(&[(3, 5), (7, 7)]) }
+    wire::Blame {
+        peer: "10.0.0.2:7401".into(),
+        offence: wire::Offence::WrongBytes.into(),
+        chunks: ranges(&[(3, 5), (7, 7)]),
+    }
 }
 
 pub(crate) fn started(name: &str) -> Event {

@@ -3,12 +3,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use drizzle_engine::schedule::Offence;
 use drizzle_proto::{ChunkRanges, FileName, Layout, WireError, wire};
 use wire::download_event::Event as WireEvent;
 
 use super::sharing::ShareOrder;
 use crate::{
-    download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, offence_text, reason_text},
+    download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, reason_text},
     status::Snapshot,
     store::hash::HashState,
     transfers::{Request, TransferStatus},
@@ -80,9 +81,22 @@ impl From<&Blamed> for wire::Blame {
     fn from(blamed: &Blamed) -> Self {
         Self {
             peer: blamed.peer.to_string(),
-            offence: offence_text(blamed.offence).to_owned(),
+            offence: offence(blamed.offence).into(),
             chunks: Some((&blamed.chunks).into()),
         }
+    }
+}
+
+fn offence(offence: Offence) -> wire::Offence {
+    use wire::Offence as Wire;
+    match offence {
+        Offence::WrongBytes => Wire::WrongBytes,
+        Offence::Changed => Wire::Changed,
+        Offence::Stalled => Wire::Stalled,
+        Offence::BrokeOff => Wire::BrokeOff,
+        Offence::Refused => Wire::Refused,
+        Offence::NotHeld => Wire::NotHeld,
+        Offence::Unreachable => Wire::Unreachable,
     }
 }
 

@@ -37,9 +37,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
-    events::{
-        Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, offence_text, over,
-    },
+    events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
     failure::reason_text,
     prepare::{Existing, inspect},
 };

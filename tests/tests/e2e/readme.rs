@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use drizzle_tests::{Cluster, cluster::Options, content::random, until};
@@ -62,8 +62,9 @@ impl Running {
         fs::read_to_string(&self.output).expect("the output is text")
     }
 
-    fn code(&mut self) -> Option<Option<i32>> {
-        self.child.try_wait().expect("a child can be waited for").map(|status| status.code())
+    /// How it ended, once it has.
+    fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
     }
 }
 
@@ -99,9 +100,9 @@ async fn every_grpcurl_command_of_the_readme_is_answered() {
         // A watch goes on until its client or the tracker ends it.
         if method == "WatchFile" {
             until(&command, async || document(&run.output())).await;
-            assert_eq!(run.code(), None, "{command} ended: {}", run.output());
+            assert_eq!(run.status(), None, "{command} ended: {}", run.output());
         } else {
-            let code = until(&command, async || run.code()).await;
+            let code = until(&command, async || run.status()).await.code();
             assert_eq!(code, Some(0), "{command}: {}", run.output());
         }
         let output = run.output();

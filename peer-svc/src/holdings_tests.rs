@@ -1,0 +1,142 @@
+//! Registrations as a table; what changed, what was taken back.
+
+use drizzle_proto::Digest;
+
+use super::*;
+use crate::store::disk::Disk;
+
+fn manifest(chunk_size: u32) -> Manifest {
+    let layout = Layout::new(1 << 16, chunk_size).unwrap();
+    Manifest::new(layout, layout.chunk_count().indices().map(|_| Digest::of(b"")).collect()).unwrap()
+}
+
+fn name() -> FileName {
+    FileName::new("a").unwrap()
+}
+
+const STAMP: Stamp = Stamp { size: 1 << 16, modified_nanos: 0 };
+
+fn share(holdings: &Holdings, manifest: &Manifest) {
+    holdings.insert_shared(name(), manifest.clone(), "/a".into(), STAMP);
+}
+
+fn registration(holdings: &Holdings) -> Registration {
+    holdings.get(&name()).unwrap().registration
+}
+
+/// An answer of the tracker, or something else that may change a registration.
+#[derive(Debug, Clone, Copy)]
+enum On {
+    Registered,
+    NeedHashes,
+    /// Other content of another size is registered.
+    Refused,
+    /// A file of the same size in other chunks is registered.
+    RefusedInOtherChunks,
+    Invalid,
+    NewLease,
+    SharedAgain,
+    SharedWithOtherContent,
+}
+
+fn apply(holdings: &Holdings, on: On) {
+    let (ours, same_size) = (manifest(1 << 14), manifest(1 << 15));
+    let outcome = match on {
+        On::NewLease => return holdings.announce_everything(),
+        On::SharedAgain => return share(holdings, &ours),
+        On::SharedWithOtherContent => return share(holdings, &manifest(1 << 16)),
+        On::Registered => FileOutcome::Registered,
+        On::NeedHashes => FileOutcome::NeedHashes(0),
+        On::Invalid => FileOutcome::Invalid("x".into()),
+        On::Refused => {
+            let other = FileInfo { layout: Layout::new(7, 1 << 14).unwrap(), ..same_size.describe(name()) };
+            FileOutcome::Refused { registered: other, detail: "x".into() }
+        }
+        On::RefusedInOtherChunks => FileOutcome::Refused { registered: same_size.describe(name()), detail: "x".into() },
+    };
+    let held = ChunkSet::full(ours.layout().chunk_count());
+    let told = FileChunks { file: ours.describe(name()), first_hash: 0, hashes: Vec::new(), held, gone: false };
+    holdings.apply(vec![told], vec![outcome]);
+}
+
+#[test]
+fn registrations_change_as_the_table_says() {
+    use Registration::{Pending, Refused, Registered};
+    let refused = || Refused("x".to_owned());
+    for (before, on, after) in [
+        (Pending, On::Registered, Registered),
+        (Pending, On::NeedHashes, Pending),
+        (Pending, On::Refused, refused()),
+        (Pending, On::RefusedInOtherChunks, Pending),
+        (Pending, On::Invalid, refused()),
+        (Pending, On::NewLease, Pending),
+        (Pending, On::SharedAgain, Pending),
+        (Pending, On::SharedWithOtherContent, Pending),
+        (Registered, On::Registered, Registered),
+        (Registered, On::NeedHashes, Registered),
+        (Registered, On::Refused, refused()),
+        (Registered, On::NewLease, Pending),
+        (Registered, On::SharedAgain, Registered),
+        (Registered, On::SharedWithOtherContent, Pending),
+        (refused(), On::Registered, Registered),
+        (refused(), On::Refused, refused()),
+        (refused(), On::NewLease, Pending),
+        (refused(), On::SharedAgain, Pending),
+        (refused(), On::SharedWithOtherContent, Pending),
+    ] {
+        let holdings = Holdings::default();
+        share(&holdings, &manifest(1 << 14));
+        match before {
+            Pending => {}
+            Registered => apply(&holdings, On::Registered),
+            Refused(_) => apply(&holdings, On::Refused),
+        }
+        assert_eq!(registration(&holdings), before);
+        apply(&holdings, on);
+        assert_eq!(registration(&holdings), after, "{before:?} on {on:?}");
+    }
+}
+
+#[test]
+fn a_decided_refusal_stands() {
+    let holdings = Holdings::default();
+    share(&holdings, &manifest(1 << 14));
+    let ours = manifest(1 << 14).describe(name());
+    holdings.refuse(&Refusal { ours, registered: None, detail: "x".into() });
+    assert_eq!(registration(&holdings), Registration::Refused("x".into()));
+    assert_eq!(holdings.counts().refused, [name()]);
+}
+
+#[test]
+fn a_file_that_changed_is_dropped_and_one_that_was_shared_anew_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, manifest) = (folder.path().join("a"), manifest(1 << 14));
+    std::fs::write(&path, vec![0; 1 << 16]).unwrap();
+    let now = Stamp::of(&path.metadata().unwrap());
+    let before = Stamp { modified_nanos: 7, ..now };
+    let holdings = Holdings::default();
+    holdings.insert_shared(name(), manifest.clone(), path.clone(), before);
+    // Shared anew between the look at the file and the judgement: the new one stays.
+    holdings.insert_shared(name(), manifest.clone(), path.clone(), now);
+    holdings.drop_changed(&name(), manifest.id(), before);
+    assert!(holdings.open_chunk(manifest.id(), 3).is_ok());
+    holdings.insert_shared(name(), manifest.clone(), path, before);
+    assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Changed)));
+    assert!(holdings.get(&name()).is_none());
+}
+
+#[test]
+fn chunks_that_were_taken_back_are_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = manifest(1 << 14);
+    let path = folder.path().join("p");
+    let partial = PartialFile::open(&path, manifest.clone(), false, Disk::default()).unwrap();
+    let holdings = Holdings::default();
+    let count = manifest.layout().chunk_count();
+    holdings.insert_partial(name(), Arc::new(partial), ChunkSet::full(count));
+    holdings.take_back(&name(), manifest.id(), &ChunkSet::from_ranges(count, &"1".parse().unwrap()).unwrap());
+    assert!(holdings.open_chunk(manifest.id(), 0).is_ok());
+    assert!(matches!(holdings.open_chunk(manifest.id(), 1), Err(ReadError::NotHeld(1))));
+    assert!(holdings.stored(&name(), StoredChunk::pretend(manifest.id(), count.index(1).unwrap())));
+    assert!(holdings.open_chunk(manifest.id(), 1).is_ok());
+}

@@ -1,0 +1,138 @@
+//! Records over restarts, formats, damage.
+
+use drizzle_proto::Layout;
+
+use super::*;
+
+fn manifest(chunks: u64) -> Manifest {
+    let layout = Layout::new(chunks << 14, 1 << 14).unwrap();
+    Manifest::new(layout, layout.chunk_count().indices().map(|c| Digest::of(&c.get().to_be_bytes())).collect()).unwrap()
+}
+
+fn open(folder: &Path) -> Result<Journal, JournalError> {
+    Journal::open(folder, Disk::default())
+}
+
+#[test]
+fn records_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, manifest) = (FileName::new("a/b").unwrap(), manifest(5));
+    let chunks = ChunkSet::from_ranges(manifest.layout().chunk_count(), &"1-2,4".parse().unwrap()).unwrap();
+    let share = ShareRecord {
+        path: "/x/a".into(),
+        stamp: Stamp { size: 5, modified_nanos: -7 },
+        manifest: manifest.clone(),
+        shared: true,
+    };
+    let id = {
+        let journal = open(folder.path()).unwrap();
+        journal.put_shares(&[(FileName::new("s").unwrap(), share.clone())], &|_| false).unwrap();
+        journal.begin_partial(&name, &manifest).unwrap();
+        journal.record_chunks(&name, manifest.id(), &chunks).unwrap();
+        journal.peer_id([7; 16]).unwrap()
+    };
+    let journal = open(folder.path()).unwrap();
+    assert_eq!(journal.peer_id([8; 16]).unwrap(), id);
+    assert_eq!(journal.shares().unwrap(), [(FileName::new("s").unwrap(), share)]);
+    let [partial] = &journal.partials().unwrap()[..] else { panic!("one partial") };
+    assert_eq!((&partial.name, &partial.chunks), (&name, &chunks));
+}
+
+#[test]
+fn a_forgotten_download_is_not_recorded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).unwrap();
+    let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+    journal.begin_partial(&name, &manifest).unwrap();
+    journal.forget_partial(&name).unwrap();
+    journal.record_chunks(&name, manifest.id(), &ChunkSet::full(manifest.layout().chunk_count())).unwrap();
+    assert!(journal.partials().unwrap().is_empty());
+}
+
+#[test]
+fn no_altered_record_is_believed() {
+    let manifest = manifest(9);
+    let sealed =
+        seal(manifest.id(), &ChunkSet::from_ranges(manifest.layout().chunk_count(), &"3".parse().unwrap()).unwrap());
+    assert!(unseal(&manifest, &sealed).is_some());
+    for at in 0..sealed.len() {
+        let mut altered = sealed.clone();
+        altered[at] ^= 1;
+        assert!(unseal(&manifest, &altered).is_none(), "byte {at}");
+    }
+    assert!(unseal(&manifest, &sealed[..4]).is_none(), "truncated");
+}
+
+#[test]
+fn garbage_is_a_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let file = folder.path().join("peer.redb");
+    let good = fs::read(&file).unwrap();
+    for bad in [b"garbage".to_vec(), good[..good.len() / 2].to_vec(), good[..100].to_vec()] {
+        fs::write(&file, &bad).unwrap();
+        let error = open(folder.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+        assert_eq!(fs::read(&file).unwrap(), bad, "nothing is deleted");
+    }
+}
+
+#[test]
+fn two_daemons_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = open(folder.path()).unwrap();
+    assert!(matches!(open(folder.path()), Err(JournalError::InUse(_))));
+}
+
+#[test]
+fn a_shared_file_ends_the_record_of_its_download_unless_that_still_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).unwrap();
+    let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+    let stamp = Stamp { size: 1 << 15, modified_nanos: 0 };
+    let share = ShareRecord { path: "/a".into(), stamp, manifest: manifest.clone(), shared: true };
+    journal.begin_partial(&name, &manifest).unwrap();
+    assert!(journal.put_shares(&[(name.clone(), share.clone())], &|_| true).unwrap().is_empty());
+    assert!(journal.partial(&name).unwrap().is_some());
+    assert_eq!(journal.put_shares(&[(name.clone(), share)], &|_| false).unwrap(), std::slice::from_ref(&name));
+    assert!(journal.partial(&name).unwrap().is_none());
+}
+
+fn number(folder: &Path) -> Option<u64> {
+    let database = Database::open(folder.join(FILE)).unwrap();
+    let meta = database.begin_read().unwrap().open_table(META).unwrap();
+    meta.get(FORMAT_KEY).unwrap().map(|value| u64::from_le_bytes(value.value().try_into().unwrap()))
+}
+
+fn set_number(folder: &Path, number: Option<u64>) {
+    let database = Database::open(folder.join(FILE)).unwrap();
+    let write = database.begin_write().unwrap();
+    {
+        let mut meta = write.open_table(META).unwrap();
+        match number {
+            Some(number) => drop(meta.insert(FORMAT_KEY, &number.to_le_bytes()[..]).unwrap()),
+            None => drop(meta.remove(FORMAT_KEY).unwrap()),
+        }
+    }
+    write.commit().unwrap();
+}
+
+#[test]
+fn a_journal_without_a_number_is_the_first_format_and_gets_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = open(folder.path()).unwrap().peer_id([7; 16]).unwrap();
+    set_number(folder.path(), None);
+    assert_eq!(open(folder.path()).unwrap().peer_id([8; 16]).unwrap(), id);
+    assert_eq!(number(folder.path()), Some(FORMAT));
+}
+
+#[test]
+fn a_newer_journal_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    set_number(folder.path(), Some(FORMAT + 1));
+    let error = open(folder.path()).unwrap_err();
+    assert!(matches!(error, JournalError::Newer { found, .. } if found == FORMAT + 1), "{error}");
+    assert!(error.to_string().contains("newer peer-svc") && error.to_string().contains("--state-dir"), "{error}");
+    assert_eq!(number(folder.path()), Some(FORMAT + 1));
+}
