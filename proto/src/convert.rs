@@ -390,4 +390,84 @@ mod tests {
             }
         }
     }
+
+    fn peers() -> impl Strategy<Value = PeerInfo> {
+        let labels = proptest::collection::btree_map("[a-z0-9._-]{1,9}", "[a-z0-9 ]{1,9}", 0..4);
+        (any::<[u8; 16]>(), 1u16.., labels).prop_map(|(id, port, labels)| {
+            let address = Address::new(&format!("host:{port}")).unwrap();
+            PeerInfo::new(PeerId::from_bytes(id), address, Labels::new(labels).unwrap())
+        })
+    }
+
+    fn files() -> impl Strategy<Value = FileInfo> {
+        ("[a-z]{1,9}(/[a-z]{1,9}){0,2}", any::<[u8; 32]>(), 0u64..1 << 22, 14u32..20).prop_map(
+            |(name, id, size, chunk_bits)| FileInfo {
+                name: FileName::new(&name).unwrap(),
+                id: FileId::from_digest(Digest::from_bytes(id)),
+                layout: Layout::new(size, 1 << chunk_bits).unwrap(),
+            },
+        )
+    }
+
+    /// Some chunks of a file with this many.
+    fn chunks(count: ChunkCount, picks: &[u32]) -> ChunkSet {
+        let mut set = ChunkSet::empty(count);
+        let picked = picks.iter().filter_map(|pick| count.index(pick.checked_rem(count.get())?));
+        picked.for_each(|chunk| _ = set.insert(chunk));
+        set
+    }
+
+    fn entries() -> impl Strategy<Value = FileChunks> {
+        (files(), any::<Vec<u32>>(), any::<bool>(), any::<bool>()).prop_map(|(file, picks, with_hashes, gone)| {
+            let count = file.layout.chunk_count();
+            let hashes = if with_hashes {
+                count.indices().map(|c| Digest::of(&c.get().to_be_bytes())).collect()
+            } else {
+                Vec::new()
+            };
+            FileChunks { held: chunks(count, &picks), file, first_hash: 0, hashes, gone }
+        })
+    }
+
+    fn changes() -> impl Strategy<Value = HolderChange> {
+        (peers(), 0u32..300, any::<Vec<u32>>(), 0u8..3).prop_map(|(peer, count, picks, kind)| {
+            let chunks = chunks(ChunkCount::new(count).unwrap(), &picks);
+            match kind {
+                0 => HolderChange::Is(Holder { peer, chunks }),
+                1 => HolderChange::Added(peer.id(), chunks),
+                _ => HolderChange::Gone(peer.id()),
+            }
+        })
+    }
+
+    fn outcomes() -> impl Strategy<Value = FileOutcome> {
+        prop_oneof![
+            Just(FileOutcome::Registered),
+            (files(), "[a-z ]{0,9}").prop_map(|(registered, detail)| FileOutcome::Refused { registered, detail }),
+            (0..MAX_CHUNKS).prop_map(FileOutcome::NeedHashes),
+            "[a-z ]{0,9}".prop_map(FileOutcome::Invalid),
+        ]
+    }
+
+    proptest! {
+        /// What one end says is what the other end hears, through the encoded bytes.
+        #[test]
+        fn every_domain_type_comes_back(
+            peer in peers(),
+            entry in entries(),
+            changes in proptest::collection::vec(changes(), 0..5),
+            outcome in outcomes(),
+            reset in any::<bool>(),
+        ) {
+            fn sent<M: Message + Default>(message: &M) -> M {
+                M::decode(&message.encode_to_vec()[..]).unwrap()
+            }
+            prop_assert_eq!(sent(&wire::RegisterPeerRequest::from(&peer)).try_into(), Ok(peer));
+            prop_assert_eq!(sent(&wire::FileInfo::from(&entry.file)).try_into(), Ok(entry.file.clone()));
+            prop_assert_eq!(sent(&wire::FileChunks::from(&entry)).try_into(), Ok(entry));
+            let message = HolderChanges { reset, changes, synced: !reset };
+            prop_assert_eq!(sent(&wire::WatchFileResponse::from(&message)).try_into(), Ok(message));
+            prop_assert_eq!(sent(&wire::FileResult::from(outcome.clone())).try_into(), Ok(outcome));
+        }
+    }
 }

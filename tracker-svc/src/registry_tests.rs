@@ -81,7 +81,10 @@ async fn the_last_holder_releases_a_name_only_when_its_owner_had_time_to_come_ba
     assert!(!registry.withdraw(holder, name(1), soon).await.unwrap(), "the tracker is too young to judge");
     announce(&registry, holder, entry(1, 1, "0-3"), soon).await;
     registry.renew(holder, soon).unwrap();
-    assert!(registry.withdraw(holder, name(1), start + LEASE).await.unwrap());
+    let settled = start + LEASE;
+    assert!(registry.withdraw(holder, name(1), settled).await.unwrap());
+    let again = announce(&registry, holder, entry(1, 1, "0-3"), settled).await;
+    assert_eq!(again, FileOutcome::Registered, "a release by another peer than the owner is no withdrawal");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::{
     catalogue::{CatalogueError, RedbCatalogue},
+    census::Census,
     config::Config,
     grpc::Service,
     limits::MAX_REQUEST,
@@ -98,7 +99,10 @@ impl Tracker {
     /// Stops taking calls, lets those in progress finish for as long as the configuration allows, then
     /// closes what is left. When this returns, no task, connection or lock of the tracker is left.
     pub async fn shutdown(mut self) -> Drained {
-        info!(census = ?self.registry.census(Instant::now()), "draining");
+        let Census { live, counts, uptime } = self.registry.census(Instant::now());
+        let (uptime, peers, files) = (uptime.as_secs(), live.peers, live.swarms);
+        let (registered, refused) = (counts.registered, counts.refused);
+        info!(uptime, peers, files, registered, refused, "draining");
         for service in ["", SERVICE_NAME] {
             // Cleared and not set to NOT_SERVING: that ends health watches, which would hold up the drain.
             self.health.clear_service_status(service).await;

@@ -9,7 +9,7 @@ use tonic::Code;
 use tracker_svc::bind;
 
 #[tokio::test]
-async fn who_stops_renewing_is_gone_and_who_renews_stays() {
+async fn a_peer_that_stops_renewing_is_gone_and_one_that_renews_stays() {
     let dir = tempfile::tempdir().unwrap();
     let tracker = bind(config(dir.path(), Duration::from_secs(2))).await.unwrap();
     let mut stays = Peer::new(&tracker, 1).await;
@@ -33,29 +33,7 @@ async fn who_stops_renewing_is_gone_and_who_renews_stays() {
 }
 
 #[tokio::test]
-async fn the_last_holder_releases_a_name_whose_owner_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
-    let tracker = bind(config(dir.path(), Duration::from_secs(2))).await.unwrap();
-    let mut holder = Peer::new(&tracker, 2).await;
-    let renewing = holder.keep_alive();
-    let mut owner = Peer::new(&tracker, 1).await;
-    owner.share("a", &manifest(1, 2)).await;
-    holder.share("a", &manifest(1, 2)).await;
-    let mut watch = holder.tracker.watch_file(&name("a")).await.unwrap();
-    let mut belief = Belief::default();
-    belief.until(&mut watch, |belief| belief.synced && belief.holders.len() == 2).await;
-    // The owner's lease began after the tracker did: once it is over, the tracker has been up for as long.
-    belief.until(&mut watch, |belief| belief.holders.len() == 1).await;
-    assert!(holder.tracker.withdraw_file(holder.lease, &name("a")).await.unwrap());
-    assert_eq!(holder.tracker.holders(&name("a")).await.unwrap_err().code(), Code::NotFound);
-    holder.share("a", &manifest(1, 2)).await;
-    assert!(!renewing.is_finished());
-    renewing.abort();
-    tracker.shutdown().await;
-}
-
-#[tokio::test]
-async fn who_leaves_is_gone_at_once() {
+async fn a_peer_that_leaves_is_gone_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let tracker = start(dir.path()).await;
     let mut peer = Peer::new(&tracker, 1).await;
