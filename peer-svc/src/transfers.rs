@@ -311,10 +311,12 @@ impl Transfers {
         let records = journal.partials()?;
         partials.sweep(records.iter().map(|record| &record.name));
         for record in records {
-            if !partials.is_whole(&record.name, &record.manifest) {
-                continue;
-            }
-            match partials.open_file(&record.name, record.manifest, false) {
+            let opened = match partials.is_whole(&record.name, &record.manifest) {
+                Ok(false) => continue,
+                Ok(true) => partials.open_file(&record.name, record.manifest, false),
+                Err(error) => Err(error),
+            };
+            match opened {
                 Ok(partial) => holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
                 Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
             }

@@ -91,7 +91,7 @@ fn place(context: &Context, job: &Job, partial: &PartialFile, offered: bool) -> 
     };
     let path = destination.path(&sharer.dir, &job.name);
     if *destination == Destination::Named {
-        paths::make_parents(&sharer.dir, &job.name).map_err(Failure::Path)?;
+        paths::make_parents(partial.disk(), &sharer.dir, &job.name).map_err(Failure::Path)?;
     }
     let stamp = match assemble(partial, &path) {
         Ok(stamp) => stamp,

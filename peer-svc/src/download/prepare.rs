@@ -44,7 +44,10 @@ pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) 
         _ => Failure::Storage(source),
     };
     let record = journal.partial(name).map_err(Failure::Journal)?;
-    let record = record.filter(|record| record.manifest.id() == manifest.id() && partials.is_whole(name, manifest));
+    let record = match record.filter(|record| record.manifest.id() == manifest.id()) {
+        Some(record) if partials.is_whole(name, manifest).map_err(fail)? => Some(record),
+        _ => None,
+    };
     let begun = record.is_some();
     if !begun {
         // Nothing yet, or the leftover of other content under this name: begin anew.

@@ -6,10 +6,11 @@
 
 use std::{
     fs, io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use drizzle_proto::{ChunkSet, name::RESERVED_PREFIX};
+use drizzle_proto::{ChunkSet, Digest, name::RESERVED_PREFIX};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,6 +19,9 @@ use super::{
     stamp::Stamp,
     write::PartialFile,
 };
+
+/// Bytes that are copied at a time.
+const COPY: usize = 1 << 20;
 
 /// Why the file is not in place.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +52,24 @@ pub(crate) fn assemble(partial: &PartialFile, destination: &Path) -> Result<Stam
     partial.close();
     partial.sync().map_err(fail)?;
     match disk.rename_new(partial.path(), destination) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_across(partial, destination)?,
-        other => other.map_err(fail)?,
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            copy_across(partial, destination)?;
+            disk.sync_folder_of(destination).map_err(fail)?;
+            // Not before the name of the copy is durable: until then this is the only data that is sure to be found.
+            disk.remove(partial.path()).map_err(fail)?;
+        }
+        renamed => {
+            renamed.map_err(fail)?;
+            disk.sync_folder_of(destination).map_err(fail)?;
+        }
     }
-    disk.sync_folder_of(destination).map_err(fail)?;
     let metadata = fs::metadata(destination).map_err(fail)?;
     Ok(Stamp::of(&metadata))
 }
 
 /// The partial data is on another file system: a private copy beside the destination, proved by its hashes, then
 /// the rename. The copy is a new file with a random name, so that no other daemon and no planted link has a part
-/// in it, and it is deleted if anything fails.
+/// in it. It is deleted if anything fails; after a crash the next attempt deletes it.
 fn copy_across(partial: &PartialFile, destination: &Path) -> Result<(), AssembleError> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => AssembleError::Exists(destination.to_owned()),
@@ -66,22 +77,42 @@ fn copy_across(partial: &PartialFile, destination: &Path) -> Result<(), Assemble
     };
     let folder = destination.parent().unwrap_or(Path::new("/"));
     let disk: &Disk = partial.disk();
-    let mut copy = tempfile::Builder::new()
-        .prefix(&format!("{RESERVED_PREFIX}-"))
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(fail)?;
-    disk.tell(Step::Open(copy.path())).map_err(fail)?;
-    io::copy(&mut &*partial.file(), copy.as_file_mut()).map_err(fail)?;
-    disk.sync(copy.as_file(), copy.path()).map_err(fail)?;
+    let mark = mark_of(partial);
+    delete_leftovers(disk, folder, &mark).map_err(fail)?;
+    let copy = tempfile::Builder::new().prefix(&mark).make_in(folder, |path| disk.create_new(path)).map_err(fail)?;
     let manifest = partial.manifest();
+    let (size, mut at, mut buffer) = (manifest.layout().size(), 0, vec![0; COPY]);
+    while at < size {
+        let part = &mut buffer[..COPY.min(usize::try_from(size - at).unwrap_or(COPY))];
+        partial.file().read_exact_at(part, at).map_err(fail)?;
+        disk.write(copy.as_file(), copy.path(), part, at).map_err(fail)?;
+        at += part.len() as u64;
+    }
+    disk.sync(copy.as_file(), copy.path()).map_err(fail)?;
     let all = ChunkSet::full(manifest.layout().chunk_count());
     if !prove(copy.as_file(), manifest, &all, &CancellationToken::new()).is_full() {
         return Err(AssembleError::Miscopied(folder.to_owned()));
     }
     disk.tell(Step::Rename { from: copy.path(), to: destination }).map_err(fail)?;
-    copy.persist_noclobber(destination).map_err(|error| fail(error.error))?;
-    disk.remove(partial.path()).map_err(fail)
+    copy.persist_noclobber(destination).map(|_| ()).map_err(|error| fail(error.error))
+}
+
+/// How the names of one download's copies begin. Only those are ever deleted, whatever other daemons, with state
+/// folders of their own, copy into the same folder.
+fn mark_of(partial: &PartialFile) -> String {
+    let key = Digest::of(partial.path().as_os_str().as_encoded_bytes()).to_string();
+    format!("{RESERVED_PREFIX}-{}-", &key[..16])
+}
+
+/// A copy that a crash left may be as large as the file.
+fn delete_leftovers(disk: &Disk, folder: &Path, mark: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(mark.as_bytes()) {
+            disk.remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -134,12 +165,15 @@ mod tests {
         let victim = folder.path().join("victim");
         fs::write(&victim, "mine").unwrap();
         symlink(&victim, elsewhere.path().join(".drizzle-partial")).unwrap();
+        // What a crash of this download left is deleted, and a link of such a name is not followed.
+        fs::write(elsewhere.path().join(format!("{}77", mark_of(&partial))), "half a copy").unwrap();
+        symlink(&victim, elsewhere.path().join(format!("{}78", mark_of(&partial)))).unwrap();
         partial.close();
         copy_across(&partial, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), data);
         assert_eq!(fs::read(&victim).unwrap(), b"mine");
         assert_eq!(names(elsewhere.path()), [".drizzle-partial", "out"]);
-        assert!(!partial.path().exists());
+        assert!(partial.path().exists(), "it goes only once the name of the copy is durable");
     }
 
     #[test]

@@ -20,6 +20,8 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 pub(crate) enum Step<'a> {
     /// A file is made, or opened for writing.
     Open(&'a Path),
+    /// A folder is made.
+    MakeFolder(&'a Path),
     /// Bytes are written into a file.
     Write {
         path: &'a Path,
@@ -84,6 +86,34 @@ impl Disk {
         File::options().read(true).write(true).create(true).truncate(false).open(path)
     }
 
+    /// Makes a file for reading and writing; `AlreadyExists` if anything has the name, a link included.
+    pub(crate) fn create_new(&self, path: &Path) -> io::Result<File> {
+        self.tell(Step::Open(path))?;
+        File::options().read(true).write(true).create_new(true).open(path)
+    }
+
+    /// Makes a folder, unless there is one, and makes its name durable: what is in it would be lost with it. That of
+    /// one that was there may not be durable yet.
+    pub(crate) fn make_folder(&self, path: &Path) -> io::Result<()> {
+        self.tell(Step::MakeFolder(path))?;
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        self.sync_folder_of(path)
+    }
+
+    /// The same for a folder and all above it.
+    pub(crate) fn make_folders(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.make_folders(parent)?;
+        }
+        self.make_folder(path)
+    }
+
     /// Writes all bytes at an offset.
     pub(crate) fn write(&self, file: &File, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
         self.tell(Step::Write { path, bytes, at })?;
@@ -137,6 +167,7 @@ impl Disk {
     /// Makes the names in the folder of this path durable.
     pub(crate) fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
         let Some(folder) = path.parent() else { return Ok(()) };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         self.tell(Step::SyncFolder(folder))?;
         File::open(folder)?.sync_all()
     }

@@ -2,8 +2,10 @@
 //!
 //! Files lie in a real folder. Before each step the old state is noted; a sync makes it unneeded. [`Faults::cut_power`]
 //! takes back what was not synced, latest first, so that the folder is what a machine would find after a power cut.
+//! How much of it is taken back is [`Survives`]: a disk may well have written what nothing asked it to.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -11,15 +13,31 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redb::StorageBackend;
 
 use super::disk::{Disk, Step, Witness};
+
+/// What of that which was not synced is there after a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Survives {
+    Nothing,
+    /// As after kill -9.
+    Everything,
+    /// Names and no data: what a journal of metadata alone leaves.
+    Names,
+    Data,
+    /// Each write and each name for itself, by this seed; the names of one path in their order.
+    Some(u64),
+}
 
 /// How to take a step back.
 #[derive(Debug)]
 enum Undo {
     /// A file was made.
     Made,
+    /// A folder was made. What is in it goes with it.
+    MadeFolder,
     /// Bytes were overwritten.
     Bytes { at: u64, old: Vec<u8>, len: u64 },
     /// The file had this length.
@@ -47,6 +65,8 @@ struct State {
     torn: bool,
     /// Syncs that do nothing: what a missing fsync would be.
     ignored: Option<fn(&Step<'_>) -> bool>,
+    /// Nothing can be renamed into this folder from elsewhere: it is on another file system.
+    elsewhere: Option<PathBuf>,
     log: Vec<String>,
 }
 
@@ -91,6 +111,11 @@ impl Faults {
         self.0.lock().unwrap().ignored = Some(which);
     }
 
+    /// From now on this folder is on another file system.
+    pub(crate) fn is_elsewhere(&self, folder: &Path) {
+        self.0.lock().unwrap().elsewhere = Some(folder.to_owned());
+    }
+
     /// Steps so far.
     pub(crate) fn steps(&self) -> usize {
         self.0.lock().unwrap().steps
@@ -101,10 +126,31 @@ impl Faults {
         self.0.lock().unwrap().log.clone()
     }
 
-    /// Takes back everything that was not synced.
-    pub(crate) fn cut_power(&self) {
-        for (path, undo) in self.0.lock().unwrap().undo.drain(..).rev() {
+    /// Takes back what was not synced and does not survive.
+    pub(crate) fn cut_power(&self, survives: Survives) {
+        let mut rng = StdRng::seed_from_u64(if let Survives::Some(seed) = survives { seed } else { 0 });
+        let mut lost_names = HashSet::new();
+        let mut lost = Vec::new();
+        for (path, undo) in self.0.lock().unwrap().undo.drain(..) {
+            let is_lost = match survives {
+                Survives::Nothing => true,
+                Survives::Everything => false,
+                Survives::Names => undo.is_data(),
+                Survives::Data => !undo.is_data(),
+                Survives::Some(_) => rng.random_bool(0.5),
+            };
+            let follows = |path: &PathBuf| !undo.is_data() && lost_names.contains(path);
+            let renamed = if let Undo::RenamedFrom(from) = &undo { follows(from) } else { false };
+            if is_lost || renamed || follows(&path) {
+                if !undo.is_data() {
+                    lost_names.insert(path.clone());
+                }
+                lost.push((path, undo));
+            }
+        }
+        for (path, undo) in lost.into_iter().rev() {
             match undo {
+                Undo::MadeFolder => _ = fs::remove_dir_all(&path),
                 Undo::Made => _ = fs::remove_file(&path),
                 Undo::Bytes { at, old, len } => {
                     if let Ok(file) = File::options().write(true).open(&path) {
@@ -118,16 +164,19 @@ impl Faults {
                     }
                 }
                 Undo::RenamedFrom(from) => _ = fs::rename(&path, from),
-                Undo::Removed(content) => fs::write(&path, content).unwrap(),
+                // Its folder may be lost as well.
+                Undo::Removed(content) => _ = fs::write(&path, content),
             }
         }
     }
 }
 
 fn old_bytes(path: &Path, at: u64, len: usize) -> (Vec<u8>, u64) {
-    let Ok(content) = fs::read(path) else { return (Vec::new(), 0) };
-    let start = usize::try_from(at).unwrap().min(content.len());
-    (content[start..content.len().min(start + len)].to_vec(), content.len() as u64)
+    let Ok(file) = File::open(path) else { return (Vec::new(), 0) };
+    let size = file.metadata().unwrap().len();
+    let mut old = vec![0; len.min(usize::try_from(size.saturating_sub(at)).unwrap())];
+    file.read_exact_at(&mut old, at).unwrap();
+    (old, size)
 }
 
 impl Witness for Faults {
@@ -155,6 +204,8 @@ impl Witness for Faults {
         match step {
             Step::Open(path) if !path.exists() => state.undo.push((path.to_owned(), Undo::Made)),
             Step::Open(_) => {}
+            Step::MakeFolder(path) if !path.exists() => state.undo.push((path.to_owned(), Undo::MadeFolder)),
+            Step::MakeFolder(_) => {}
             Step::Write { path, bytes, at } => {
                 let (old, len) = old_bytes(path, at, bytes.len());
                 state.undo.push((path.to_owned(), Undo::Bytes { at, old, len }));
@@ -165,6 +216,10 @@ impl Witness for Faults {
             }
             Step::Sync(path) => state.undo.retain(|(other, undo)| other != path || !undo.is_data()),
             Step::Rename { from, to } => {
+                let elsewhere = |path: &Path| state.elsewhere.as_ref().is_some_and(|folder| path.starts_with(folder));
+                if elsewhere(from) != elsewhere(to) {
+                    return Err(io::ErrorKind::CrossesDevices.into());
+                }
                 if !to.exists() {
                     state.undo.push((to.to_owned(), Undo::RenamedFrom(from.to_owned())));
                 }
@@ -189,9 +244,9 @@ pub(crate) struct WatchedBackend {
 }
 
 impl WatchedBackend {
-    /// Opens or makes the database's file.
-    pub(crate) fn open(path: &Path, disk: &Disk) -> io::Result<Self> {
-        Ok(Self { file: disk.open(path)?, path: path.to_owned(), disk: disk.clone() })
+    /// On an open file.
+    pub(crate) fn new(file: File, path: &Path, disk: &Disk) -> Self {
+        Self { file, path: path.to_owned(), disk: disk.clone() }
     }
 }
 

@@ -9,7 +9,8 @@
 //! Knows nothing of what runs, and never touches the data of a file. Calls block on disk I/O.
 
 use std::{
-    fs, io,
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +18,11 @@ use drizzle_proto::{
     ChunkSet, Digest, FileId, FileName, Manifest, PeerId,
     database::{Reopening, Unusable},
 };
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{disk::Disk, stamp::Stamp};
@@ -32,6 +37,8 @@ const FORMAT_KEY: &str = "format";
 /// The format that is written. The first one had no number and is otherwise the same.
 const FORMAT: u64 = 1;
 const FILE: &str = "peer.redb";
+/// Its name until it is whole.
+const NEW_FILE: &str = "peer.redb.new";
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Why the state folder cannot be used or written.
@@ -129,7 +136,7 @@ impl Journal {
     /// Opens or makes the journal in a folder, which is made if it does not exist.
     pub(crate) fn open(folder: &Path, disk: Disk) -> Result<Self, JournalError> {
         let unusable = |source| JournalError::Folder { path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(unusable)?;
+        disk.make_folders(folder).map_err(unusable)?;
         // Compared with paths that were resolved.
         let folder = folder.canonicalize().map_err(unusable)?;
         let path = folder.join(FILE);
@@ -138,8 +145,6 @@ impl Journal {
             Unusable::Io(source) => JournalError::Folder { path: folder.join(FILE), source },
             other => failed(&folder, other),
         })?;
-        // A new file's name is durable only once its folder is.
-        disk.sync_folder_of(&folder.join(FILE)).map_err(unusable)?;
         let journal = Self { database, folder: folder.clone() };
         journal.migrate()?;
         Ok(journal)
@@ -320,15 +325,45 @@ impl Journal {
     }
 }
 
+/// Opens the database. A new one is made whole under another name first: redb takes a file that it did not finish
+/// making, because of a crash or a full disk, for a damaged one, and the peer could never start again.
 fn open_database(path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
+    if !path.try_exists()? {
+        make_database(path, disk)?;
+    }
+    open_file(disk.open(path)?, path, disk)
+}
+
+fn make_database(path: &Path, disk: &Disk) -> Result<(), DatabaseError> {
+    let new = path.with_file_name(NEW_FILE);
+    let file = disk.open(&new)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Err(DatabaseError::DatabaseAlreadyOpen),
+        // A file system without locks: redb does without them, too.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {}
+        Err(error) => return Err(io::Error::from(error).into()),
+    }
+    // Another daemon may have finished between the look and the lock: then this is its file, and is left alone.
+    if path.try_exists()? {
+        return Ok(());
+    }
+    disk.resize(&file, &new, 0)?;
+    let made = open_file(file, &new, disk)?;
+    // Still locked, so that no other daemon begins to make this very file anew.
+    disk.rename_new(&new, path)?;
+    disk.sync_folder_of(path)?;
+    made.close()
+}
+
+fn open_file(file: File, path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     #[cfg(test)]
     if disk.is_watched() {
-        return builder.create_with_backend(super::faults::WatchedBackend::open(path, disk)?);
+        return builder.create_with_backend(super::faults::WatchedBackend::new(file, path, disk));
     }
-    let _ = disk;
-    builder.create(path)
+    let _ = (path, disk);
+    builder.create_with_backend(FileBackend::new(file)?)
 }
 
 fn failed(folder: &Path, error: Unusable) -> JournalError {

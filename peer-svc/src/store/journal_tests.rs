@@ -1,5 +1,7 @@
 //! Records over restarts, formats, damage.
 
+use std::fs;
+
 use drizzle_proto::Layout;
 
 use super::*;

@@ -28,7 +28,7 @@ impl Partials {
     /// Makes the folder below the state folder if there is none.
     pub(crate) fn open(state_folder: &Path, disk: Disk) -> io::Result<Self> {
         let folder = state_folder.join("partial");
-        fs::create_dir_all(&folder)?;
+        disk.make_folder(&folder)?;
         Ok(Self { folder, disk })
     }
 
@@ -39,10 +39,14 @@ impl Partials {
         self.folder.join(&key[..32])
     }
 
-    /// Whether there is data of the right length: data that was cut short or is gone proves nothing.
-    pub(crate) fn is_whole(&self, name: &FileName, manifest: &Manifest) -> bool {
-        let size = manifest.layout().size();
-        fs::symlink_metadata(self.path(name)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+    /// Whether there is data of the right length: data that was cut short or is gone proves nothing. Data that cannot
+    /// be looked at is an error, and not gone: it may be sound.
+    pub(crate) fn is_whole(&self, name: &FileName, manifest: &Manifest) -> io::Result<bool> {
+        match fs::symlink_metadata(self.path(name)) {
+            Ok(metadata) => Ok(metadata.is_file() && metadata.len() == manifest.layout().size()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the data file of a download, or makes it. With `reserve` the whole space is taken now, so that a

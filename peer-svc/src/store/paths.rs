@@ -4,7 +4,7 @@
 //! (before Linux 5.6, or below some sandboxes), each folder is looked at in turn. Calls block.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,8 @@ use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2},
     io::Errno,
 };
+
+use super::disk::Disk;
 
 /// Why a name's folders cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +37,12 @@ pub(crate) fn path_of(dir: &Path, name: &FileName) -> PathBuf {
     dir.join(name.to_path())
 }
 
-/// Makes the folders of a name below `dir`, following no link.
-pub(crate) fn make_parents(dir: &Path, name: &FileName) -> Result<(), PathError> {
+/// Makes the folders of a name below `dir`, durably, following no link.
+pub(crate) fn make_parents(disk: &Disk, dir: &Path, name: &FileName) -> Result<(), PathError> {
     for folder in parents(name) {
         let path = dir.join(&folder);
-        match fs::create_dir(&path) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(PathError::Io { path, source });
-            }
-            _ => is_folder_below(dir, &folder)?,
-        };
+        disk.make_folder(&path).map_err(|source| PathError::Io { path, source })?;
+        is_folder_below(dir, &folder)?;
     }
     Ok(())
 }
@@ -95,7 +93,7 @@ fn is_folder(path: PathBuf) -> Result<bool, PathError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -105,11 +103,11 @@ mod tests {
         symlink(outside.path(), folder.path().join("link")).unwrap();
         let name = FileName::new("link/sub/file").unwrap();
         assert!(matches!(check_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
-        assert!(matches!(make_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
+        assert!(matches!(make_parents(&Disk::default(), folder.path(), &name), Err(PathError::InTheWay(_))));
         assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
         fs::write(folder.path().join("file"), "").unwrap();
         let name = FileName::new("file/sub/x").unwrap();
-        assert!(matches!(make_parents(folder.path(), &name), Err(PathError::InTheWay(_))));
+        assert!(matches!(make_parents(&Disk::default(), folder.path(), &name), Err(PathError::InTheWay(_))));
     }
 
     #[test]
@@ -119,7 +117,7 @@ mod tests {
         check_parents(folder.path(), &name).unwrap();
         assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "checking makes nothing");
         for _ in 0..2 {
-            make_parents(folder.path(), &name).unwrap();
+            make_parents(&Disk::default(), folder.path(), &name).unwrap();
             assert!(path_of(folder.path(), &name).parent().unwrap().is_dir());
         }
     }

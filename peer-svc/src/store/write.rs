@@ -57,12 +57,10 @@ pub(crate) struct PartialFile {
 impl PartialFile {
     /// Opens or makes the data file. With `reserve` the whole space is taken now.
     pub(crate) fn open(path: &Path, manifest: Manifest, reserve: bool, disk: Disk) -> io::Result<Self> {
-        let is_new = !path.exists();
         let file = disk.open(path)?;
-        if is_new {
-            // A synced file whose name a power cut takes is lost as well.
-            disk.sync_folder_of(path)?;
-        }
+        // A synced file whose name a power cut takes is lost as well. An old file's name may not be durable either: the
+        // daemon may have been killed just here.
+        disk.sync_folder_of(path)?;
         let size = manifest.layout().size();
         if file.metadata()?.len() != size {
             disk.resize(&file, path, size)?;
@@ -127,7 +125,7 @@ impl PartialFile {
     }
 
     /// The disk that it is on.
-    pub(super) fn disk(&self) -> &Disk {
+    pub(crate) fn disk(&self) -> &Disk {
         &self.disk
     }
 }
