@@ -132,14 +132,13 @@ impl Sharer {
         files: Vec<(FileName, ShareRecord)>,
         is_downloading: IsDownloading<'_>,
     ) -> Result<(), JournalError> {
+        let turn = self.partials.turn();
         for ended in self.journal.put_shares(&files, is_downloading)? {
-            // Asked again: a download may have begun in between, and its data is not to be touched.
-            if !is_downloading(&ended)
-                && let Err(error) = self.partials.discard(&ended)
-            {
+            if let Err(error) = self.partials.discard(&ended) {
                 tracing::warn!(name = %ended, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
             }
         }
+        drop(turn);
         for (name, record) in files {
             self.hold(name, record);
         }
@@ -399,7 +398,11 @@ mod tests {
         let (found, _) = sharer.find(&[sharer.dir.join("a")], None).unwrap();
         for runs in [true, false] {
             begin();
-            sharer.share_found(found.clone(), None, &HashProgress::default(), &|_| runs).unwrap();
+            let is_downloading = |_: &FileName| {
+                assert!(sharer.partials.is_turn_taken(), "none begins between the answer and what follows from it");
+                runs
+            };
+            sharer.share_found(found.clone(), None, &HashProgress::default(), &is_downloading).unwrap();
             assert_eq!(sharer.partials.path(&info.name).exists(), runs);
             assert_eq!(sharer.journal.partial(&info.name).unwrap().is_some(), runs);
         }

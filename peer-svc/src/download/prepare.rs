@@ -43,6 +43,7 @@ pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) 
         }
         _ => Failure::Storage(source),
     };
+    let turn = partials.turn();
     let record = journal.partial(name).map_err(Failure::Journal)?;
     let record = match record.filter(|record| record.manifest.id() == manifest.id()) {
         Some(record) if partials.is_whole(name, manifest).map_err(fail)? => Some(record),
@@ -65,6 +66,7 @@ pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) 
             return Err(fail(error));
         }
     };
+    drop(turn);
     let unproved = record.map_or_else(|| ChunkSet::empty(manifest.layout().chunk_count()), |record| record.chunks);
     let mut stored = unproved.clone();
     copy_local(context, job, &partial, &mut stored, cancel).map_err(fail)?;
@@ -208,6 +210,8 @@ mod tests {
         fs::File::options().write(true).open(context.sharer.partials.path(&job.name)).unwrap().set_len(7).unwrap();
         let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
         assert!(prepared.stored.is_empty());
+        let record = context.sharer.journal.partial(&job.name).unwrap().unwrap();
+        assert!(record.chunks.is_empty(), "the old record vouches for nothing in the new file");
     }
 
     #[tokio::test]

@@ -61,6 +61,8 @@ struct State {
     steps: usize,
     /// The step from which on everything fails: the power is gone.
     cut_at: Option<usize>,
+    /// This one step fails, in this way.
+    fail_at: Option<(usize, io::ErrorKind)>,
     /// Of the last write before the cut, only half is done.
     torn: bool,
     /// Syncs that do nothing: what a missing fsync would be.
@@ -104,6 +106,11 @@ impl Faults {
     pub(crate) fn cut_at(&self, step: usize, torn: bool) {
         let mut state = self.0.lock().unwrap();
         (state.cut_at, state.torn) = (Some(step), torn);
+    }
+
+    /// This one step fails; those after it do not.
+    pub(crate) fn fail_at(&self, step: usize, kind: io::ErrorKind) {
+        self.0.lock().unwrap().fail_at = Some((step, kind));
     }
 
     /// Syncs like these are taken to be done, but make nothing durable.
@@ -197,6 +204,10 @@ impl Witness for Faults {
                 File::options().write(true).open(path)?.write_all_at(half, at)?;
             }
             return Err(io::Error::other("the power is gone"));
+        }
+        let steps = state.steps;
+        if let Some((_, kind)) = state.fail_at.take_if(|(at, _)| steps > *at) {
+            return Err(kind.into());
         }
         if state.ignored.is_some_and(|ignored| ignored(&step)) {
             return Ok(());

@@ -7,6 +7,7 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use drizzle_proto::{ChunkSet, Digest, FileName, Manifest};
@@ -22,6 +23,7 @@ use super::{
 pub(crate) struct Partials {
     folder: PathBuf,
     disk: Disk,
+    turn: Mutex<()>,
 }
 
 impl Partials {
@@ -29,7 +31,19 @@ impl Partials {
     pub(crate) fn open(state_folder: &Path, disk: Disk) -> io::Result<Self> {
         let folder = state_folder.join("partial");
         disk.make_folder(&folder)?;
-        Ok(Self { folder, disk })
+        Ok(Self { folder, disk, turn: Mutex::default() })
+    }
+
+    /// To be held from the look whether a download runs to what follows from it: one that begins meanwhile would have
+    /// the record or the data of its chunks taken away.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything holds it.
+    #[cfg(test)]
+    pub(crate) fn is_turn_taken(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 
     /// Where the data of an unfinished download of this name is kept.
@@ -93,4 +107,23 @@ pub(crate) enum RecordError {
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::content;
+
+    #[test]
+    fn data_that_cannot_be_looked_at_is_not_taken_for_missing() {
+        let state = tempfile::tempdir().unwrap();
+        let ((_, manifest), name) = (content(1), FileName::new("a").unwrap());
+        let partials = Partials::open(state.path(), Disk::default()).unwrap();
+        assert!(!partials.is_whole(&name, &manifest).unwrap());
+        partials.open_file(&name, manifest.clone(), false).unwrap();
+        assert!(partials.is_whole(&name, &manifest).unwrap());
+        fs::remove_dir_all(state.path().join("partial")).unwrap();
+        fs::write(state.path().join("partial"), "no folder").unwrap();
+        assert!(partials.is_whole(&name, &manifest).is_err());
+    }
 }
