@@ -154,8 +154,8 @@ impl Setting {
     fn first_lie(self) -> Option<String> {
         let steps = self.steps();
         let some = [1, 2].map(Survives::Some);
-        let all = [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Data].into_iter().chain(some);
-        all.into_iter().find_map(|survives| {
+        let all = [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Data, Survives::Deletions];
+        all.into_iter().chain(some).find_map(|survives| {
             (0..=steps).find_map(|cut| {
                 let (place, faults, disk) = self.place();
                 faults.cut_at(cut, self.torn);

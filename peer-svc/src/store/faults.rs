@@ -27,6 +27,8 @@ pub(crate) enum Survives {
     /// Names and no data: what a journal of metadata alone leaves.
     Names,
     Data,
+    /// Deletions and nothing else: what goes before what was to replace it is there.
+    Deletions,
     /// Each write and each name for itself, by this seed; the names of one path in their order.
     Some(u64),
 }
@@ -144,6 +146,7 @@ impl Faults {
                 Survives::Everything => false,
                 Survives::Names => undo.is_data(),
                 Survives::Data => !undo.is_data(),
+                Survives::Deletions => !matches!(undo, Undo::Removed(_)),
                 Survives::Some(_) => rng.random_bool(0.5),
             };
             let follows = |path: &PathBuf| !undo.is_data() && lost_names.contains(path);
