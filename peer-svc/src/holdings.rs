@@ -1,6 +1,6 @@
 //! What this peer holds and may serve. The one owner of that state; everything else asks.
 //!
-//! A entry is backed by exactly one of: a **shared** file (hashed here, or assembled; valid only while its stamp is
+//! An entry is backed by exactly one of: a **shared** file (hashed here, or assembled; valid only while its stamp is
 //! unchanged), or a **partial** file (an unfinished download). Towards the tracker it is in exactly one state:
 //!
 //! | state | means | becomes |
@@ -9,9 +9,10 @@
 //! | registered | announced | pending with a new lease; refused if the name was registered anew |
 //! | refused | the name belongs to other content, or the entry was malformed; not offered | pending with a new lease or with other content |
 //!
-//! Invariants: a chunk is in a holding's set only if this peer verified it or hashed it itself; the
-//! tracker hears of exactly these chunks, by way of [`Announcements`]; each judgement of a entry and the change
-//! that follows from it happen under one lock. The mutex is never held over an `.await` or a disk access.
+//! Invariants: a chunk is in a set only if this peer verified it, hashed it itself, or recorded it as synced in an
+//! earlier run (its receiver checks it, and so does the download once it goes on); the tracker hears of exactly these
+//! chunks, by way of [`Announcements`]; each judgement of an entry and the change that follows from it happen under
+//! one lock. The mutex is never held over an `.await` or a disk access.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -48,7 +49,7 @@ pub(crate) enum Backing {
     Partial(Arc<PartialFile>),
 }
 
-/// What the tracker said of a entry.
+/// What the tracker said of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Registration {
     /// Not heard yet, or not since the last lease began.
@@ -103,7 +104,7 @@ pub(crate) struct Readable {
     pub(crate) len: u32,
 }
 
-/// A entry as others see it.
+/// An entry as others see it.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     /// Its content.
