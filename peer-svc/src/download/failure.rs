@@ -24,7 +24,7 @@ pub(super) enum Failure {
     GaveUp { why: GivesUp, patience: Duration },
     /// Other content stands at the destination.
     Exists(PathBuf),
-    /// There is no room for the whole file; its size in bytes, and the folder.
+    /// There is no room for the whole file; the bytes that must become free, and the folder.
     NoRoom { bytes: u64, folder: PathBuf },
     /// The disk refused.
     Storage(io::Error),
@@ -99,9 +99,21 @@ impl Failure {
 fn disk_full(bytes: u64, folder: &std::path::Path, kept: &str) -> String {
     let needed = match bytes {
         0 => "some space".to_owned(),
-        bytes => format!("{bytes} bytes"),
+        bytes => size_text(bytes),
     };
     format!("the disk is full: free {needed} in {} and run the command again{kept}", folder.display())
+}
+
+/// Rounded up: what is told must be enough.
+fn size_text(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => {
+            let tenths = (u128::from(bytes) * 10).div_ceil(unit.into());
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
 }
 
 fn gave_up(why: &GivesUp, name: &FileName, patience: Duration) -> String {
@@ -160,6 +172,8 @@ mod tests {
         let kept = "; the verified chunks are kept";
         for (failure, expected) in [
             (Failure::NoRoom { bytes: 9, folder: "/d".into() }, "free 9 bytes in /d".to_owned()),
+            (Failure::NoRoom { bytes: (3 << 30) + 1, folder: "/d".into() }, "free 3.1 GiB in /d".to_owned()),
+            (Failure::NoRoom { bytes: 5 << 20, folder: "/d".into() }, "free 5.0 MiB in /d".to_owned()),
             (Failure::Storage(full()), format!("free 7 bytes in /state and run the command again{kept}")),
             (
                 Failure::Journal(JournalError::Io { path: "/j".into(), source: full().into() }),

@@ -39,7 +39,8 @@ pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) 
     let path = partials.path(name);
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::StorageFull => {
-            Failure::NoRoom { bytes: manifest.layout().size(), folder: path.parent().unwrap_or(&path).to_owned() }
+            let folder = path.parent().unwrap_or(&path).to_owned();
+            Failure::NoRoom { bytes: partials.shortage(name, manifest), folder }
         }
         _ => Failure::Storage(source),
     };

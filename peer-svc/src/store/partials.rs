@@ -6,6 +6,7 @@
 use std::{
     collections::HashSet,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -69,6 +70,18 @@ impl Partials {
         PartialFile::open(&self.path(name), manifest, reserve, self.disk.clone())
     }
 
+    /// Bytes that must become free for the whole file of a download to fit, at least 1.
+    pub(crate) fn shortage(&self, name: &FileName, manifest: &Manifest) -> u64 {
+        let taken = fs::symlink_metadata(self.path(name)).map_or(0, |metadata| metadata.blocks() * 512);
+        let needed = manifest.layout().size().saturating_sub(taken).max(1);
+        let free = rustix::fs::statvfs(&self.folder).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        match needed.saturating_sub(free) {
+            // There is room, but not for this user: a quota.
+            0 => needed,
+            shortage => shortage,
+        }
+    }
+
     /// Deletes the data of a download that has ended.
     pub(crate) fn discard(&self, name: &FileName) -> io::Result<()> {
         self.disk.remove(&self.path(name))
@@ -111,8 +124,29 @@ pub(crate) enum RecordError {
 
 #[cfg(test)]
 mod tests {
+    use drizzle_proto::{
+        Layout,
+        layout::{MAX_CHUNK_SIZE, MAX_FILE_SIZE},
+    };
+
     use super::*;
     use crate::store::testing::content;
+
+    #[test]
+    fn the_shortage_is_what_does_not_fit() {
+        let state = tempfile::tempdir().unwrap();
+        let partials = Partials::open(state.path(), Disk::default()).unwrap();
+        let name = FileName::new("a").unwrap();
+        let manifest = |size| {
+            let layout = Layout::new(size, MAX_CHUNK_SIZE).unwrap();
+            Manifest::new(layout, layout.chunk_count().indices().map(|_| Digest::of(&[])).collect()).unwrap()
+        };
+        // No test machine has this much, and each has less than all of it.
+        let short = partials.shortage(&name, &manifest(MAX_FILE_SIZE));
+        assert!((1..MAX_FILE_SIZE).contains(&short), "{short}");
+        // It fits, so a quota is in the way: all of it is said to be needed.
+        assert_eq!(partials.shortage(&name, &manifest(1 << 14)), 1 << 14);
+    }
 
     #[test]
     fn data_that_cannot_be_looked_at_is_not_taken_for_missing() {
