@@ -58,9 +58,9 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
     pub advertise: Option<Address>,
 
-    /// Where this peer is, such as zone=a,rack=7: told to the tracker and listed with each holder
-    #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL", default_value = "", hide_default_value = true)]
-    pub label: Labels,
+    /// Where this peer is, such as zone=a,rack=7: told to the tracker and listed with each holder; may be repeated
+    #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL")]
+    pub label: Vec<Labels>,
 
     /// Chunks sent at once; requests beyond are told "busy" and go elsewhere
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -103,6 +103,20 @@ mod tests {
         for bad in ["", "t", "https://t:1", "http://t:1/x", "http://u@t:1"] {
             assert!(tracker(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn labels_are_written_together_or_one_at_a_time() {
+        let labels = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());
+            cli.map(|cli| Labels::merged(&cli.serve.expect("options for serving").label))
+        };
+        for args in [&["--label", "zone=a,rack=7"][..], &["--label", "rack=7", "--label", "zone=a"]] {
+            assert_eq!(labels(args).unwrap().unwrap().to_string(), "rack=7,zone=a");
+        }
+        assert!(labels(&[]).unwrap().unwrap().is_empty());
+        assert!(labels(&["--label", "zone"]).is_err());
+        assert!(labels(&["--label", "zone=a", "--label", "zone=b"]).unwrap().is_err());
     }
 
     #[test]

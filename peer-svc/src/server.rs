@@ -13,8 +13,9 @@ use std::{
 
 use drizzle_engine::pace;
 use drizzle_proto::{
-    PeerId,
+    Labels, PeerId,
     client::TrackerClient,
+    labels::LabelError,
     net::{
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
@@ -83,7 +84,10 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
-    /// The tracker's URL is malformed, or reflection could not be set up.
+    /// A label is given twice, or there are too many.
+    #[error("--label: {0}")]
+    Labels(#[from] LabelError),
+    /// The tracker's address makes no connection, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
 }
@@ -167,6 +171,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Some(state_dir) => state_dir.clone(),
         None => dir.join(STATE_DIR),
     };
+    let labels = Labels::merged(&config.label)?;
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
@@ -219,7 +224,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),
         peer: id,
-        labels: config.label.clone(),
+        labels: labels.clone(),
         advertise,
         holdings: holdings.clone(),
         standing: standing.clone(),
@@ -240,7 +245,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let backend = Arc::new(Backend {
         tracker,
         monitor: Monitor {
-            labels: config.label.clone(),
+            labels,
             tracker: config.tracker.clone(),
             standing: standing.subscribe(),
             context,

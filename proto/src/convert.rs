@@ -43,6 +43,9 @@ pub enum WireError {
     /// A chunk set is malformed.
     #[error("chunk set: {0}")]
     ChunkSet(&'static str),
+    /// A field stands twice in a message, with different values.
+    #[error("{0} is given twice, with different values")]
+    Contradiction(&'static str),
     /// A number or a list is beyond its bounds.
     #[error("{0} is out of bounds")]
     Bounds(&'static str),
@@ -204,7 +207,13 @@ impl TryFrom<wire::HolderChange> for HolderChange {
         use wire::holder_change::Change;
         let peer = change.peer_id.parse::<PeerId>()?;
         Ok(match change.change.ok_or(WireError::Missing("change"))? {
-            Change::Holder(holder) => Self::Is(holder.try_into()?),
+            Change::Holder(holder) => {
+                let holder = Holder::try_from(holder)?;
+                if holder.peer.id() != peer {
+                    return Err(WireError::Contradiction("peer_id"));
+                }
+                Self::Is(holder)
+            }
             Change::Added(chunks) => Self::Added(peer, chunks.try_into()?),
             Change::Gone(_) => Self::Gone(peer),
         })
@@ -320,154 +329,4 @@ impl From<&ChunkRanges> for wire::ChunkRanges {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use prost::Message;
-
-    use super::*;
-
-    fn set(length: u32, runs: &[u32], bits: &[u8]) -> Result<ChunkSet, WireError> {
-        wire::ChunkSet { length, runs: runs.to_vec(), bits: bits.to_vec().into() }.try_into()
-    }
-
-    #[test]
-    fn malformed_chunk_sets_are_refused() {
-        assert!(set(u32::MAX, &[], &[]).is_err(), "absurd length");
-        assert!(set(8, &[0, u32::MAX], &[]).is_err(), "overflowing run");
-        assert!(set(8, &[7, 2], &[]).is_err(), "run beyond the length");
-        assert!(set(8, &[0], &[]).is_err(), "half a pair");
-        assert!(set(8, &[0, 0], &[]).is_err(), "empty run");
-        assert!(set(8, &[0, 4, 4, 1], &[]).is_err(), "adjacent runs");
-        assert!(set(8, &[4, 1, 0, 1], &[]).is_err(), "descending runs");
-        assert!(set(8, &[0, 1], &[1]).is_err(), "both forms");
-        assert!(set(8, &[], &[1, 0]).is_err(), "too many bits");
-        assert_eq!(set(8, &[0, 2, 7, 1], &[]).unwrap(), set(8, &[], &[0b1000_0011]).unwrap());
-    }
-
-    #[test]
-    fn malformed_files_are_refused() {
-        let good = wire::FileInfo {
-            name: "a".into(),
-            file_id: "0".repeat(64),
-            size: 20_000,
-            chunk_size: 1 << 14,
-            chunk_count: 2,
-        };
-        assert!(FileInfo::try_from(good.clone()).is_ok());
-        for (bad, field) in [
-            (wire::FileInfo { name: "../a".into(), ..good.clone() }, "name"),
-            (wire::FileInfo { file_id: "x".into(), ..good.clone() }, "file_id"),
-            (wire::FileInfo { size: u64::MAX, ..good.clone() }, "size"),
-            (wire::FileInfo { chunk_size: 0, ..good.clone() }, "chunk_size"),
-            (wire::FileInfo { chunk_count: u32::MAX, ..good.clone() }, "chunk_count"),
-        ] {
-            assert!(FileInfo::try_from(bad).is_err(), "{field}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn chunk_sets_survive_the_wire(bools in proptest::collection::vec(any::<bool>(), 0..2000)) {
-            let count = ChunkCount::new(u32::try_from(bools.len()).unwrap()).unwrap();
-            let mut set = ChunkSet::empty(count);
-            for (chunk, _) in count.indices().zip(&bools).filter(|(_, held)| **held) {
-                set.insert(chunk);
-            }
-            let wire = wire::ChunkSet::from(&set);
-            prop_assert!(wire.encoded_len() <= bools.len() / 8 + 64, "compact: {} bytes for {}", wire.encoded_len(), bools.len());
-            prop_assert_eq!(ChunkSet::try_from(wire), Ok(set));
-        }
-
-        #[test]
-        fn no_bytes_make_a_conversion_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(message) = wire::RegisterChunkRequest::decode(&bytes[..]) {
-                for entry in message.files {
-                    let _ = FileChunks::try_from(entry);
-                }
-            }
-            if let Ok(message) = wire::WatchFileResponse::decode(&bytes[..]) {
-                let _ = HolderChanges::try_from(message);
-            }
-        }
-    }
-
-    fn peers() -> impl Strategy<Value = PeerInfo> {
-        let labels = proptest::collection::btree_map("[a-z0-9._-]{1,9}", "[a-z0-9 ]{1,9}", 0..4);
-        (any::<[u8; 16]>(), 1u16.., labels).prop_map(|(id, port, labels)| {
-            let address = Address::new(&format!("host:{port}")).unwrap();
-            PeerInfo::new(PeerId::from_bytes(id), address, Labels::new(labels).unwrap())
-        })
-    }
-
-    fn files() -> impl Strategy<Value = FileInfo> {
-        ("[a-z]{1,9}(/[a-z]{1,9}){0,2}", any::<[u8; 32]>(), 0u64..1 << 22, 14u32..20).prop_map(
-            |(name, id, size, chunk_bits)| FileInfo {
-                name: FileName::new(&name).unwrap(),
-                id: FileId::from_digest(Digest::from_bytes(id)),
-                layout: Layout::new(size, 1 << chunk_bits).unwrap(),
-            },
-        )
-    }
-
-    /// Some chunks of a file with this many.
-    fn chunks(count: ChunkCount, picks: &[u32]) -> ChunkSet {
-        let mut set = ChunkSet::empty(count);
-        let picked = picks.iter().filter_map(|pick| count.index(pick.checked_rem(count.get())?));
-        picked.for_each(|chunk| _ = set.insert(chunk));
-        set
-    }
-
-    fn entries() -> impl Strategy<Value = FileChunks> {
-        (files(), any::<Vec<u32>>(), any::<bool>(), any::<bool>()).prop_map(|(file, picks, with_hashes, gone)| {
-            let count = file.layout.chunk_count();
-            let hashes = if with_hashes {
-                count.indices().map(|c| Digest::of(&c.get().to_be_bytes())).collect()
-            } else {
-                Vec::new()
-            };
-            FileChunks { held: chunks(count, &picks), file, first_hash: 0, hashes, gone }
-        })
-    }
-
-    fn changes() -> impl Strategy<Value = HolderChange> {
-        (peers(), 0u32..300, any::<Vec<u32>>(), 0u8..3).prop_map(|(peer, count, picks, kind)| {
-            let chunks = chunks(ChunkCount::new(count).unwrap(), &picks);
-            match kind {
-                0 => HolderChange::Is(Holder { peer, chunks }),
-                1 => HolderChange::Added(peer.id(), chunks),
-                _ => HolderChange::Gone(peer.id()),
-            }
-        })
-    }
-
-    fn outcomes() -> impl Strategy<Value = FileOutcome> {
-        prop_oneof![
-            Just(FileOutcome::Registered),
-            (files(), "[a-z ]{0,9}").prop_map(|(registered, detail)| FileOutcome::Refused { registered, detail }),
-            (0..MAX_CHUNKS).prop_map(FileOutcome::NeedHashes),
-            "[a-z ]{0,9}".prop_map(FileOutcome::Invalid),
-        ]
-    }
-
-    proptest! {
-        /// What one end says is what the other end hears, through the encoded bytes.
-        #[test]
-        fn every_domain_type_comes_back(
-            peer in peers(),
-            entry in entries(),
-            changes in proptest::collection::vec(changes(), 0..5),
-            outcome in outcomes(),
-            reset in any::<bool>(),
-        ) {
-            fn sent<M: Message + Default>(message: &M) -> M {
-                M::decode(&message.encode_to_vec()[..]).unwrap()
-            }
-            prop_assert_eq!(sent(&wire::RegisterPeerRequest::from(&peer)).try_into(), Ok(peer));
-            prop_assert_eq!(sent(&wire::FileInfo::from(&entry.file)).try_into(), Ok(entry.file.clone()));
-            prop_assert_eq!(sent(&wire::FileChunks::from(&entry)).try_into(), Ok(entry));
-            let message = HolderChanges { reset, changes, synced: !reset };
-            prop_assert_eq!(sent(&wire::WatchFileResponse::from(&message)).try_into(), Ok(message));
-            prop_assert_eq!(sent(&wire::FileResult::from(outcome.clone())).try_into(), Ok(outcome));
-        }
-    }
-}
+mod tests;

@@ -117,9 +117,10 @@ impl fmt::Display for Address {
 }
 
 impl From<std::net::SocketAddr> for Address {
-    /// The port must not be 0: take it from a bound socket.
+    /// The port must not be 0: take it from a bound socket. An IPv6 scope is dropped: it means something on one
+    /// machine only.
     fn from(address: std::net::SocketAddr) -> Self {
-        Self(address.to_string().into())
+        Self(std::net::SocketAddr::new(address.ip(), address.port()).to_string().into())
     }
 }
 
@@ -187,6 +188,12 @@ mod tests {
         ] {
             assert!(Address::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_address_of_a_socket_is_an_address() {
+        let scoped = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 7401, 0, 3);
+        assert_eq!(Address::from(std::net::SocketAddr::from(scoped)), Address::new("[fe80::1]:7401").unwrap());
     }
 
     #[test]

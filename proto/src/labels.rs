@@ -12,7 +12,11 @@ pub const MAX_KEY: usize = 63;
 /// Longest value, in bytes.
 pub const MAX_VALUE: usize = 255;
 
-/// Labels of one peer, by key. Written `key=value`, separated by commas.
+/// Labels of one peer: at most [`MAX_LABELS`], ordered by key.
+///
+/// A key has 1 to [`MAX_KEY`] characters from a-z, 0-9, `.`, `_` and `-`. A value has 1 to [`MAX_VALUE`] bytes of
+/// printable UTF-8 without `,` and `=`, and neither begins nor ends with a space. The written form is
+/// `rack=7,zone=a`; it reads back as the same labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Labels(BTreeMap<String, String>);
 
@@ -25,9 +29,9 @@ pub enum LabelError {
     /// The key is empty, too long, or has other characters.
     #[error("label key {0:?} must have 1 to {MAX_KEY} characters from a-z, 0-9, '.', '_' and '-'")]
     Key(String),
-    /// The value is empty, too long, or has a control character, a comma or an equals sign.
+    /// The value is empty, too long, or has characters that it must not have.
     #[error(
-        "the value of label {0:?} must have 1 to {MAX_VALUE} bytes, without control characters, commas and equals signs"
+        "the value of label {0:?} must have 1 to {MAX_VALUE} bytes of printable text, without ',' and '=', and without a space at either end"
     )]
     Value(String),
     /// The same key twice.
@@ -48,8 +52,8 @@ impl Labels {
             if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(fits) {
                 return Err(LabelError::Key(key.chars().take(MAX_KEY).collect()));
             }
-            let bad = |c: char| c.is_control() || matches!(c, ',' | '=');
-            if value.is_empty() || value.len() > MAX_VALUE || value.chars().any(bad) {
+            let trimmed = value.trim().len() == value.len();
+            if value.is_empty() || value.len() > MAX_VALUE || !trimmed || !value.chars().all(is_printable) {
                 return Err(LabelError::Value(key));
             }
             if labels.contains_key(&key) {
@@ -61,6 +65,11 @@ impl Labels {
             labels.insert(key, value);
         }
         Ok(Self(labels))
+    }
+
+    /// The labels of several lists together; a key may be in one of them only.
+    pub fn merged<'a>(lists: impl IntoIterator<Item = &'a Self>) -> Result<Self, LabelError> {
+        Self::new(lists.into_iter().flat_map(Self::iter))
     }
 
     /// Whether there is none.
@@ -82,6 +91,13 @@ impl Labels {
     pub fn weight(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
+}
+
+/// Whether a character may stand in a value. Invisible ones could make two different values look the same, or
+/// turn the text after them around in a terminal.
+fn is_printable(c: char) -> bool {
+    let is_invisible = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !is_invisible && !matches!(c, ',' | '=')
 }
 
 impl FromStr for Labels {
@@ -127,6 +143,8 @@ mod tests {
             "a=1,a=2",
             "a b=1",
             "a=\u{7}",
+            "a=x\u{202e}y",
+            "a=\u{a0}",
             &format!("a={long}"),
             &many.join(","),
         ] {
@@ -134,11 +152,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lists_are_merged_and_no_key_is_given_twice() {
+        let lists = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Labels>>();
+        assert_eq!(Labels::merged(&lists(&["zone=a", "", "rack=7"])).unwrap().to_string(), "rack=7,zone=a");
+        assert_eq!(Labels::merged(&lists(&["zone=a", "zone=b"])), Err(LabelError::Twice("zone".into())));
+    }
+
     proptest! {
         #[test]
-        fn the_written_form_comes_back(pairs in proptest::collection::btree_map("[a-z0-9._-]{1,63}", "[^,=\\p{Cc} ]{1,60}", 0..MAX_LABELS)) {
-            let labels = Labels::new(pairs).unwrap();
+        fn the_written_form_comes_back(pairs in proptest::collection::btree_map("[a-z0-9._-]{1,63}", ".{1,60}", 0..=MAX_LABELS)) {
+            let valid = pairs.into_iter().filter(|(key, value)| Labels::new([(key.as_str(), value.as_str())]).is_ok());
+            let labels = Labels::new(valid).unwrap();
             prop_assert_eq!(labels.to_string().parse(), Ok(labels));
+        }
+
+        #[test]
+        fn no_text_makes_labels_beyond_their_bounds(text in "([a-z]{0,3}=?[a-z \u{a0}\u{7}]{0,3},?){0,20}") {
+            if let Ok(labels) = text.parse::<Labels>() {
+                prop_assert!(labels.iter().len() <= MAX_LABELS);
+                prop_assert_eq!(Labels::new(labels.iter()), Ok(labels.clone()));
+                prop_assert_eq!(labels.to_string().parse(), Ok(labels));
+            }
         }
     }
 }

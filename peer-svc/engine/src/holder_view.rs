@@ -4,7 +4,7 @@
 //! stays known for a grace period (invariant 5).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -31,14 +31,14 @@ pub enum Located {
 pub struct HolderView {
     own: PeerId,
     /// With the moment at which an unconfirmed holder is given up.
-    known: HashMap<PeerId, Option<Instant>>,
+    known: BTreeMap<PeerId, Option<Instant>>,
     synced: bool,
 }
 
 impl HolderView {
     /// No holder is known yet; the peer itself (`own`) is never one.
     pub fn new(own: PeerId) -> Self {
-        Self { own, known: HashMap::new(), synced: false }
+        Self { own, known: BTreeMap::new(), synced: false }
     }
 
     /// What a download must be told after a message of the watch.

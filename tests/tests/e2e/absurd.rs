@@ -1,9 +1,13 @@
 //! Absurd values in every field of every message: refused with a proper status, at no cost.
 
-use drizzle_proto::wire::{
-    CancelTransferRequest, ChunkRange, ChunkRanges, ChunkSet, DownloadRequest, FetchChunkRequest, FileChunks, FileInfo,
-    FileLocationsRequest, LeaveRequest, ListFilesRequest, RegisterChunkRequest, RegisterPeerRequest, RenewLeaseRequest,
-    ShareRequest, UnshareRequest, WatchFileRequest, WithdrawFileRequest, file_result, peer_client::PeerClient,
+use drizzle_proto::{
+    net::transport::Transport,
+    wire::{
+        CancelTransferRequest, ChunkRange, ChunkRanges, ChunkSet, DownloadRequest, FetchChunkRequest, FileChunks,
+        FileInfo, FileLocationsRequest, LeaveRequest, ListFilesRequest, RegisterChunkRequest, RegisterPeerRequest,
+        RenewLeaseRequest, ShareRequest, UnshareRequest, WatchFileRequest, WithdrawFileRequest, file_result,
+        peer_client::PeerClient,
+    },
 };
 use drizzle_tests::{Cluster, Content, Peer};
 use tonic::{Code, Status, transport::Channel};
@@ -167,7 +171,7 @@ async fn queries_at_the_tracker() {
 }
 
 async fn peer_client(peer: &Peer) -> PeerClient<Channel> {
-    PeerClient::connect(format!("http://{}", peer.address())).await.unwrap()
+    PeerClient::new(Transport::plaintext().connect(&peer.address().into()).await.unwrap())
 }
 
 #[tokio::test]
@@ -284,7 +288,7 @@ async fn bytes_that_are_not_grpc() {
     let peer = cluster.peer("peer").await;
     let content = Content::small_chunks("A", 1, 3);
     peer.share(&content).await;
-    let tracker = cluster.tracker.url().trim_start_matches("http://").to_owned();
+    let tracker = cluster.tracker.address().to_string();
     for address in [tracker, peer.address().to_string(), peer.control().to_owned()] {
         for bytes in [
             &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..],

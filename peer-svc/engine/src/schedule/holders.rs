@@ -11,7 +11,7 @@
 //! still carries are known when it returns.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     time::Instant,
 };
 
@@ -85,7 +85,7 @@ pub(super) struct Holder {
 #[derive(Debug)]
 pub(super) struct Holders {
     all: Vec<Holder>,
-    keys: HashMap<PeerId, Key>,
+    keys: BTreeMap<PeerId, Key>,
     shelves: Vec<Vec<Key>>,
     resting: BTreeSet<(Instant, Key)>,
     per_holder: usize,
@@ -97,7 +97,7 @@ impl Holders {
     pub(super) fn new(per_holder: usize) -> Self {
         Self {
             all: Vec::new(),
-            keys: HashMap::new(),
+            keys: BTreeMap::new(),
             shelves: vec![Vec::new(); per_holder],
             resting: BTreeSet::new(),
             per_holder,
