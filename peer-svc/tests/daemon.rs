@@ -125,7 +125,7 @@ fn config(folder: &Path, tracker: Address) -> Config {
         dir: folder.to_owned(),
         state_dir: None,
         advertise: None,
-        label: "zone=a,rack=7".parse().unwrap(),
+        label: vec!["zone=a,rack=7".parse().unwrap()],
         upload_slots: 2,
         drain: Duration::from_millis(200),
         seed: Some(1),
