@@ -9,8 +9,9 @@
 //! - while a lease is held, its renewal is due [`Terms::renew_every`] after the last one was sent, or a pause
 //!   that grows after that one failed, whatever announcements do;
 //! - without a lease the only call is to register, and what a call under an earlier lease brings is ignored;
-//! - a lease that the tracker does not know is given up at once, whichever call finds out;
-//! - news is gathered for [`BATCH`], and after a failure it waits for its pause.
+//! - a lease that the tracker does not know is given up at once, whichever call finds out; a new one is asked for
+//!   at once too, but after a pause that grows if the last one was lost before its first renewal was due;
+//! - news is gathered for [`BATCH`], and after a failure it waits for a pause that grows, whatever renewals do.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,6 @@ use crate::retry::{self, Backoff};
 
 /// News is gathered this long before it is sent.
 pub const BATCH: Duration = Duration::from_millis(40);
-/// Before hashes are sent again that the tracker had no room for.
-pub const STUCK: Duration = Duration::from_secs(1);
-
 /// What the tracker granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -72,6 +70,7 @@ pub enum Change {
 #[derive(Debug)]
 struct Held {
     terms: Terms,
+    since: Instant,
     renew_at: Instant,
     renewing: bool,
     announcing: bool,
@@ -87,8 +86,19 @@ pub struct Lease {
     held: Option<Held>,
     registering: bool,
     register_from: Instant,
-    backoff: Backoff,
+    /// Each kind of failure has pauses of its own: a call that succeeds says nothing of the others.
+    pauses: Pauses,
     rng: StdRng,
+}
+
+#[derive(Debug)]
+struct Pauses {
+    register: Backoff,
+    /// After a lease that was lost before its first renewal was due.
+    short_lease: Backoff,
+    renew: Backoff,
+    announce: Backoff,
+    no_room: Backoff,
 }
 
 impl Lease {
@@ -98,7 +108,13 @@ impl Lease {
             held: None,
             registering: false,
             register_from: now,
-            backoff: Backoff::new(retry::TRACKER),
+            pauses: Pauses {
+                register: Backoff::new(retry::TRACKER),
+                short_lease: Backoff::new(retry::TRACKER),
+                renew: Backoff::new(retry::TRACKER),
+                announce: Backoff::new(retry::TRACKER),
+                no_room: Backoff::new(retry::NO_ROOM),
+            },
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -155,9 +171,12 @@ impl Lease {
     /// The tracker granted a lease.
     pub fn registered(&mut self, terms: Terms, now: Instant) -> Change {
         self.registering = false;
-        self.backoff.succeeded();
+        for pauses in [&mut self.pauses.register, &mut self.pauses.renew, &mut self.pauses.announce] {
+            pauses.succeeded();
+        }
         self.held = Some(Held {
             terms,
+            since: now,
             renew_at: now + terms.renew_every,
             renewing: false,
             announcing: false,
@@ -171,7 +190,7 @@ impl Lease {
     /// Registering failed.
     pub fn register_failed(&mut self, now: Instant) -> Change {
         self.registering = false;
-        self.register_from = now + self.backoff.failed(&mut self.rng);
+        self.register_from = now + self.pauses.register.failed(&mut self.rng);
         Change::Away
     }
 
@@ -180,10 +199,13 @@ impl Lease {
         let Some(held) = self.held.as_mut().filter(|held| held.terms.id == lease) else { return Change::Nothing };
         held.renewing = false;
         match answer {
-            Answer::Taken | Answer::NoRoom => self.answered(),
+            Answer::Taken | Answer::NoRoom => {
+                self.pauses.renew.succeeded();
+                self.answered()
+            }
             Answer::UnknownLease => self.lost(now),
             Answer::Failed => {
-                held.renew_at = now + self.backoff.failed(&mut self.rng);
+                held.renew_at = now + self.pauses.renew.failed(&mut self.rng);
                 self.away()
             }
         }
@@ -194,14 +216,19 @@ impl Lease {
         let Some(held) = self.held.as_mut().filter(|held| held.terms.id == lease) else { return Change::Nothing };
         held.announcing = false;
         match answer {
-            Answer::Taken => self.answered(),
+            Answer::Taken => {
+                self.pauses.announce.succeeded();
+                self.pauses.no_room.succeeded();
+                self.answered()
+            }
             Answer::NoRoom => {
-                held.announce_from = now + STUCK;
+                self.pauses.announce.succeeded();
+                held.announce_from = now + self.pauses.no_room.failed(&mut self.rng);
                 self.answered()
             }
             Answer::UnknownLease => self.lost(now),
             Answer::Failed => {
-                let pause = self.backoff.failed(&mut self.rng);
+                let pause = self.pauses.announce.failed(&mut self.rng);
                 held.announce_from = now + pause;
                 held.news_since.get_or_insert(now);
                 // Finds out soon whether the tracker is back, and whether it remembers this peer.
@@ -212,7 +239,6 @@ impl Lease {
     }
 
     fn answered(&mut self) -> Change {
-        self.backoff.succeeded();
         let Some(held) = self.held.as_mut().filter(|held| !held.connected) else { return Change::Nothing };
         held.connected = true;
         Change::Connected(held.terms.id)
@@ -225,8 +251,13 @@ impl Lease {
     }
 
     fn lost(&mut self, now: Instant) -> Change {
-        self.held = None;
-        self.register_from = now;
+        let lasted = self.held.take().is_some_and(|held| now >= held.since + held.terms.renew_every);
+        self.register_from = if lasted {
+            self.pauses.short_lease.succeeded();
+            now
+        } else {
+            now + self.pauses.short_lease.failed(&mut self.rng)
+        };
         Change::Lost
     }
 }
@@ -311,7 +342,30 @@ mod tests {
         assert_eq!(lease.next(now), Some(Call::Announce(7)));
         assert_eq!(lease.announced(7, Answer::NoRoom, now), Change::Nothing);
         lease.has_news(now);
-        assert_eq!((lease.next(now + STUCK - BATCH), lease.wake_at()), (None, Some(now + STUCK)));
+        let again = lease.wake_at().unwrap();
+        assert!((retry::NO_ROOM.first / 2..=retry::NO_ROOM.first).contains(&(again - now)));
+        assert_eq!((lease.next(again - BATCH), lease.next(again)), (None, Some(Call::Announce(7))));
+    }
+
+    #[test]
+    fn a_tracker_that_forgets_each_lease_at_once_is_not_asked_in_a_tight_loop() {
+        let start = Instant::now();
+        let (mut lease, mut now) = (Lease::new(1, start), start);
+        let mut registered = 0;
+        while now < start + Duration::from_secs(60) {
+            match lease.next(now) {
+                Some(Call::Register) => {
+                    registered += 1;
+                    lease.registered(Terms { id: registered, ..TERMS }, now);
+                    lease.has_news(now);
+                }
+                Some(Call::Announce(id) | Call::Renew(id)) => {
+                    assert_eq!(lease.announced(id, Answer::UnknownLease, now), Change::Lost);
+                }
+                None => now = lease.wake_at().unwrap(),
+            }
+        }
+        assert!((30..70).contains(&registered), "{registered} in a minute");
     }
 
     #[derive(Debug, Clone)]
@@ -334,61 +388,146 @@ mod tests {
         ]
     }
 
+    /// What the properties allow, kept the simplest way.
+    #[derive(Default)]
+    struct Model {
+        /// Calls that are under way; renewals and announcements with their lease.
+        registering: bool,
+        renewing: Option<u64>,
+        announcing: Option<u64>,
+        /// By when a renewal must be sent.
+        renew_by: Option<Instant>,
+        news_at: Option<Instant>,
+        /// Before these moments there is no call of the kind.
+        no_announcement_before: Option<Instant>,
+        no_registration_before: Option<Instant>,
+        lease_since: Option<Instant>,
+        /// Failures in a row.
+        registrations: u32,
+        short_leases: u32,
+        announcements: u32,
+        without_room: u32,
+    }
+
+    /// One more failure in a row: how long the pause after it is at least.
+    fn least_pause(limits: retry::Limits, in_a_row: &mut u32) -> Duration {
+        let longest = (limits.first * (1 << (*in_a_row).min(16))).min(limits.max);
+        *in_a_row += 1;
+        longest / 2
+    }
+
+    impl Model {
+        fn registered(&mut self, now: Instant) {
+            (self.registrations, self.announcements) = (0, 0);
+            (self.lease_since, self.renew_by) = (Some(now), Some(now + EVERY));
+            (self.news_at, self.no_announcement_before) = (None, None);
+        }
+
+        fn lost(&mut self, now: Instant) {
+            let lasted = self.lease_since.take().is_none_or(|since| now >= since + EVERY);
+            self.renew_by = None;
+            if lasted {
+                (self.short_leases, self.no_registration_before) = (0, None);
+            } else {
+                self.no_registration_before = Some(now + least_pause(retry::TRACKER, &mut self.short_leases));
+            }
+        }
+
+        fn renewed(&mut self, answer: Answer, now: Instant) {
+            match answer {
+                Answer::Taken | Answer::NoRoom => {}
+                Answer::Failed => self.renew_by = Some(now + retry::TRACKER.max),
+                Answer::UnknownLease => self.lost(now),
+            }
+        }
+
+        fn announced(&mut self, answer: Answer, now: Instant) {
+            match answer {
+                Answer::Taken => (self.announcements, self.without_room) = (0, 0),
+                Answer::NoRoom => {
+                    self.announcements = 0;
+                    self.no_announcement_before = Some(now + least_pause(retry::NO_ROOM, &mut self.without_room));
+                }
+                Answer::Failed => {
+                    self.news_at.get_or_insert(now);
+                    self.no_announcement_before = Some(now + least_pause(retry::TRACKER, &mut self.announcements));
+                }
+                Answer::UnknownLease => self.lost(now),
+            }
+        }
+
+        fn sent(&mut self, call: Call, held: Option<u64>, now: Instant) {
+            match call {
+                Call::Register => {
+                    assert!(!self.registering && held.is_none());
+                    assert!(self.no_registration_before.is_none_or(|at| now >= at), "registers too soon");
+                    self.registering = true;
+                }
+                Call::Renew(id) => {
+                    assert!(self.renewing != Some(id) && held == Some(id));
+                    (self.renewing, self.renew_by) = (Some(id), Some(now + EVERY));
+                }
+                Call::Announce(id) => {
+                    assert!(self.announcing != Some(id) && held == Some(id));
+                    assert!(self.news_at.take().is_some_and(|at| now >= at + BATCH), "news was not gathered");
+                    assert!(self.no_announcement_before.is_none_or(|at| now >= at), "announces too soon");
+                    self.announcing = Some(id);
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn calls_are_due_as_promised(seed in any::<u64>(), events in proptest::collection::vec(events(), 1..200)) {
             let start = Instant::now();
             let (mut lease, mut now, mut ids) = (Lease::new(seed, start), start, 0u64);
-            // Calls that are under way, and when the last renewal of the present lease was sent or had to be.
-            let (mut registering, mut renewing, mut announcing) = (false, None, None);
-            let (mut renewed_at, mut failed_at) = (start, None);
+            let mut model = Model::default();
             for event in events {
                 match event {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
-                    Event::News => lease.has_news(now),
-                    Event::Register(granted) if registering => {
-                        registering = false;
+                    Event::News => {
+                        lease.has_news(now);
+                        model.news_at.get_or_insert(now);
+                    }
+                    Event::Register(granted) if std::mem::take(&mut model.registering) => {
                         if granted {
                             ids += 1;
                             lease.registered(Terms { id: ids, renew_every: EVERY }, now);
-                            (renewed_at, failed_at) = (now, None);
+                            model.registered(now);
                         } else {
                             lease.register_failed(now);
+                            model.no_registration_before = Some(now + least_pause(retry::TRACKER, &mut model.registrations));
                         }
                     }
-                    Event::Renewal(answer) => if let Some(id) = renewing.take() {
-                        if lease.id() == Some(id) && answer == Answer::Failed {
-                            failed_at = Some(now);
-                        }
-                        lease.renewed(id, answer, now);
-                    },
-                    Event::Announcement(answer) => if let Some(id) = announcing.take() { lease.announced(id, answer, now); },
                     Event::Register(_) => {}
+                    Event::Renewal(answer) => if let Some(id) = model.renewing.take() {
+                        let counts = lease.id() == Some(id);
+                        let change = lease.renewed(id, answer, now);
+                        prop_assert_eq!(change == Change::Lost, counts && answer == Answer::UnknownLease);
+                        if counts {
+                            model.renewed(answer, now);
+                        }
+                    },
+                    Event::Announcement(answer) => if let Some(id) = model.announcing.take() {
+                        let counts = lease.id() == Some(id);
+                        let change = lease.announced(id, answer, now);
+                        prop_assert_eq!(change == Change::Lost, counts && answer == Answer::UnknownLease);
+                        if counts {
+                            model.announced(answer, now);
+                        }
+                    },
                 }
                 let promised = lease.wake_at();
                 let mut first = true;
                 while let Some(call) = lease.next(now) {
                     prop_assert!(promised.is_some_and(|at| at <= now) || !first, "{call:?} came unannounced");
                     first = false;
-                    match call {
-                        Call::Register => {
-                            prop_assert!(!registering && lease.id().is_none());
-                            registering = true;
-                        }
-                        Call::Renew(id) => {
-                            prop_assert!(renewing.is_none_or(|old| old != id) && lease.id() == Some(id));
-                            renewing = Some(id);
-                            (renewed_at, failed_at) = (now, None);
-                        }
-                        Call::Announce(id) => {
-                            prop_assert!(announcing.is_none_or(|old| old != id) && lease.id() == Some(id));
-                            announcing = Some(id);
-                        }
-                    }
+                    model.sent(call, lease.id(), now);
                 }
-                let waits_for_renewal = renewing.is_some_and(|id| lease.id() == Some(id));
-                if lease.id().is_some() && !waits_for_renewal {
-                    let due = failed_at.map_or(renewed_at + EVERY, |at| at + retry::TRACKER.max);
+                // Whatever announcements do.
+                if lease.id().is_some() && model.renewing != lease.id() {
+                    let due = model.renew_by.unwrap();
                     prop_assert!(now < due, "the renewal is overdue");
                     prop_assert!(lease.wake_at().is_some_and(|at| at <= due));
                 }
