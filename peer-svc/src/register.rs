@@ -225,8 +225,8 @@ impl Membership {
             Ended::Announced(id, batch, result) => {
                 let mut answer = self.answer(&result);
                 match result {
-                    // What an earlier lease was told is told again under the present one.
-                    Ok(_) if lease.id() != Some(id) => {}
+                    // What an earlier lease was told, or was not, is told again under the next one.
+                    _ if lease.id() != Some(id) => {}
                     Ok(outcomes) => {
                         let applied = self.holdings.apply(batch, outcomes);
                         unsaid.extend(applied.refusals.into_iter().map(Notice::Refused));

@@ -40,9 +40,9 @@ impl Offence {
 /// One line of the report: everything that one holder did wrong in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {
-    /// Who.
+    /// The peer that did it.
     pub holder: PeerId,
-    /// What.
+    /// What it did.
     pub offence: Offence,
     /// With which chunks.
     pub chunks: ChunkSet,
