@@ -163,6 +163,8 @@ impl Membership {
                 () = stop.cancelled() => break,
                 Some(ended) = calls.join_next() => {
                     let change = self.apply(ended.unwrap_or_else(panicked), &mut lease, &mut unsaid);
+                    let pause = lease.wake_at().map(|at| at.saturating_duration_since(Instant::now()));
+                    tracing::trace!(target: "drizzle::decisions", ?change, ?pause, "tracker");
                     self.publish(change);
                 }
                 () = holdings.wait_for_news(), if lease.listens() => lease.has_news(Instant::now()),

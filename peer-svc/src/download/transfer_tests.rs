@@ -1,6 +1,6 @@
 //! A transfer driven by hand: no store, no tracker, no runtime, no clock.
 
-use drizzle_engine::waiting::GivesUp;
+use drizzle_engine::{holder_view::Withdrawal, schedule::Offence, waiting::GivesUp};
 use drizzle_proto::{ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerInfo, holder::Holder};
 
 use super::*;
@@ -16,6 +16,10 @@ fn manifest(chunks: u64) -> Manifest {
 fn peer(n: u8) -> PeerInfo {
     let address = Address::new(&format!("host{n}:1")).unwrap();
     PeerInfo::new(PeerId::from_bytes([n; 16]), address, Labels::default())
+}
+
+fn counted(received: BTreeMap<PeerId, u64>) -> Input {
+    Input::Counted { received, without_memory: 0 }
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -42,7 +46,7 @@ impl Bench {
         let now = Instant::now();
         let (stored, unproved) = (set(&job.manifest, stored), set(&job.manifest, unproved));
         let file = job.manifest.id();
-        let transfer = Transfer::new(job, stored, unproved, 7, now);
+        let transfer = Transfer::new(job, stored, unproved, now);
         let mut bench = Self { transfer, file, now, fetches: Vec::new(), log: Vec::new() };
         bench.apply(Input::Begin);
         bench
@@ -245,11 +249,11 @@ fn bytes_on_their_way_are_progress() {
     let mut bench = Bench::located(1, &[1]);
     for bytes in 1..10 {
         bench.now += PATIENCE - MS;
-        let effects = bench.apply(Input::Received([(peer(1).id(), bytes)].into()));
+        let effects = bench.apply(counted([(peer(1).id(), bytes)].into()));
         assert!(end(&effects).is_none());
     }
     bench.now += PATIENCE;
-    assert!(end(&bench.apply(Input::Received([(peer(1).id(), 9)].into()))).is_some(), "no new byte for so long");
+    assert!(end(&bench.apply(counted([(peer(1).id(), 9)].into()))).is_some(), "no new byte for so long");
 }
 
 #[test]
@@ -279,8 +283,8 @@ fn a_panic_is_an_internal_error_and_a_full_disk_is_not() {
 #[test]
 fn an_owners_withdrawal_ends_it() {
     let mut bench = Bench::located(2, &[1]);
-    let effects = bench.apply(Input::Located(Located::Withdrawn("a was withdrawn by its owner".into())));
-    assert!(matches!(failure(&effects), Failure::Withdrawn(why) if why.contains("withdrawn")));
+    let effects = bench.apply(Input::Located(Located::Withdrawn(Withdrawal::Released)));
+    assert!(matches!(failure(&effects), Failure::Withdrawn(Withdrawal::Released)));
     assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Abort(_))).count(), 2);
 }
 
@@ -289,7 +293,7 @@ fn a_second_copy_that_loses_is_given_up() {
     let mut bench = Bench::located(1, &[1, 2]);
     let slow = bench.fetches[0].clone();
     bench.now += Duration::from_secs(30);
-    bench.apply(Input::Received([(slow.holder.id(), 1)].into()));
+    bench.apply(counted([(slow.holder.id(), 1)].into()));
     let copy = bench.fetches.iter().find(|fetch| fetch.id != slow.id).expect("a second copy").clone();
     assert_ne!(copy.holder, slow.holder);
     let effects = bench.stored(&copy);
@@ -356,9 +360,9 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
     // A slow disk: it took three seconds, so the next one is due after thirty.
     assert!(!is_record(&bench.apply(Input::Recorded(Ok(()), Duration::from_secs(3)))));
     bench.now += Duration::from_secs(29);
-    assert!(!is_record(&bench.apply(Input::Received([(peer(1).id(), 1)].into()))));
+    assert!(!is_record(&bench.apply(counted([(peer(1).id(), 1)].into()))));
     bench.now += Duration::from_secs(1);
-    assert!(is_record(&bench.apply(Input::Received([(peer(1).id(), 2)].into()))));
+    assert!(is_record(&bench.apply(counted([(peer(1).id(), 2)].into()))));
     assert!(!is_record(&bench.apply(Input::Recorded(Ok(()), MS))), "nothing is new");
 }
 
