@@ -462,5 +462,8 @@ fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
 }
 
 #[cfg(test)]
+#[path = "transfer_replay_tests.rs"]
+mod replay_tests;
+#[cfg(test)]
 #[path = "transfer_tests.rs"]
 mod tests;

@@ -5,15 +5,15 @@ use drizzle_proto::{ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manif
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const MS: Duration = Duration::from_millis(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 fn manifest(chunks: u64) -> Manifest {
     let layout = Layout::new(chunks << 14, 1 << 14).unwrap();
     Manifest::new(layout, vec![Digest::of(b""); usize::try_from(chunks).unwrap()]).unwrap()
 }
 
-fn peer(n: u8) -> PeerInfo {
+pub(super) fn peer(n: u8) -> PeerInfo {
     let address = Address::new(&format!("host{n}:1")).unwrap();
     PeerInfo::new(PeerId::from_bytes([n; 16]), address, Labels::default())
 }
@@ -23,16 +23,17 @@ fn counted(received: BTreeMap<PeerId, u64>) -> Input {
 }
 
 /// A transfer with its clock, and everything that it said so far.
-struct Bench {
-    transfer: Transfer,
-    file: FileId,
-    now: Instant,
-    fetches: Vec<Fetch>,
-    log: Vec<String>,
+pub(super) struct Bench {
+    pub(super) transfer: Transfer,
+    pub(super) file: FileId,
+    pub(super) started: Instant,
+    pub(super) now: Instant,
+    pub(super) fetches: Vec<Fetch>,
+    pub(super) log: Vec<String>,
 }
 
 impl Bench {
-    fn new(chunks: u64, stored: &str, unproved: &str) -> Self {
+    pub(super) fn new(chunks: u64, stored: &str, unproved: &str) -> Self {
         let manifest = manifest(chunks);
         let count = manifest.layout().chunk_count();
         let job = Job {
@@ -47,7 +48,7 @@ impl Bench {
         let (stored, unproved) = (set(&job.manifest, stored), set(&job.manifest, unproved));
         let file = job.manifest.id();
         let transfer = Transfer::new(job, stored, unproved, now);
-        let mut bench = Self { transfer, file, now, fetches: Vec::new(), log: Vec::new() };
+        let mut bench = Self { transfer, file, started: now, now, fetches: Vec::new(), log: Vec::new() };
         bench.apply(Input::Begin);
         bench
     }
@@ -67,7 +68,7 @@ impl Bench {
         self.apply(Input::Located(Located::Change(HolderChange::Is(Holder { peer: peer(n), chunks }))))
     }
 
-    fn apply(&mut self, input: Input) -> Vec<Effect> {
+    pub(super) fn apply(&mut self, input: Input) -> Vec<Effect> {
         let effects = self.transfer.apply(input, self.now);
         for effect in &effects {
             self.log.push(format!("{effect:?}"));
@@ -367,24 +368,16 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
 }
 
 #[test]
-fn a_recorded_decision_log_replays() {
-    let run = || {
-        let mut bench = Bench::located(30, &[1, 2, 3]);
-        for nth in 0..60usize {
-            bench.now += 50 * MS;
-            let Some(fetch) = bench.fetches.get(nth % bench.fetches.len().max(1)).cloned() else {
-                bench.wake();
-                continue;
-            };
-            match nth % 5 {
-                0 => bench.failed(&fetch, FetchFailure::Holder(FetchError::Busy)),
-                1 => bench.offends(&fetch, Offence::BrokeOff),
-                _ => bench.stored(&fetch),
-            };
-        }
-        bench.log
-    };
-    let log = run();
-    assert!(log.iter().filter(|said| said.starts_with("Fetch(")).count() > 20);
-    assert_eq!(log, run(), "the same events and the same seed give the same decisions");
+fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that() {
+    let mut bench = Bench::located(2, &[1]);
+    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
+    assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
+    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
+    bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 1 });
+    bench.now += PATIENCE;
+    let effects = bench.apply(Input::Woken);
+    let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };
+    assert_eq!(*reason, Reason::Silence, "one peer was asked and sent nothing");
 }
