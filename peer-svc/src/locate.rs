@@ -1,4 +1,4 @@
-//! Who holds which chunk of one file, kept fresh while a download runs.
+//! Which peer holds which chunk of one file, kept fresh while a download runs.
 //!
 //! The tracker pushes changes; this task keeps the watch alive and turns it into changes that a download
 //! can apply blindly. A tracker that is away or restarts is invisible there: what was known stays known

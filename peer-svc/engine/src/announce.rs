@@ -29,11 +29,11 @@ struct News {
     /// Nothing is held of this content any more.
     gone: Option<FileInfo>,
     /// Held since then.
-    held: Option<Held>,
+    held: Option<HeldNews>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldNews {
     /// Of which content: the name may stand for other content by the time this is sent.
     id: FileId,
     chunks: ChunkSet,
@@ -58,7 +58,7 @@ impl Announcements {
                 known.chunks.union_with(chunks);
                 known.fresh |= fresh;
             }
-            held => *held = Some(Held { id, chunks: chunks.clone(), hashes_from: None, fresh }),
+            held => *held = Some(HeldNews { id, chunks: chunks.clone(), hashes_from: None, fresh }),
         }
     }
 
@@ -100,7 +100,7 @@ impl Announcements {
                     let held = ChunkSet::empty(file.layout.chunk_count());
                     FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true }
                 }
-                News { gone: None, held: Some(Held { id, chunks, hashes_from, fresh }) } => {
+                News { gone: None, held: Some(HeldNews { id, chunks, hashes_from, fresh }) } => {
                     // Gone from here meanwhile, or other content now: its own news follows.
                     let Some(manifest) = manifest(&name).filter(|m| m.id() == id) else {
                         continue;

@@ -101,7 +101,7 @@ pub(super) enum Ended {
 
 /// What one holder has given.
 #[derive(Debug)]
-struct Source {
+struct Account {
     address: Address,
     verified: u64,
     received: u64,
@@ -124,7 +124,7 @@ pub(super) struct Transfer {
     recording: Option<ChunkSet>,
     record_from: Instant,
     scheduler: Scheduler,
-    sources: BTreeMap<PeerId, Source>,
+    sources: BTreeMap<PeerId, Account>,
     running: BTreeMap<FetchId, Fetch>,
     waiting: Waiting,
     without_memory: usize,
@@ -309,7 +309,7 @@ impl Transfer {
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
             let address = fetch.holder.address().clone();
-            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Source {
+            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Account {
                 address: address.clone(),
                 verified: 0,
                 received: 0,

@@ -48,7 +48,7 @@ pub struct Blame {
     pub chunks: ChunkSet,
 }
 
-/// Who did what, with which chunks. Sparse, because a bitfield per holder and offence would be large.
+/// What each holder did wrong, and with which chunks. Sparse, because a bitfield per holder and offence would be large.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(BTreeMap<(PeerId, Offence), BTreeSet<ChunkIndex>>);
 
@@ -66,7 +66,7 @@ impl Ledger {
         self.0.iter().map(blame).collect()
     }
 
-    /// Chunks for which someone's content was in doubt.
+    /// Chunks for which some holder's content was in doubt.
     pub(super) fn tainted(&self, count: ChunkCount) -> ChunkSet {
         let doubtful = self.0.iter().filter(|((_, offence), _)| offence.is_integrity());
         collect(count, doubtful.flat_map(|(_, chunks)| chunks.iter().copied()))
