@@ -1,4 +1,4 @@
-//! Who holds which chunk of one file, kept fresh while a download runs.
+//! Which peer holds which chunk of one file, kept fresh while a download runs.
 //!
 //! The tracker pushes changes; this task keeps the watch alive and turns it into changes that a download
 //! can apply blindly. A tracker that is away or restarts is invisible there: what was known stays known
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 pub(crate) use drizzle_engine::holder_view::Located;
 use drizzle_engine::{
-    holder_view::HolderView,
+    holder_view::{HolderView, Withdrawal},
     retry::{self, Backoff},
 };
 use drizzle_proto::{
@@ -37,8 +37,8 @@ pub(crate) async fn watch(
     loop {
         match follow(&mut tracker, &name, id, &mut view, &mut backoff, &out).await {
             Ended::ReceiverGone => return,
-            Ended::Withdrawn(why) => {
-                let _ = out.send(Located::Withdrawn(why)).await;
+            Ended::Withdrawn(withdrawal) => {
+                let _ = out.send(Located::Withdrawn(withdrawal)).await;
                 return;
             }
             Ended::Lost(error) => {
@@ -47,9 +47,11 @@ pub(crate) async fn watch(
                 }
             }
         }
+        let pause = backoff.failed(&mut rng);
+        tracing::trace!(target: "drizzle::decisions", %name, ?pause, "watch again");
         tokio::select! {
             () = out.closed() => return,
-            () = tokio::time::sleep(backoff.failed(&mut rng)) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         for change in view.expire(Instant::now()) {
             if out.send(Located::Change(change)).await.is_err() {
@@ -61,7 +63,7 @@ pub(crate) async fn watch(
 
 enum Ended {
     ReceiverGone,
-    Withdrawn(String),
+    Withdrawn(Withdrawal),
     Lost(ClientError),
 }
 
@@ -82,7 +84,7 @@ async fn follow(
     };
     match tracker.file_locations_wire(request).await {
         Ok(answer) if answer.file.as_ref().is_some_and(|file| file.file_id != id.to_string()) => {
-            return Ended::Withdrawn(format!("{name} was registered anew with other content"));
+            return Ended::Withdrawn(Withdrawal::Replaced);
         }
         Ok(_) => {}
         // A tracker that lost its catalogue hears of the file again from its holders, us among them.
@@ -100,7 +102,7 @@ async fn follow(
             }
             message = stream.next() => match message {
                 Some(Ok(message)) => message,
-                Some(Err(error)) if error.code() == Code::NotFound => return Ended::Withdrawn(format!("{name} was withdrawn by its owner")),
+                Some(Err(error)) if error.code() == Code::NotFound => return Ended::Withdrawn(Withdrawal::Released),
                 Some(Err(error)) => return Ended::Lost(error),
                 None => return Ended::Lost(tonic::Status::unavailable("the tracker ended the stream").into()),
             },

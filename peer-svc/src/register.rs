@@ -163,6 +163,8 @@ impl Membership {
                 () = stop.cancelled() => break,
                 Some(ended) = calls.join_next() => {
                     let change = self.apply(ended.unwrap_or_else(panicked), &mut lease, &mut unsaid);
+                    let pause = lease.wake_at().map(|at| at.saturating_duration_since(Instant::now()));
+                    tracing::trace!(target: "drizzle::decisions", ?change, ?pause, "tracker");
                     self.publish(change);
                 }
                 () = holdings.wait_for_news(), if lease.listens() => lease.has_news(Instant::now()),
@@ -225,8 +227,8 @@ impl Membership {
             Ended::Announced(id, batch, result) => {
                 let mut answer = self.answer(&result);
                 match result {
-                    // What an earlier lease was told is told again under the present one.
-                    Ok(_) if lease.id() != Some(id) => {}
+                    // What an earlier lease was told, or was not, is told again under the next one.
+                    _ if lease.id() != Some(id) => {}
                     Ok(outcomes) => {
                         let applied = self.holdings.apply(batch, outcomes);
                         unsaid.extend(applied.refusals.into_iter().map(Notice::Refused));

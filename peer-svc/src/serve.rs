@@ -238,7 +238,10 @@ async fn room<'a>(
             Err(_) => match pace.look(Instant::now()) {
                 Verdict::Fine => {}
                 Verdict::Drips(_) if !slot.is_wanted() => {}
-                Verdict::Silent | Verdict::Drips(_) => return None,
+                verdict @ (Verdict::Silent | Verdict::Drips(_)) => {
+                    tracing::trace!(target: "drizzle::decisions", requester = ?slot.requester, ?verdict, "upload given up");
+                    return None;
+                }
             },
         }
     }

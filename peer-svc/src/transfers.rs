@@ -96,6 +96,22 @@ struct Underway {
     ended: CancellationToken,
 }
 
+/// The answer to a caller that may join.
+enum Join {
+    /// No download of that name runs.
+    NoneRuns,
+    /// The events of the one that does.
+    Joined(Subscription),
+}
+
+/// What there is at a destination.
+enum Place {
+    /// Nothing that is in the way.
+    Free,
+    /// The right content; the events of a download with nothing to do.
+    Done(Vec<DownloadEvent>),
+}
+
 /// A running download as a person sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct TransferStatus {
@@ -147,24 +163,24 @@ impl Transfers {
             (None, None) => Some(Destination::Named),
         };
         let job = Job { name, manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
-        if let Some(joined) = self.join(&job)? {
-            return Ok(joined);
+        if let Join::Joined(events) = Self::join(&self.lock(), &job)? {
+            return Ok(events);
         }
         let this = self.clone();
-        let checked = tokio::task::spawn_blocking(move || this.already_there(&job).map(|there| (job, there))).await;
+        let checked = tokio::task::spawn_blocking(move || this.look(&job).map(|place| (job, place))).await;
         let checked =
             checked.map_err(|error| if error.is_panic() { StartError::Panicked } else { StartError::Stopping });
         match checked?? {
-            (_, Some(events)) => Ok(download::over(events)),
-            (job, None) => self.spawn(job),
+            (_, Place::Done(events)) => Ok(download::over(events)),
+            (job, Place::Free) => self.spawn(job),
         }
     }
 
-    fn join(&self, job: &Job) -> Result<Option<Subscription>, StartError> {
-        match self.lock().get(&job.name) {
-            None => Ok(None),
+    fn join(running: &BTreeMap<FileName, Arc<Underway>>, job: &Job) -> Result<Join, StartError> {
+        match running.get(&job.name) {
+            None => Ok(Join::NoneRuns),
             Some(transfer) if transfer.job.wanted == job.wanted && transfer.job.destination == job.destination => {
-                Ok(Some(transfer.events.subscribe()))
+                Ok(Join::Joined(transfer.events.subscribe()))
             }
             Some(_) => Err(StartError::Conflict(job.name.clone())),
         }
@@ -175,10 +191,9 @@ impl Transfers {
         if self.stop.is_cancelled() {
             return Err(StartError::Stopping);
         }
-        if running.contains_key(&job.name) {
-            drop(running);
-            // Another caller was faster between the check and here.
-            return self.join(&job)?.ok_or(StartError::Stopping);
+        // Another caller may have been faster while the destination was looked at.
+        if let Join::Joined(events) = Self::join(&running, &job)? {
+            return Ok(events);
         }
         let transfer = Arc::new(Underway {
             job: job.clone(),
@@ -210,10 +225,10 @@ impl Transfers {
         Ok(subscription)
     }
 
-    /// Checks the destination. The events of a transfer with nothing to do, if the content is there.
-    fn already_there(&self, job: &Job) -> Result<Option<Vec<DownloadEvent>>, StartError> {
+    /// Looks at the destination, and shares what is there already.
+    fn look(&self, job: &Job) -> Result<Place, StartError> {
         let context = &self.context;
-        let Some(destination) = &job.destination else { return Ok(None) };
+        let Some(destination) = &job.destination else { return Ok(Place::Free) };
         let path = destination.path(&context.sharer.dir, &job.name);
         let output = |reason: String| StartError::Output { path: path.clone(), reason };
         if let Destination::Path(path) = destination {
@@ -238,7 +253,7 @@ impl Transfers {
                     if *destination == Destination::Named {
                         Self::way_is_free(&context.sharer.dir, &job.name)?;
                     }
-                    return Ok(None);
+                    return Ok(Place::Free);
                 }
                 Existing::Other => return Err(StartError::DestinationExists(path)),
                 Existing::Same(stamp) => stamp,
@@ -251,7 +266,7 @@ impl Transfers {
             self.offer(job, path.clone(), stamp)?;
         }
         let size = job.manifest.layout().size();
-        Ok(Some(vec![
+        Ok(Place::Done(vec![
             DownloadEvent::Started { file: job.manifest.describe(job.name.clone()), wanted: size, resumed: size },
             DownloadEvent::Done {
                 path: Some(path),

@@ -2,6 +2,12 @@
 //!
 //! Announcements of one file merge into one chunk set, so the backlog is bounded by what this peer holds
 //! however long the tracker is away. A batch is taken out, sent, and either done or put back.
+//!
+//! What holds (each line has a property test):
+//! - once every batch was delivered, the tracker knows exactly the chunks that are held, however often a batch was put
+//!   back and whatever was gone and came back in between;
+//! - a batch has at most [`MAX_BATCH`] files, each named once, with at most [`MAX_HASHES`] hashes each;
+//! - what is told of a file is of the content that is held when the batch is taken.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +22,25 @@ const BATCH_BYTES: usize = 512 << 10;
 /// Manifests up to this many chunks go along unasked: asking would cost a round trip for each small file.
 const INLINE_HASHES: usize = 64;
 
-/// News of one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// Chunks held in addition. `hashes_from` is where the tracker misses hashes, if it said so; `fresh`
-    /// if it may never have heard of the file.
-    Held {
-        /// Of which content: the name may stand for other content by the time this is sent.
-        id: FileId,
-        /// The chunks.
-        chunks: ChunkSet,
-        /// First hash that the tracker misses.
-        hashes_from: Option<u32>,
-        /// Whether small manifests should go along.
-        fresh: bool,
-    },
-    /// Nothing is held any more.
-    Gone(FileInfo),
+/// News of one file. What is gone is told first, and what is held now in a later batch, so that the tracker does not
+/// take what was held once for what is held now.
+#[derive(Debug, Default)]
+struct News {
+    /// Nothing is held of this content any more.
+    gone: Option<FileInfo>,
+    /// Held since then.
+    held: Option<HeldNews>,
+}
+
+#[derive(Debug)]
+struct HeldNews {
+    /// Of which content: the name may stand for other content by the time this is sent.
+    id: FileId,
+    chunks: ChunkSet,
+    /// First hash that the tracker misses, if it said so.
+    hashes_from: Option<u32>,
+    /// The tracker may never have heard of the file: small manifests go along.
+    fresh: bool,
 }
 
 /// The backlog, by name.
@@ -44,28 +52,26 @@ pub struct Announcements {
 impl Announcements {
     /// Adds held chunks.
     pub fn held(&mut self, name: &FileName, id: FileId, chunks: &ChunkSet, fresh: bool) {
-        match self.pending.get_mut(name) {
-            Some(News::Held { id: known_id, chunks: known, fresh: was_fresh, .. }) if *known_id == id => {
-                known.union_with(chunks);
-                *was_fresh |= fresh;
+        let news = self.pending.entry(name.clone()).or_default();
+        match &mut news.held {
+            Some(known) if known.id == id => {
+                known.chunks.union_with(chunks);
+                known.fresh |= fresh;
             }
-            _ => {
-                let news = News::Held { id, chunks: chunks.clone(), hashes_from: None, fresh };
-                self.pending.insert(name.clone(), news);
-            }
+            held => *held = Some(HeldNews { id, chunks: chunks.clone(), hashes_from: None, fresh }),
         }
     }
 
     /// Says that nothing of a file is held any more; replaces what was pending.
     pub fn gone(&mut self, file: FileInfo) {
-        self.pending.insert(file.name.clone(), News::Gone(file));
+        self.pending.insert(file.name.clone(), News { gone: Some(file), held: None });
     }
 
     /// The tracker wants hashes: sends the same chunks again with them.
     pub fn wants_hashes(&mut self, name: &FileName, id: FileId, chunks: &ChunkSet, from: u32) {
         self.held(name, id, chunks, false);
-        if let Some(News::Held { hashes_from, .. }) = self.pending.get_mut(name) {
-            *hashes_from = Some(from);
+        if let Some(held) = self.pending.get_mut(name).and_then(|news| news.held.as_mut()) {
+            held.hashes_from = Some(from);
         }
     }
 
@@ -82,15 +88,19 @@ impl Announcements {
     /// Takes out the next batch. `manifest` tells the manifest of a name that is held.
     pub fn take_batch(&mut self, manifest: impl Fn(&FileName) -> Option<Manifest>) -> Vec<FileChunks> {
         let mut batch = Vec::new();
+        let mut later = Vec::new();
         let mut bytes = 0;
         while bytes < BATCH_BYTES && batch.len() < MAX_BATCH {
             let Some((name, news)) = self.pending.pop_first() else { break };
             let entry = match news {
-                News::Gone(file) => {
+                News { gone: Some(file), held } => {
+                    if held.is_some() {
+                        later.push((name, News { gone: None, held }));
+                    }
                     let held = ChunkSet::empty(file.layout.chunk_count());
                     FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true }
                 }
-                News::Held { id, chunks, hashes_from, fresh } => {
+                News { gone: None, held: Some(HeldNews { id, chunks, hashes_from, fresh }) } => {
                     // Gone from here meanwhile, or other content now: its own news follows.
                     let Some(manifest) = manifest(&name).filter(|m| m.id() == id) else {
                         continue;
@@ -104,22 +114,24 @@ impl Announcements {
                     };
                     FileChunks { file: manifest.describe(name), first_hash, hashes, held: chunks, gone: false }
                 }
+                News { gone: None, held: None } => continue,
             };
             bytes +=
                 160 + entry.file.name.as_str().len() + entry.hashes.len() * 66 + entry.held.count().get() as usize / 8;
             batch.push(entry);
         }
+        self.pending.extend(later);
         batch
     }
 
-    /// Puts a batch back that was not delivered. What became pending meanwhile stands.
+    /// Puts a batch back that was not delivered. What became pending meanwhile is newer and stands.
     pub fn put_back(&mut self, batch: Vec<FileChunks>) {
         for entry in batch {
-            match self.pending.get(&entry.file.name) {
-                Some(News::Gone(_)) => {}
-                _ if entry.gone => {
-                    self.pending.entry(entry.file.name.clone()).or_insert(News::Gone(entry.file));
-                }
+            let news = self.pending.entry(entry.file.name.clone()).or_default();
+            match &news.held {
+                _ if news.gone.is_some() => {}
+                _ if entry.gone => news.gone = Some(entry.file),
+                Some(held) if held.id != entry.file.id => {}
                 _ => self.held(&entry.file.name, entry.file.id, &entry.held, true),
             }
         }
@@ -129,6 +141,7 @@ impl Announcements {
 #[cfg(test)]
 mod tests {
     use drizzle_proto::{Digest, Layout};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -212,5 +225,114 @@ mod tests {
         pending.put_back(batch);
         let batch = pending.take_batch(|_| None);
         assert!(batch.len() == 1 && batch[0].gone);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        /// A chunk of a file's present content is stored.
+        Held(u8, u32),
+        /// Nothing of the file is held any more.
+        Gone(u8),
+        /// The name stands for other content from now on.
+        Replaced(u8),
+        /// A batch is taken out.
+        Take,
+        /// The batch that is out was delivered, or not.
+        End(bool),
+    }
+
+    fn events() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (0u8..3, 0u32..6).prop_map(|(file, chunk)| Event::Held(file, chunk)),
+            1 => (0u8..3).prop_map(Event::Gone),
+            1 => (0u8..3).prop_map(Event::Replaced),
+            3 => Just(Event::Take),
+            3 => any::<bool>().prop_map(Event::End),
+        ]
+    }
+
+    /// A file that this peer may hold, and what the tracker was told of it.
+    struct File {
+        name: FileName,
+        manifest: Manifest,
+        held: ChunkSet,
+        told: BTreeMap<FileId, ChunkSet>,
+    }
+
+    fn content(version: u64) -> Manifest {
+        let layout = Layout::new(6 << 14, 1 << 14).unwrap();
+        Manifest::new(layout, vec![Digest::of(&version.to_le_bytes()); 6]).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_tracker_hears_of_everything_in_the_end(events in proptest::collection::vec(events(), 1..120)) {
+            let nothing = ChunkSet::empty(content(0).layout().chunk_count());
+            let mut files: Vec<File> = (0..3)
+                .map(|n| {
+                    let name = name(&format!("file-{n}"));
+                    File { name, manifest: content(n), held: nothing.clone(), told: BTreeMap::new() }
+                })
+                .collect();
+            let (mut pending, mut out, mut versions) = (Announcements::default(), None::<Vec<FileChunks>>, 3);
+            let finish = [Event::End(true), Event::Take, Event::End(true), Event::Take, Event::End(true)];
+            for event in events.into_iter().chain(finish) {
+                match event {
+                    Event::Held(n, chunk) => {
+                        let File { name, manifest, held, .. } = &mut files[usize::from(n)];
+                        let chunk = set(manifest, &chunk.to_string());
+                        let is_first = held.is_empty();
+                        held.union_with(&chunk);
+                        pending.held(name, manifest.id(), &chunk, is_first);
+                    }
+                    Event::Gone(n) => {
+                        let file = &mut files[usize::from(n)];
+                        file.held = nothing.clone();
+                        pending.gone(file.manifest.describe(file.name.clone()));
+                    }
+                    Event::Replaced(n) => {
+                        let file = &mut files[usize::from(n)];
+                        pending.gone(file.manifest.describe(file.name.clone()));
+                        (file.held, file.manifest) = (nothing.clone(), content(versions));
+                        versions += 1;
+                    }
+                    Event::Take if out.is_none() => {
+                        let held = |name: &FileName| {
+                            let file = files.iter().find(|file| file.name == *name && !file.held.is_empty());
+                            file.map(|file| file.manifest.clone())
+                        };
+                        let batch = pending.take_batch(held);
+                        prop_assert!(batch.len() <= MAX_BATCH);
+                        prop_assert!(batch.iter().all(|entry| entry.hashes.len() <= MAX_HASHES));
+                        let names: std::collections::BTreeSet<_> = batch.iter().map(|entry| &entry.file.name).collect();
+                        prop_assert_eq!(names.len(), batch.len(), "each file once");
+                        for entry in batch.iter().filter(|entry| !entry.gone) {
+                            let file = files.iter().find(|file| file.name == entry.file.name).unwrap();
+                            prop_assert_eq!(entry.file.id, file.manifest.id(), "other content");
+                        }
+                        out = Some(batch);
+                    }
+                    Event::Take => {}
+                    Event::End(delivered) => match out.take() {
+                        None => {}
+                        Some(batch) if !delivered => pending.put_back(batch),
+                        Some(batch) => for entry in batch {
+                            let file = files.iter_mut().find(|file| file.name == entry.file.name).unwrap();
+                            let told = file.told.entry(entry.file.id).or_insert_with(|| nothing.clone());
+                            if entry.gone {
+                                *told = nothing.clone();
+                            } else {
+                                told.union_with(&entry.held);
+                            }
+                        }
+                    },
+                }
+            }
+            prop_assert!(pending.is_empty());
+            for File { manifest, held, told, .. } in files {
+                let of_now = told.get(&manifest.id()).unwrap_or(&nothing);
+                prop_assert_eq!(of_now.ranges().to_string(), held.ranges().to_string());
+            }
+        }
     }
 }

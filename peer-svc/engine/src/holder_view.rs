@@ -2,6 +2,13 @@
 //!
 //! A tracker that restarts knows no holders at first; the peers re-register by themselves. So what was known
 //! stays known for a grace period (invariant 5).
+//!
+//! What holds (each line has a property test):
+//! - the peer itself is never told of, and a holder only with its address: changes of one that was not described are
+//!   dropped;
+//! - a holder is told to be gone once: when the tracker says so, or when it stayed unconfirmed for [`GRACE`] after the
+//!   first snapshot that did not name it, and not before;
+//! - the first snapshot is told to be complete once.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +21,8 @@ use drizzle_proto::{
 };
 
 /// A holder that a new snapshot does not name is believed this long: peers renew every 5 s by default.
-const GRACE: Duration = Duration::from_secs(20);
+pub const GRACE: Duration = Duration::from_secs(20);
+
 /// What a download hears.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Located {
@@ -22,11 +30,20 @@ pub enum Located {
     Change(HolderChange),
     /// The first snapshot is complete.
     Synced,
-    /// The name was released, or stands for other content now: this download cannot go on.
-    Withdrawn(String),
+    /// This download cannot go on.
+    Withdrawn(Withdrawal),
 }
 
-/// The holders that were told on, and which of them a snapshot has yet to confirm. Pure.
+/// What became of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Its owner released it.
+    Released,
+    /// It stands for other content now.
+    Replaced,
+}
+
+/// The holders that the download was told of, and which of them a snapshot has yet to confirm.
 #[derive(Debug)]
 pub struct HolderView {
     own: PeerId,
@@ -93,6 +110,7 @@ impl HolderView {
 #[cfg(test)]
 mod tests {
     use drizzle_proto::{Address, ChunkCount, ChunkSet, Labels, PeerInfo, holder::Holder};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -139,5 +157,97 @@ mod tests {
         let chunks = ChunkSet::empty(ChunkCount::new(3).unwrap());
         let changes = vec![HolderChange::Added(peer(1), chunks), HolderChange::Gone(peer(2)), is(0)];
         assert_eq!(view.apply(HolderChanges { changes, ..Default::default() }, Instant::now()), []);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Pass(u64),
+        /// A message: a new snapshot or not, its last part or not, and changes of holders.
+        Message(bool, bool, Vec<(u8, Kind)>),
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Kind {
+        Is,
+        Added,
+        Gone,
+    }
+
+    fn events() -> impl Strategy<Value = Event> {
+        let kind = prop_oneof![2 => Just(Kind::Is), 1 => Just(Kind::Added), 1 => Just(Kind::Gone)];
+        let changes = proptest::collection::vec((0u8..4, kind), 0..4);
+        prop_oneof![
+            1 => (0u64..15_000).prop_map(Event::Pass),
+            2 => (prop::bool::weighted(0.3), any::<bool>(), changes).prop_map(|(reset, synced, c)| Event::Message(reset, synced, c)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_download_hears_what_is_promised(events in proptest::collection::vec(events(), 1..80)) {
+            let own = peer(0);
+            let (mut view, mut now) = (HolderView::new(own), Instant::now());
+            // Holders that the download knows, with the moment since which they are in doubt.
+            let mut known = std::collections::BTreeMap::<PeerId, Option<Instant>>::new();
+            let mut synced = 0;
+            for event in events {
+                let heard = match event {
+                    Event::Pass(ms) => {
+                        now += Duration::from_millis(ms);
+                        let due = view.next_expiry(now) <= now;
+                        let gone = view.expire(now);
+                        prop_assert_eq!(due, !gone.is_empty(), "worth looking at that moment, and only then");
+                        gone.into_iter().map(Located::Change).collect()
+                    }
+                    Event::Message(reset, synced, changes) => {
+                        if reset {
+                            known.values_mut().for_each(|doubt| _ = doubt.get_or_insert(now));
+                        }
+                        let change = |(n, kind): &(u8, Kind)| match kind {
+                            Kind::Is => is(*n),
+                            Kind::Added => HolderChange::Added(peer(*n), ChunkSet::empty(ChunkCount::new(3).unwrap())),
+                            Kind::Gone => HolderChange::Gone(peer(*n)),
+                        };
+                        view.apply(HolderChanges { reset, changes: changes.iter().map(change).collect(), synced }, now)
+                    }
+                };
+                for located in heard {
+                    match located {
+                        Located::Change(HolderChange::Is(holder)) => {
+                            prop_assert_ne!(holder.peer.id(), own);
+                            known.insert(holder.peer.id(), None);
+                        }
+                        Located::Change(HolderChange::Added(peer, _)) => prop_assert!(known.contains_key(&peer)),
+                        Located::Change(HolderChange::Gone(peer)) => prop_assert!(known.remove(&peer).is_some(), "told once"),
+                        Located::Synced => synced += 1,
+                        Located::Withdrawn(_) => prop_assert!(false, "no message says so"),
+                    }
+                }
+                prop_assert!(synced <= 1);
+                prop_assert!(known.values().flatten().all(|since| now < *since + GRACE), "given up when the grace is over");
+                let believes = known.len() == view.known.len() && known.keys().all(|peer| view.known.contains_key(peer));
+                prop_assert!(believes, "the download and the view know the same holders");
+            }
+        }
+
+        #[test]
+        fn a_holder_that_a_snapshot_leaves_out_is_given_up_after_its_grace_and_not_before(
+            others in proptest::collection::vec((0u64..5_000, any::<bool>()), 0..10),
+        ) {
+            let (mut view, start) = (HolderView::new(peer(0)), Instant::now());
+            view.apply(snapshot(&[1, 2]), start);
+            let mut now = start + Duration::from_secs(100);
+            let doubted = now;
+            view.apply(snapshot(&[2]), now);
+            let gone = Located::Change(HolderChange::Gone(peer(1)));
+            for (ms, reset) in others {
+                now += Duration::from_millis(ms);
+                let heard = view.apply(HolderChanges { reset, changes: vec![is(2)], synced: true }, now);
+                prop_assert_eq!(heard.contains(&gone), now >= doubted + GRACE, "a later snapshot prolongs no doubt");
+                if now >= doubted + GRACE {
+                    break;
+                }
+            }
+        }
     }
 }

@@ -9,8 +9,9 @@
 //! - while a lease is held, its renewal is due [`Terms::renew_every`] after the last one was sent, or a pause
 //!   that grows after that one failed, whatever announcements do;
 //! - without a lease the only call is to register, and what a call under an earlier lease brings is ignored;
-//! - a lease that the tracker does not know is given up at once, whichever call finds out;
-//! - news is gathered for [`BATCH`], and after a failure it waits for its pause.
+//! - a lease that the tracker does not know is given up at once, whichever call finds out; a new one is asked for
+//!   at once too, but after a pause that grows if the last one was lost before its first renewal was due;
+//! - news is gathered for [`BATCH`], and after a failure it waits for a pause that grows, whatever renewals do.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,6 @@ use crate::retry::{self, Backoff};
 
 /// News is gathered this long before it is sent.
 pub const BATCH: Duration = Duration::from_millis(40);
-/// Before hashes are sent again that the tracker had no room for.
-pub const STUCK: Duration = Duration::from_secs(1);
-
 /// What the tracker granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -72,6 +70,7 @@ pub enum Change {
 #[derive(Debug)]
 struct Held {
     terms: Terms,
+    since: Instant,
     renew_at: Instant,
     renewing: bool,
     announcing: bool,
@@ -87,8 +86,19 @@ pub struct Lease {
     held: Option<Held>,
     registering: bool,
     register_from: Instant,
-    backoff: Backoff,
+    /// Each kind of failure has pauses of its own: a call that succeeds says nothing of the others.
+    pauses: Pauses,
     rng: StdRng,
+}
+
+#[derive(Debug)]
+struct Pauses {
+    register: Backoff,
+    /// After a lease that was lost before its first renewal was due.
+    short_lease: Backoff,
+    renew: Backoff,
+    announce: Backoff,
+    no_room: Backoff,
 }
 
 impl Lease {
@@ -98,7 +108,13 @@ impl Lease {
             held: None,
             registering: false,
             register_from: now,
-            backoff: Backoff::new(retry::TRACKER),
+            pauses: Pauses {
+                register: Backoff::new(retry::TRACKER),
+                short_lease: Backoff::new(retry::TRACKER),
+                renew: Backoff::new(retry::TRACKER),
+                announce: Backoff::new(retry::TRACKER),
+                no_room: Backoff::new(retry::NO_ROOM),
+            },
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -155,9 +171,12 @@ impl Lease {
     /// The tracker granted a lease.
     pub fn registered(&mut self, terms: Terms, now: Instant) -> Change {
         self.registering = false;
-        self.backoff.succeeded();
+        for pauses in [&mut self.pauses.register, &mut self.pauses.renew, &mut self.pauses.announce] {
+            pauses.succeeded();
+        }
         self.held = Some(Held {
             terms,
+            since: now,
             renew_at: now + terms.renew_every,
             renewing: false,
             announcing: false,
@@ -171,7 +190,7 @@ impl Lease {
     /// Registering failed.
     pub fn register_failed(&mut self, now: Instant) -> Change {
         self.registering = false;
-        self.register_from = now + self.backoff.failed(&mut self.rng);
+        self.register_from = now + self.pauses.register.failed(&mut self.rng);
         Change::Away
     }
 
@@ -180,10 +199,13 @@ impl Lease {
         let Some(held) = self.held.as_mut().filter(|held| held.terms.id == lease) else { return Change::Nothing };
         held.renewing = false;
         match answer {
-            Answer::Taken | Answer::NoRoom => self.answered(),
+            Answer::Taken | Answer::NoRoom => {
+                self.pauses.renew.succeeded();
+                self.answered()
+            }
             Answer::UnknownLease => self.lost(now),
             Answer::Failed => {
-                held.renew_at = now + self.backoff.failed(&mut self.rng);
+                held.renew_at = now + self.pauses.renew.failed(&mut self.rng);
                 self.away()
             }
         }
@@ -194,14 +216,19 @@ impl Lease {
         let Some(held) = self.held.as_mut().filter(|held| held.terms.id == lease) else { return Change::Nothing };
         held.announcing = false;
         match answer {
-            Answer::Taken => self.answered(),
+            Answer::Taken => {
+                self.pauses.announce.succeeded();
+                self.pauses.no_room.succeeded();
+                self.answered()
+            }
             Answer::NoRoom => {
-                held.announce_from = now + STUCK;
+                self.pauses.announce.succeeded();
+                held.announce_from = now + self.pauses.no_room.failed(&mut self.rng);
                 self.answered()
             }
             Answer::UnknownLease => self.lost(now),
             Answer::Failed => {
-                let pause = self.backoff.failed(&mut self.rng);
+                let pause = self.pauses.announce.failed(&mut self.rng);
                 held.announce_from = now + pause;
                 held.news_since.get_or_insert(now);
                 // Finds out soon whether the tracker is back, and whether it remembers this peer.
@@ -212,7 +239,6 @@ impl Lease {
     }
 
     fn answered(&mut self) -> Change {
-        self.backoff.succeeded();
         let Some(held) = self.held.as_mut().filter(|held| !held.connected) else { return Change::Nothing };
         held.connected = true;
         Change::Connected(held.terms.id)
@@ -225,8 +251,13 @@ impl Lease {
     }
 
     fn lost(&mut self, now: Instant) -> Change {
-        self.held = None;
-        self.register_from = now;
+        let lasted = self.held.take().is_some_and(|held| now >= held.since + held.terms.renew_every);
+        self.register_from = if lasted {
+            self.pauses.short_lease.succeeded();
+            now
+        } else {
+            now + self.pauses.short_lease.failed(&mut self.rng)
+        };
         Change::Lost
     }
 }
@@ -238,161 +269,5 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const EVERY: Duration = Duration::from_secs(5);
-    const TERMS: Terms = Terms { id: 7, renew_every: EVERY };
-
-    fn held(start: Instant) -> Lease {
-        let mut lease = Lease::new(1, start);
-        assert_eq!((lease.next(start), lease.next(start)), (Some(Call::Register), None));
-        assert_eq!(lease.registered(TERMS, start), Change::Connected(7));
-        lease
-    }
-
-    #[test]
-    fn a_renewal_does_not_wait_for_an_announcement() {
-        let start = Instant::now();
-        let mut lease = held(start);
-        lease.has_news(start);
-        assert_eq!(lease.wake_at(), Some(start + BATCH));
-        // It is sent just before the renewal is due, and takes its whole deadline.
-        let sent = start + EVERY - Duration::from_millis(1);
-        assert_eq!((lease.next(sent), lease.next(sent)), (Some(Call::Announce(7)), None));
-        assert_eq!(lease.wake_at(), Some(start + EVERY));
-        assert_eq!(lease.next(start + EVERY), Some(Call::Renew(7)));
-    }
-
-    #[test]
-    fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
-        let start = Instant::now();
-        let mut lease = held(start);
-        lease.has_news(start);
-        assert_eq!(lease.next(start + BATCH), Some(Call::Announce(7)));
-        assert_eq!(lease.next(start + EVERY), Some(Call::Renew(7)));
-        assert_eq!(lease.renewed(7, Answer::UnknownLease, start + EVERY), Change::Lost);
-        assert_eq!(lease.next(start + EVERY), Some(Call::Register));
-        assert_eq!(lease.announced(7, Answer::Failed, start + EVERY), Change::Nothing);
-        assert_eq!(lease.registered(Terms { id: 8, ..TERMS }, start + EVERY), Change::Connected(8));
-        assert_eq!(lease.announced(7, Answer::UnknownLease, start + EVERY), Change::Nothing);
-        assert_eq!(lease.id(), Some(8));
-    }
-
-    #[test]
-    fn a_tracker_that_is_away_is_told_once_and_asked_ever_less_often() {
-        let start = Instant::now();
-        let mut lease = held(start);
-        let mut now = start + EVERY;
-        assert_eq!(lease.next(now), Some(Call::Renew(7)));
-        assert_eq!(lease.renewed(7, Answer::Failed, now), Change::Away);
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            let wake = lease.wake_at().unwrap();
-            pauses.push(wake - now);
-            now = wake;
-            assert_eq!(lease.next(now), Some(Call::Renew(7)));
-            assert_eq!(lease.renewed(7, Answer::Failed, now), Change::Nothing, "said once");
-        }
-        assert!(pauses.iter().all(|pause| *pause <= retry::TRACKER.max), "{pauses:?}");
-        assert!(pauses[7] >= retry::TRACKER.max / 2, "{pauses:?}");
-        assert_eq!(lease.next(lease.wake_at().unwrap()), Some(Call::Renew(7)));
-        assert_eq!(lease.renewed(7, Answer::Taken, now), Change::Connected(7));
-    }
-
-    #[test]
-    fn hashes_without_room_wait_and_other_news_with_them() {
-        let start = Instant::now();
-        let mut lease = held(start);
-        lease.has_news(start);
-        let now = start + BATCH;
-        assert_eq!(lease.next(now), Some(Call::Announce(7)));
-        assert_eq!(lease.announced(7, Answer::NoRoom, now), Change::Nothing);
-        lease.has_news(now);
-        assert_eq!((lease.next(now + STUCK - BATCH), lease.wake_at()), (None, Some(now + STUCK)));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Event {
-        Pass(u64),
-        News,
-        Register(bool),
-        Renewal(Answer),
-        Announcement(Answer),
-    }
-
-    fn events() -> impl Strategy<Value = Event> {
-        let answer = || prop_oneof![4 => Just(Answer::Taken), 1 => Just(Answer::NoRoom), 1 => Just(Answer::UnknownLease), 2 => Just(Answer::Failed)];
-        prop_oneof![
-            3 => (0u64..3000).prop_map(Event::Pass),
-            2 => Just(Event::News),
-            2 => any::<bool>().prop_map(Event::Register),
-            2 => answer().prop_map(Event::Renewal),
-            2 => answer().prop_map(Event::Announcement),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn calls_are_due_as_promised(seed in any::<u64>(), events in proptest::collection::vec(events(), 1..200)) {
-            let start = Instant::now();
-            let (mut lease, mut now, mut ids) = (Lease::new(seed, start), start, 0u64);
-            // Calls that are under way, and when the last renewal of the present lease was sent or had to be.
-            let (mut registering, mut renewing, mut announcing) = (false, None, None);
-            let (mut renewed_at, mut failed_at) = (start, None);
-            for event in events {
-                match event {
-                    Event::Pass(ms) => now += Duration::from_millis(ms),
-                    Event::News => lease.has_news(now),
-                    Event::Register(granted) if registering => {
-                        registering = false;
-                        if granted {
-                            ids += 1;
-                            lease.registered(Terms { id: ids, renew_every: EVERY }, now);
-                            (renewed_at, failed_at) = (now, None);
-                        } else {
-                            lease.register_failed(now);
-                        }
-                    }
-                    Event::Renewal(answer) => if let Some(id) = renewing.take() {
-                        if lease.id() == Some(id) && answer == Answer::Failed {
-                            failed_at = Some(now);
-                        }
-                        lease.renewed(id, answer, now);
-                    },
-                    Event::Announcement(answer) => if let Some(id) = announcing.take() { lease.announced(id, answer, now); },
-                    Event::Register(_) => {}
-                }
-                let promised = lease.wake_at();
-                let mut first = true;
-                while let Some(call) = lease.next(now) {
-                    prop_assert!(promised.is_some_and(|at| at <= now) || !first, "{call:?} came unannounced");
-                    first = false;
-                    match call {
-                        Call::Register => {
-                            prop_assert!(!registering && lease.id().is_none());
-                            registering = true;
-                        }
-                        Call::Renew(id) => {
-                            prop_assert!(renewing.is_none_or(|old| old != id) && lease.id() == Some(id));
-                            renewing = Some(id);
-                            (renewed_at, failed_at) = (now, None);
-                        }
-                        Call::Announce(id) => {
-                            prop_assert!(announcing.is_none_or(|old| old != id) && lease.id() == Some(id));
-                            announcing = Some(id);
-                        }
-                    }
-                }
-                let waits_for_renewal = renewing.is_some_and(|id| lease.id() == Some(id));
-                if lease.id().is_some() && !waits_for_renewal {
-                    let due = failed_at.map_or(renewed_at + EVERY, |at| at + retry::TRACKER.max);
-                    prop_assert!(now < due, "the renewal is overdue");
-                    prop_assert!(lease.wake_at().is_some_and(|at| at <= due));
-                }
-            }
-        }
-    }
-}
+#[path = "lease_tests.rs"]
+mod tests;

@@ -11,6 +11,10 @@ use rand::{Rng, RngExt};
 /// Between attempts to reach the tracker: noticed soon when it is back, and bearable for it while it is not.
 pub const TRACKER: Limits = Limits { first: Duration::from_millis(250), max: Duration::from_secs(2) };
 
+/// Before hashes are sent again that the tracker had no room for: other peers must have finished theirs first. Not
+/// long, because news of other files waits too.
+pub const NO_ROOM: Limits = Limits { first: Duration::from_secs(1), max: Duration::from_secs(2) };
+
 /// The bounds of pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

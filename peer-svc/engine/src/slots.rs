@@ -9,7 +9,8 @@
 //! - a requester alone may have every slot;
 //! - while another requester was refused within [`MEMORY`], none gets more than its fair share: the slots
 //!   divided by the requesters that hold or want one, rounded up;
-//! - a released slot is free at once.
+//! - a released slot is free at once;
+//! - however many requesters ask, no more than [`REMEMBERED`] are remembered, the latest ones.
 //!
 //! Anonymous requests (from clients that name no peer) count as one requester.
 
@@ -22,6 +23,9 @@ use drizzle_proto::PeerId;
 
 /// A refused requester counts as waiting for this long: twice the longest pause after which it asks again.
 pub const MEMORY: Duration = Duration::from_secs(1);
+
+/// Refused requesters that are remembered at once: far more than peers that share a few slots, and little memory.
+pub const REMEMBERED: usize = 1024;
 
 /// The peer that asks; `None` if it did not say.
 pub type Requester = Option<PeerId>;
@@ -83,7 +87,7 @@ impl Slots {
             *self.held.entry(requester).or_default() += 1;
             Answer::Granted(Grant { requester })
         } else {
-            self.refused.insert(requester, now);
+            self.refuse(requester, now);
             Answer::Busy
         }
     }
@@ -95,6 +99,14 @@ impl Slots {
             if *held == 0 {
                 self.held.remove(&grant.requester);
             }
+        }
+    }
+
+    fn refuse(&mut self, requester: Requester, now: Instant) {
+        self.refused.insert(requester, now);
+        if self.refused.len() > REMEMBERED {
+            let oldest = self.refused.iter().min_by_key(|(_, at)| **at).map(|(requester, _)| *requester);
+            oldest.map(|oldest| self.refused.remove(&oldest));
         }
     }
 
@@ -113,6 +125,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -171,6 +185,23 @@ mod tests {
         let _second = granted(slots.ask(peer(1), now + MEMORY));
     }
 
+    #[test]
+    fn a_flood_of_requesters_takes_little_memory() {
+        let (mut slots, mut now) = (Slots::new(1), Instant::now());
+        let _only = granted(slots.ask(peer(1), now));
+        let stranger = |n: u32| {
+            let mut id = [9; 16];
+            id[..4].copy_from_slice(&n.to_le_bytes());
+            Some(PeerId::from_bytes(id))
+        };
+        for n in 0..5_000 {
+            now += Duration::from_nanos(1);
+            assert_eq!(slots.ask(stranger(n), now), Answer::Busy);
+            assert!(slots.refused.len() <= REMEMBERED);
+        }
+        assert!(slots.refused.contains_key(&stranger(4_999)) && !slots.refused.contains_key(&stranger(0)));
+    }
+
     #[derive(Debug, Clone)]
     enum Event {
         Ask(u8),
@@ -180,7 +211,7 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
-            4 => (0u8..5).prop_map(Event::Ask),
+            4 => (0u8..12).prop_map(Event::Ask),
             2 => any::<prop::sample::Index>().prop_map(Event::Release),
             1 => (0u64..1500).prop_map(Event::Pass),
         ]
@@ -191,6 +222,7 @@ mod tests {
         fn the_properties_hold(count in 1usize..9, events in proptest::collection::vec(events(), 1..200)) {
             let (mut slots, mut now) = (Slots::new(count), Instant::now());
             let mut grants: Vec<Grant> = Vec::new();
+            let mut refused: BTreeMap<Requester, Instant> = BTreeMap::new();
             for event in events {
                 match event {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
@@ -199,18 +231,23 @@ mod tests {
                     Event::Ask(n) => {
                         let requester = peer(n);
                         let held = grants.iter().filter(|grant| grant.requester == requester).count();
-                        let others: std::collections::BTreeSet<_> =
-                            grants.iter().map(|grant| grant.requester).chain(slots.waiting(now)).chain([requester]).collect();
-                        let (free, wanted) = (count - grants.len(), slots.others_wait(requester, now));
+                        refused.retain(|_, at| now < *at + MEMORY);
+                        let holders = grants.iter().map(|grant| grant.requester);
+                        let competing: BTreeSet<_> =
+                            holders.chain(refused.keys().copied()).chain([requester]).collect();
+                        let free = count - grants.len();
+                        let wanted = refused.keys().any(|other| *other != requester);
                         match slots.ask(requester, now) {
                             Answer::Granted(grant) => {
                                 prop_assert!(free > 0, "a slot that was taken was granted");
-                                prop_assert!(!wanted || held < count.div_ceil(others.len()), "more than a fair share");
+                                prop_assert!(!wanted || held < count.div_ceil(competing.len()), "more than a fair share");
+                                refused.remove(&requester);
                                 grants.push(grant);
                             }
                             Answer::Busy => {
                                 prop_assert!(free == 0 || wanted, "refused for no reason");
                                 prop_assert!(free == 0 || held > 0, "the share of a peer that holds nothing is at least 1");
+                                refused.insert(requester, now);
                             }
                         }
                     }

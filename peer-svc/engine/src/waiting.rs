@@ -1,10 +1,11 @@
 //! Why a download does not go on, and when it gives up.
 //!
-//! What holds (each line has a test):
+//! What holds (each line has a property test):
 //! - a download gives up exactly when it made no progress for its whole patience, and progress starts the wait
 //!   over;
-//! - a reason names what is missing; holders of the missing chunks that are merely busy are no other reason;
-//! - a reason is news once, until it changes or the download goes on.
+//! - of several reasons the one is told that keeps the download from its end: chunks without supply before fetches
+//!   that do not come, and "busy" only if nothing is under way at all;
+//! - a reason is news once, until it changes or a chunk is stored.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use drizzle_proto::ChunkSet;
 
 use crate::schedule::Supply;
 
-/// Why nothing can be asked for.
+/// Why a download does not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// It is not known yet which peers hold the file.
@@ -22,16 +23,42 @@ pub enum Reason {
     NoSupply(Supply),
     /// Every holder is busy.
     Busy,
+    /// Every fetch waits for memory for its chunk, which other downloads of this peer use.
+    NoMemory,
+    /// Chunks were asked for, and nothing comes.
+    Silence,
+}
+
+/// The fetches of a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fetches {
+    /// That were started and have not ended.
+    pub under_way: usize,
+    /// Of these, those that have no memory for their chunk yet and have asked no peer.
+    pub without_memory: usize,
 }
 
 impl Reason {
-    /// From what the scheduler says of the supply.
-    pub fn of(located: bool, supply: Supply) -> Self {
-        match (located, supply.unheld.is_empty() && supply.avoided.is_empty()) {
-            (false, _) => Self::NotLocated,
-            (true, true) => Self::Busy,
-            (true, false) => Self::NoSupply(supply),
+    /// From what the scheduler says of the supply, and from the fetches.
+    pub fn of(located: bool, supply: Supply, fetches: Fetches) -> Self {
+        if !located {
+            Self::NotLocated
+        } else if !supply.unheld.is_empty() || !supply.avoided.is_empty() {
+            Self::NoSupply(supply)
+        } else if fetches.under_way == 0 {
+            Self::Busy
+        } else if fetches.ask_no_peer() {
+            Self::NoMemory
+        } else {
+            Self::Silence
         }
+    }
+}
+
+impl Fetches {
+    /// Whether no peer was asked that may yet answer: a fetch that was only just started is no reason to wait.
+    pub fn ask_no_peer(self) -> bool {
+        self.without_memory >= self.under_way
     }
 }
 
@@ -101,6 +128,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use drizzle_proto::ChunkCount;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -130,24 +158,84 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_names_what_is_missing() {
-        let supply = |unheld: ChunkSet, avoided: ChunkSet| Supply { unheld, avoided };
-        assert_eq!(Reason::of(false, supply(all(), none())), Reason::NotLocated);
-        assert_eq!(Reason::of(true, supply(none(), none())), Reason::Busy);
-        assert_eq!(Reason::of(true, supply(none(), all())), Reason::NoSupply(supply(none(), all())));
-        assert_eq!(Reason::of(true, supply(all(), none())), Reason::NoSupply(supply(all(), none())));
-    }
-
-    #[test]
-    fn a_reason_is_told_once() {
+    fn bytes_are_progress_and_end_no_wait() {
         let start = Instant::now();
         let mut waiting = Waiting::new(PATIENCE, start);
         assert_eq!(waiting.stands_still(Reason::Busy), Some(Reason::Busy));
-        assert_eq!(waiting.stands_still(Reason::Busy), None);
         waiting.bytes_came(start);
-        assert_eq!(waiting.stands_still(Reason::Busy), None, "bytes alone end no wait");
-        assert_eq!(waiting.stands_still(Reason::NotLocated), Some(Reason::NotLocated));
+        assert_eq!(waiting.stands_still(Reason::Busy), None);
         waiting.chunk_stored(start);
-        assert_eq!(waiting.stands_still(Reason::NotLocated), Some(Reason::NotLocated));
+        assert_eq!(waiting.stands_still(Reason::Busy), Some(Reason::Busy));
+    }
+
+    fn sets() -> impl Strategy<Value = ChunkSet> {
+        prop_oneof![Just(none()), Just(all())]
+    }
+
+    fn reasons() -> impl Strategy<Value = Reason> {
+        prop_oneof![Just(Reason::NotLocated), Just(Reason::Busy), Just(Reason::NoMemory), Just(Reason::Silence)]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Pass(u64),
+        Bytes,
+        Stored,
+        Stands(Reason),
+    }
+
+    fn events() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (0u64..70_000).prop_map(Event::Pass),
+            1 => Just(Event::Bytes),
+            1 => Just(Event::Stored),
+            3 => reasons().prop_map(Event::Stands),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_reason_keeps_the_download_from_its_end(
+            located in any::<bool>(), unheld in sets(), avoided in sets(), under_way in 0usize..4, asked in 0usize..4,
+        ) {
+            let fetches = Fetches { under_way, without_memory: under_way.saturating_sub(asked) };
+            let supply = Supply { unheld: unheld.clone(), avoided: avoided.clone() };
+            let is_supplied = unheld.is_empty() && avoided.is_empty();
+            let reason = Reason::of(located, supply.clone(), fetches);
+            prop_assert_eq!(reason == Reason::NotLocated, !located);
+            prop_assert_eq!(reason == Reason::NoSupply(supply), located && !is_supplied);
+            prop_assert_eq!(reason == Reason::Busy, located && is_supplied && under_way == 0);
+            prop_assert_eq!(reason == Reason::NoMemory, located && is_supplied && under_way > 0 && asked == 0);
+            let is_asked = under_way > 0 && asked > 0;
+            prop_assert_eq!(reason == Reason::Silence, located && is_supplied && is_asked);
+            prop_assert_eq!(fetches.ask_no_peer(), !is_asked);
+        }
+
+        #[test]
+        fn patience_and_news_are_as_promised(events in proptest::collection::vec(events(), 1..100)) {
+            let start = Instant::now();
+            let (mut waiting, mut now) = (Waiting::new(PATIENCE, start), start);
+            let (mut progress_at, mut told) = (start, None);
+            for event in events {
+                match event {
+                    Event::Pass(ms) => now += Duration::from_millis(ms),
+                    Event::Bytes => {
+                        waiting.bytes_came(now);
+                        progress_at = now;
+                    }
+                    Event::Stored => {
+                        waiting.chunk_stored(now);
+                        (progress_at, told) = (now, None);
+                    }
+                    Event::Stands(reason) => {
+                        let news = waiting.stands_still(reason.clone());
+                        prop_assert_eq!(news.is_some(), told.replace(reason.clone()) != Some(reason));
+                    }
+                }
+                prop_assert_eq!(waiting.gives_up_at(), progress_at + PATIENCE);
+                let gives_up = waiting.gives_up(none(), || Reason::Busy, now);
+                prop_assert_eq!(gives_up.is_some(), now >= progress_at + PATIENCE);
+            }
+        }
     }
 }

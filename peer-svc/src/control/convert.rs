@@ -9,7 +9,7 @@ use wire::download_event::Event as WireEvent;
 
 use super::sharing::ShareOrder;
 use crate::{
-    download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, reason_text},
+    download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
     status::Snapshot,
     store::hash::HashState,
     transfers::{Request, TransferStatus},
@@ -127,15 +127,15 @@ impl From<&DownloadEvent> for wire::DownloadEvent {
             DownloadEvent::Progress(progress) => WireEvent::Progress(progress.into()),
             DownloadEvent::Chunk { step, chunk, peer } => {
                 let (step, reason) = match step {
-                    Step::Requested => (WireStep::Requested, ""),
-                    Step::Stored => (WireStep::Stored, ""),
-                    Step::Failed(reason) => (WireStep::Failed, reason.as_str()),
+                    Step::Requested => (WireStep::Requested, String::new()),
+                    Step::Stored => (WireStep::Stored, String::new()),
+                    Step::Failed { offence, detail } => (WireStep::Failed, failed_text(*offence, detail)),
                 };
                 WireEvent::Chunk(wire::ChunkEvent {
                     step: step.into(),
                     chunk: chunk.get(),
                     peer: peer.to_string(),
-                    reason: reason.to_owned(),
+                    reason,
                 })
             }
             DownloadEvent::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason_text(reason) }),

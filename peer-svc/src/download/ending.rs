@@ -6,10 +6,10 @@ use drizzle_proto::ChunkRanges;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Destination, Existing, Job, bytes_of,
     events::{Blamed, DownloadEvent},
     failure::Failure,
-    inspect,
+    job::{Context, Destination, Job, bytes_of},
+    prepare::{Existing, inspect},
     transfer::{Ended, Transfer},
 };
 use crate::{

@@ -77,8 +77,13 @@ pub(crate) enum Step {
     Requested,
     /// Verified and written.
     Stored,
-    /// Did not come; why.
-    Failed(String),
+    /// Did not come, through the holder's fault.
+    Failed {
+        /// What the holder did.
+        offence: Offence,
+        /// More of it, for people; part of it may be the holder's own text.
+        detail: String,
+    },
 }
 
 /// How a transfer failed.
@@ -135,19 +140,6 @@ pub(crate) struct Blamed {
     pub(crate) offence: Offence,
     /// With which chunks.
     pub(crate) chunks: ChunkRanges,
-}
-
-/// An offence in words.
-pub(crate) fn offence_text(offence: Offence) -> &'static str {
-    match offence {
-        Offence::WrongBytes => "wrong bytes",
-        Offence::Changed => "changed file",
-        Offence::Stalled => "stalled",
-        Offence::BrokeOff => "broke off",
-        Offence::Refused => "refused",
-        Offence::NotHeld => "does not hold it",
-        Offence::Unreachable => "unreachable",
-    }
 }
 
 #[derive(Debug, Default)]

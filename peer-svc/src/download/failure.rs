@@ -3,7 +3,8 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use drizzle_engine::{
-    schedule::Supply,
+    holder_view::Withdrawal,
+    schedule::{Offence, Supply},
     waiting::{GivesUp, Reason},
 };
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName};
@@ -18,8 +19,8 @@ pub(super) enum Failure {
     Cancelled,
     /// The daemon stops.
     Shutdown,
-    /// The name was released, or is something else now; for a person.
-    Withdrawn(String),
+    /// The name was released, or is something else now.
+    Withdrawn(Withdrawal),
     /// No progress for its whole patience.
     GaveUp { why: GivesUp, patience: Duration },
     /// Other content stands at the destination.
@@ -69,7 +70,8 @@ impl Failure {
         match self {
             Self::Cancelled => "cancelled; its chunks are kept".to_owned(),
             Self::Shutdown => "the daemon is shutting down; its chunks are kept".to_owned(),
-            Self::Withdrawn(why) => why.clone(),
+            Self::Withdrawn(Withdrawal::Released) => format!("{name} was withdrawn by its owner"),
+            Self::Withdrawn(Withdrawal::Replaced) => format!("{name} was registered anew with other content"),
             Self::GaveUp { why, patience } => gave_up(why, name, *patience),
             Self::Exists(path) => {
                 format!("{} appeared in the meantime with other content; the chunks are kept", path.display())
@@ -134,6 +136,8 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
     let Supply { unheld, avoided } = match reason {
         Reason::NotLocated => return "the tracker has not said which peers hold it".to_owned(),
         Reason::Busy => return "every holder is busy".to_owned(),
+        Reason::NoMemory => return "other downloads of this peer use all memory for chunks".to_owned(),
+        Reason::Silence => return "its holders were asked and sent nothing".to_owned(),
         Reason::NoSupply(supply) => supply,
     };
     let no_peer = format!("no peer holds chunks {}", brief(unheld));
@@ -143,6 +147,24 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
         (false, true) => no_peer,
         (true, _) => left_alone,
     }
+}
+
+/// An offence in words.
+fn offence_text(offence: Offence) -> &'static str {
+    match offence {
+        Offence::WrongBytes => "wrong bytes",
+        Offence::Changed => "changed file",
+        Offence::Stalled => "stalled",
+        Offence::BrokeOff => "broke off",
+        Offence::Refused => "refused",
+        Offence::NotHeld => "does not hold it",
+        Offence::Unreachable => "unreachable",
+    }
+}
+
+/// Why a chunk did not come, in words.
+pub(crate) fn failed_text(offence: Offence, detail: &str) -> String {
+    format!("{}: {detail}", offence_text(offence))
 }
 
 /// Chunk ranges for a message, cut when long.

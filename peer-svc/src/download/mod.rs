@@ -2,6 +2,7 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`job`] | what is to be done, and what every download needs for it |
 //! | [`prepare`](mod@prepare) | before the first fetch: what is here already |
 //! | [`transfer`] | the state; what happened goes in, what is to be done comes out |
 //! | [`ending`] | after the last fetch: the file in its place, or the chunks recorded |
@@ -14,23 +15,23 @@
 mod ending;
 mod events;
 mod failure;
+mod job;
 mod prepare;
 mod transfer;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use drizzle_engine::schedule::FetchId;
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
+use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{AbortHandle, JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -38,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
-    failure::reason_text,
+    failure::{failed_text, reason_text},
+    job::{BUDGET_KIB, Context, Destination, Job, bytes_of},
     prepare::{Existing, inspect},
 };
 use self::{
@@ -49,79 +51,16 @@ use self::{
 use crate::{
     fetch::{FetchFailure, FetchTask, fetch_and_store, pool::Connections},
     locate::{self, Located},
-    share::Sharer,
     store::{
         partials::{RecordError, record},
-        paths,
         write::{PartialFile, StoredChunk},
     },
 };
 
-/// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
-pub(crate) const BUDGET_KIB: usize = 64 << 10;
 /// Changes of holders that may wait to be applied.
 const LOCATED: usize = 64;
 /// Progress is told this often while bytes flow.
 const PROGRESS: Duration = Duration::from_millis(200);
-
-/// What every download of a daemon needs.
-#[derive(Debug)]
-pub(crate) struct Context {
-    /// How holders are dialled.
-    pub(crate) transport: Transport,
-    /// For manifests and holders.
-    pub(crate) tracker: TrackerClient,
-    /// This peer.
-    pub(crate) peer: PeerId,
-    /// What is held, recorded and offered here.
-    pub(crate) sharer: Arc<Sharer>,
-    /// Memory for chunks in flight, in KiB.
-    pub(crate) budget: Arc<Semaphore>,
-    /// Verified bytes since the start.
-    pub(crate) downloaded: AtomicU64,
-}
-
-/// One download.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Job {
-    /// The file's name.
-    pub(crate) name: FileName,
-    /// What it is to become.
-    pub(crate) manifest: Manifest,
-    /// The chunks to have at the end.
-    pub(crate) wanted: ChunkSet,
-    /// Where the file goes; `None` leaves the chunks where they are.
-    pub(crate) destination: Option<Destination>,
-    /// Without progress for this long, give up.
-    pub(crate) timeout: Duration,
-    /// Decides every random choice.
-    pub(crate) seed: u64,
-}
-
-/// Where a file goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// Its name, below the daemon's folder.
-    Named,
-    /// Where the local person said.
-    Path(PathBuf),
-}
-
-impl Destination {
-    /// The path that it means.
-    pub(crate) fn path(&self, dir: &Path, name: &FileName) -> PathBuf {
-        match self {
-            Self::Named => paths::path_of(dir, name),
-            Self::Path(path) => path.clone(),
-        }
-    }
-}
-
-/// Bytes of a set of chunks.
-pub(crate) fn bytes_of(manifest: &Manifest, chunks: &ChunkSet) -> u64 {
-    let layout = manifest.layout();
-    chunks.iter().map(|chunk| u64::from(layout.chunk_len(chunk))).sum()
-}
 
 /// Runs a download to its end; the last event tells how it ended. `stop` is the daemon's own end.
 pub(crate) async fn run(
@@ -146,8 +85,7 @@ pub(crate) async fn run(
     let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
     let watch = tokio::spawn(watch);
     let Prepared { partial, stored, unproved, offered } = prepared;
-    let seed = job.seed;
-    let mut transfer = Transfer::new(job, stored, unproved, seed, Instant::now());
+    let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let mut driver = Driver {
         connections: Arc::new(Connections::new(context.transport.clone(), context.peer)),
         context: context.clone(),
@@ -157,6 +95,7 @@ pub(crate) async fn run(
         cancel,
         tasks: JoinSet::new(),
         received: HashMap::new(),
+        without_memory: Arc::default(),
         aborts: HashMap::new(),
         fetches: HashMap::new(),
     };
@@ -190,6 +129,8 @@ struct Driver {
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
     received: HashMap<PeerId, Arc<AtomicU64>>,
+    /// Fetches that wait for memory.
+    without_memory: Arc<AtomicUsize>,
     aborts: HashMap<FetchId, AbortHandle>,
     /// Which fetch a task is, for one that panics.
     fetches: HashMap<tokio::task::Id, FetchId>,
@@ -207,6 +148,8 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut input = Input::Begin;
         loop {
+            let name = &transfer.job().name;
+            tracing::trace!(target: "drizzle::decisions", %name, ?input, "download event");
             for effect in transfer.apply(input, Instant::now()) {
                 if let Some(ended) = self.perform(transfer, effect) {
                     return ended;
@@ -218,14 +161,15 @@ impl Driver {
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
-                _ = ticks.tick() => Input::Received(self.count_bytes()),
+                _ = ticks.tick() => self.count(),
                 () = sleep_until(wake.into()) => Input::Woken,
             };
         }
     }
 
-    fn count_bytes(&self) -> BTreeMap<PeerId, u64> {
-        self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed))).collect()
+    fn count(&self) -> Input {
+        let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
+        Input::Counted { received: received.collect(), without_memory: self.without_memory.load(Ordering::Relaxed) }
     }
 
     fn reported(&mut self, ended: Result<(tokio::task::Id, Report), JoinError>) -> Input {
@@ -265,6 +209,7 @@ impl Driver {
                     partial: self.partial.clone(),
                     connections: self.connections.clone(),
                     budget: self.context.budget.clone(),
+                    without_memory: self.without_memory.clone(),
                 };
                 let abort = self.tasks.spawn(async move { Report::Fetched(id, fetch_and_store(task).await) });
                 self.fetches.insert(abort.id(), id);

@@ -10,7 +10,10 @@ use std::{fs::File, io, path::Path, sync::Arc};
 use drizzle_proto::{ChunkSet, Manifest};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Job, failure::Failure};
+use super::{
+    failure::Failure,
+    job::{Context, Job},
+};
 use crate::{
     holdings::Backing,
     store::{

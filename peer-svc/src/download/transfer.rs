@@ -16,16 +16,16 @@ use std::{
 };
 
 use drizzle_engine::{
-    schedule::{Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
-    waiting::{Reason, Waiting},
+    schedule::{Fetch, FetchId, Limits, Outcome, Scheduler},
+    waiting::{Fetches, Reason, Waiting},
 };
 use drizzle_proto::{Address, ChunkIndex, ChunkSet, PeerId, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    Job, bytes_of,
-    events::{Blamed, Contribution, DownloadEvent, Progress, Step, offence_text},
+    events::{Blamed, Contribution, DownloadEvent, Progress, Step},
     failure::Failure,
+    job::{Job, bytes_of},
 };
 use crate::{
     fetch::{FetchFailure, error::FetchError},
@@ -61,8 +61,8 @@ pub(super) enum Input {
     Proved { checked: ChunkSet, sound: ChunkSet },
     /// A task of this transfer panicked; its text.
     Panicked(String),
-    /// So many bytes came from each holder so far.
-    Received(BTreeMap<PeerId, u64>),
+    /// So many bytes came from each holder so far, and so many fetches wait for memory; told at a steady pace.
+    Counted { received: BTreeMap<PeerId, u64>, without_memory: usize },
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
 }
@@ -101,7 +101,7 @@ pub(super) enum Ended {
 
 /// What one holder has given.
 #[derive(Debug)]
-struct Source {
+struct Account {
     address: Address,
     verified: u64,
     received: u64,
@@ -124,9 +124,10 @@ pub(super) struct Transfer {
     recording: Option<ChunkSet>,
     record_from: Instant,
     scheduler: Scheduler,
-    sources: BTreeMap<PeerId, Source>,
+    sources: BTreeMap<PeerId, Account>,
     running: BTreeMap<FetchId, Fetch>,
     waiting: Waiting,
+    without_memory: usize,
     located: bool,
     told: Progress,
     ended: bool,
@@ -134,9 +135,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// A download of which some chunks are stored already; `unproved` of them only a record vouches for. The seed
-    /// decides every random choice.
-    pub(super) fn new(job: Job, stored: ChunkSet, unproved: ChunkSet, seed: u64, now: Instant) -> Self {
+    /// A download of which some chunks are stored already; `unproved` of them only a record vouches for.
+    pub(super) fn new(job: Job, stored: ChunkSet, unproved: ChunkSet, now: Instant) -> Self {
         let missing = job.wanted.difference(&stored);
         let resumed_bytes = bytes_of(&job.manifest, &job.wanted.difference(&missing));
         Self {
@@ -152,10 +152,11 @@ impl Transfer {
             record_from: now,
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
+            without_memory: 0,
             located: false,
             told: Progress::default(),
             ended: false,
-            rng: StdRng::seed_from_u64(seed),
+            rng: StdRng::seed_from_u64(job.seed),
             job,
         }
     }
@@ -182,7 +183,7 @@ impl Transfer {
             return effects;
         }
         // Told at a steady pace, and not with each of a thousand chunks.
-        let tells_progress = matches!(input, Input::Received(_));
+        let tells_progress = matches!(input, Input::Counted { .. });
         match self.happened(input, now, &mut effects) {
             Ok(()) => self.go_on(tells_progress, now, &mut effects),
             Err(failure) => self.end(Ended::Failed(failure), &mut effects),
@@ -208,7 +209,7 @@ impl Transfer {
             Input::Shutdown => return Err(Failure::Shutdown),
             Input::Located(Located::Change(change)) => self.locate(change, effects),
             Input::Located(Located::Synced) => self.located = true,
-            Input::Located(Located::Withdrawn(why)) => return Err(Failure::Withdrawn(why)),
+            Input::Located(Located::Withdrawn(withdrawal)) => return Err(Failure::Withdrawn(withdrawal)),
             Input::LocatingEnded => {
                 return Err(Failure::Internal("the watch of the file's holders ended".to_owned()));
             }
@@ -222,7 +223,10 @@ impl Transfer {
             }
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
-            Input::Received(received) => self.received(&received, now),
+            Input::Counted { received, without_memory } => {
+                self.without_memory = without_memory;
+                self.received(&received, now);
+            }
             Input::Woken => {}
         }
         Ok(())
@@ -242,13 +246,14 @@ impl Transfer {
         if self.scheduler.is_complete() {
             self.waiting.bytes_came(now);
         }
-        let reason = || Reason::of(self.located, self.scheduler.supply(now));
+        let fetches = Fetches { under_way: self.running.len(), without_memory: self.without_memory };
+        let reason = || Reason::of(self.located, self.scheduler.supply(now), fetches);
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
         }
-        if self.located && self.scheduler.in_flight() == 0 && !self.scheduler.is_complete() {
-            let reason = Reason::of(self.located, self.scheduler.supply(now));
+        if self.located && fetches.ask_no_peer() && !self.scheduler.is_complete() {
+            let reason = reason();
             if let Some(news) = self.waiting.stands_still(reason) {
                 effects.push(Effect::Tell(DownloadEvent::Waiting(news)));
             }
@@ -304,7 +309,7 @@ impl Transfer {
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
             let address = fetch.holder.address().clone();
-            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Source {
+            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Account {
                 address: address.clone(),
                 verified: 0,
                 received: 0,
@@ -342,7 +347,9 @@ impl Transfer {
             }
             Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
             Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
-                effects.push(Effect::Tell(failed_step(&fetch, offence, &detail)));
+                let (chunk, peer) = (fetch.chunk, fetch.holder.address().clone());
+                let step = Step::Failed { offence, detail };
+                effects.push(Effect::Tell(DownloadEvent::Chunk { step, chunk, peer }));
                 Outcome::Failed(offence)
             }
             Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(error)),
@@ -444,11 +451,6 @@ impl Transfer {
     }
 }
 
-fn failed_step(fetch: &Fetch, offence: Offence, detail: &str) -> DownloadEvent {
-    let step = Step::Failed(format!("{}: {detail}", offence_text(offence)));
-    DownloadEvent::Chunk { step, chunk: fetch.chunk, peer: fetch.holder.address().clone() }
-}
-
 /// The first chunks of a set, at most so many.
 fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
     let mut some = ChunkSet::empty(chunks.count());
@@ -459,6 +461,9 @@ fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
     some
 }
 
+#[cfg(test)]
+#[path = "transfer_replay_tests.rs"]
+mod replay_tests;
 #[cfg(test)]
 #[path = "transfer_tests.rs"]
 mod tests;

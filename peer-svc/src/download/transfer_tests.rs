@@ -1,34 +1,39 @@
 //! A transfer driven by hand: no store, no tracker, no runtime, no clock.
 
-use drizzle_engine::waiting::GivesUp;
+use drizzle_engine::{holder_view::Withdrawal, schedule::Offence, waiting::GivesUp};
 use drizzle_proto::{ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerInfo, holder::Holder};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const MS: Duration = Duration::from_millis(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 fn manifest(chunks: u64) -> Manifest {
     let layout = Layout::new(chunks << 14, 1 << 14).unwrap();
     Manifest::new(layout, vec![Digest::of(b""); usize::try_from(chunks).unwrap()]).unwrap()
 }
 
-fn peer(n: u8) -> PeerInfo {
+pub(super) fn peer(n: u8) -> PeerInfo {
     let address = Address::new(&format!("host{n}:1")).unwrap();
     PeerInfo::new(PeerId::from_bytes([n; 16]), address, Labels::default())
 }
 
+fn counted(received: BTreeMap<PeerId, u64>) -> Input {
+    Input::Counted { received, without_memory: 0 }
+}
+
 /// A transfer with its clock, and everything that it said so far.
-struct Bench {
-    transfer: Transfer,
-    file: FileId,
-    now: Instant,
-    fetches: Vec<Fetch>,
-    log: Vec<String>,
+pub(super) struct Bench {
+    pub(super) transfer: Transfer,
+    pub(super) file: FileId,
+    pub(super) started: Instant,
+    pub(super) now: Instant,
+    pub(super) fetches: Vec<Fetch>,
+    pub(super) log: Vec<String>,
 }
 
 impl Bench {
-    fn new(chunks: u64, stored: &str, unproved: &str) -> Self {
+    pub(super) fn new(chunks: u64, stored: &str, unproved: &str) -> Self {
         let manifest = manifest(chunks);
         let count = manifest.layout().chunk_count();
         let job = Job {
@@ -42,8 +47,8 @@ impl Bench {
         let now = Instant::now();
         let (stored, unproved) = (set(&job.manifest, stored), set(&job.manifest, unproved));
         let file = job.manifest.id();
-        let transfer = Transfer::new(job, stored, unproved, 7, now);
-        let mut bench = Self { transfer, file, now, fetches: Vec::new(), log: Vec::new() };
+        let transfer = Transfer::new(job, stored, unproved, now);
+        let mut bench = Self { transfer, file, started: now, now, fetches: Vec::new(), log: Vec::new() };
         bench.apply(Input::Begin);
         bench
     }
@@ -63,7 +68,7 @@ impl Bench {
         self.apply(Input::Located(Located::Change(HolderChange::Is(Holder { peer: peer(n), chunks }))))
     }
 
-    fn apply(&mut self, input: Input) -> Vec<Effect> {
+    pub(super) fn apply(&mut self, input: Input) -> Vec<Effect> {
         let effects = self.transfer.apply(input, self.now);
         for effect in &effects {
             self.log.push(format!("{effect:?}"));
@@ -245,11 +250,11 @@ fn bytes_on_their_way_are_progress() {
     let mut bench = Bench::located(1, &[1]);
     for bytes in 1..10 {
         bench.now += PATIENCE - MS;
-        let effects = bench.apply(Input::Received([(peer(1).id(), bytes)].into()));
+        let effects = bench.apply(counted([(peer(1).id(), bytes)].into()));
         assert!(end(&effects).is_none());
     }
     bench.now += PATIENCE;
-    assert!(end(&bench.apply(Input::Received([(peer(1).id(), 9)].into()))).is_some(), "no new byte for so long");
+    assert!(end(&bench.apply(counted([(peer(1).id(), 9)].into()))).is_some(), "no new byte for so long");
 }
 
 #[test]
@@ -279,8 +284,8 @@ fn a_panic_is_an_internal_error_and_a_full_disk_is_not() {
 #[test]
 fn an_owners_withdrawal_ends_it() {
     let mut bench = Bench::located(2, &[1]);
-    let effects = bench.apply(Input::Located(Located::Withdrawn("a was withdrawn by its owner".into())));
-    assert!(matches!(failure(&effects), Failure::Withdrawn(why) if why.contains("withdrawn")));
+    let effects = bench.apply(Input::Located(Located::Withdrawn(Withdrawal::Released)));
+    assert!(matches!(failure(&effects), Failure::Withdrawn(Withdrawal::Released)));
     assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Abort(_))).count(), 2);
 }
 
@@ -289,7 +294,7 @@ fn a_second_copy_that_loses_is_given_up() {
     let mut bench = Bench::located(1, &[1, 2]);
     let slow = bench.fetches[0].clone();
     bench.now += Duration::from_secs(30);
-    bench.apply(Input::Received([(slow.holder.id(), 1)].into()));
+    bench.apply(counted([(slow.holder.id(), 1)].into()));
     let copy = bench.fetches.iter().find(|fetch| fetch.id != slow.id).expect("a second copy").clone();
     assert_ne!(copy.holder, slow.holder);
     let effects = bench.stored(&copy);
@@ -356,31 +361,23 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
     // A slow disk: it took three seconds, so the next one is due after thirty.
     assert!(!is_record(&bench.apply(Input::Recorded(Ok(()), Duration::from_secs(3)))));
     bench.now += Duration::from_secs(29);
-    assert!(!is_record(&bench.apply(Input::Received([(peer(1).id(), 1)].into()))));
+    assert!(!is_record(&bench.apply(counted([(peer(1).id(), 1)].into()))));
     bench.now += Duration::from_secs(1);
-    assert!(is_record(&bench.apply(Input::Received([(peer(1).id(), 2)].into()))));
+    assert!(is_record(&bench.apply(counted([(peer(1).id(), 2)].into()))));
     assert!(!is_record(&bench.apply(Input::Recorded(Ok(()), MS))), "nothing is new");
 }
 
 #[test]
-fn a_recorded_decision_log_replays() {
-    let run = || {
-        let mut bench = Bench::located(30, &[1, 2, 3]);
-        for nth in 0..60usize {
-            bench.now += 50 * MS;
-            let Some(fetch) = bench.fetches.get(nth % bench.fetches.len().max(1)).cloned() else {
-                bench.wake();
-                continue;
-            };
-            match nth % 5 {
-                0 => bench.failed(&fetch, FetchFailure::Holder(FetchError::Busy)),
-                1 => bench.offends(&fetch, Offence::BrokeOff),
-                _ => bench.stored(&fetch),
-            };
-        }
-        bench.log
-    };
-    let log = run();
-    assert!(log.iter().filter(|said| said.starts_with("Fetch(")).count() > 20);
-    assert_eq!(log, run(), "the same events and the same seed give the same decisions");
+fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that() {
+    let mut bench = Bench::located(2, &[1]);
+    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
+    assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
+    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
+    bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 1 });
+    bench.now += PATIENCE;
+    let effects = bench.apply(Input::Woken);
+    let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };
+    assert_eq!(*reason, Reason::Silence, "one peer was asked and sent nothing");
 }

@@ -12,7 +12,10 @@ pub(crate) mod error;
 mod peer;
 pub(crate) mod pool;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 use drizzle_engine::schedule::Fetch;
 use tokio::{sync::Semaphore, task::JoinError};
@@ -47,16 +50,36 @@ pub(crate) struct FetchTask {
     pub(crate) connections: Arc<Connections>,
     /// Memory for chunks in flight, in KiB.
     pub(crate) budget: Arc<Semaphore>,
+    /// Counts the fetches that wait for memory.
+    pub(crate) without_memory: Arc<AtomicUsize>,
     /// Counts the bytes that come from this holder.
     pub(crate) received: Arc<AtomicU64>,
 }
 
+/// One fetch that waits for memory, while it exists.
+struct WithoutMemory(Arc<AtomicUsize>);
+
+impl WithoutMemory {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for WithoutMemory {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, budget, received } = task;
+    let FetchTask { fetch, partial, connections, budget, without_memory, received } = task;
     let manifest = partial.manifest();
     let kib = manifest.layout().chunk_len(fetch.chunk).div_ceil(1024);
+    let waits = WithoutMemory::new(without_memory);
     let room = budget.acquire_many_owned(kib).await.map_err(|_| FetchFailure::Stopping)?;
+    drop(waits);
     let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &received).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
@@ -66,4 +89,28 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         stored
     });
     written.await.map_err(FetchFailure::of_task)?.map_err(FetchFailure::Storage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_and_an_end_is_not() {
+        let panics = tokio::spawn(async { panic!("a bug") }).await.map_err(FetchFailure::of_task);
+        let Err(FetchFailure::Internal(text)) = panics else { panic!("{panics:?}") };
+        assert!(text.contains("a bug"), "{text}");
+        let endless = tokio::spawn(std::future::pending::<()>());
+        endless.abort();
+        assert!(matches!(endless.await.map_err(FetchFailure::of_task), Err(FetchFailure::Stopping)));
+    }
+
+    #[test]
+    fn a_fetch_that_is_given_up_no_longer_waits_for_memory() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let waits = WithoutMemory::new(count.clone());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        drop(waits);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
 }

@@ -26,18 +26,19 @@ pub(crate) struct Connections {
     transport: Transport,
     /// This peer, which each request names.
     own: PeerId,
-    pool: Mutex<HashMap<PeerId, (Address, Vec<Connection>)>>,
+    pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
 }
 
+/// One connection to a holder, and how many streams are on it.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
+pub(super) struct Pooled {
     pub(super) client: PeerClient,
     streams: Arc<AtomicUsize>,
 }
 
 /// One stream's share of a connection.
 #[derive(Debug)]
-pub(super) struct Lent(pub(super) Connection);
+pub(super) struct Lent(pub(super) Pooled);
 
 impl Drop for Lent {
     fn drop(&mut self) {
@@ -75,7 +76,7 @@ impl Connections {
             _ => {
                 let client = PeerClient::new(&self.transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
-                let connection = Connection { client, streams: Arc::default() };
+                let connection = Pooled { client, streams: Arc::default() };
                 connections.push(connection.clone());
                 connection
             }

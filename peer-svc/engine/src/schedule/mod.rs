@@ -9,7 +9,7 @@
 //! - no more fetches run than [`Limits`] allows, whole and per holder;
 //! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
 //!   never gave wrong bytes for this very chunk;
-//! - a stored chunk is never asked for again;
+//! - a stored chunk is never asked for again, unless it turns out to be lost;
 //! - the chunk picked is of minimal rarity among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
@@ -232,11 +232,11 @@ impl Scheduler {
         Vec::new()
     }
 
-    /// A chunk that was taken to be stored is not: it is missing, and waits to be asked for.
+    /// A chunk that was taken to be stored is not: it is missing, and waits to be asked for unless a copy of it is
+    /// still in flight.
     pub fn lost(&mut self, chunk: ChunkIndex) {
-        if self.missing.insert(chunk) && self.copies_of(chunk).next().is_none() {
-            self.order.put(chunk);
-            self.holders.returned(chunk, &self.order);
+        if self.missing.insert(chunk) {
+            self.give_back(chunk);
         }
     }
 

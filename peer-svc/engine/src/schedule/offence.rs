@@ -40,15 +40,15 @@ impl Offence {
 /// One line of the report: everything that one holder did wrong in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {
-    /// Who.
+    /// The peer that did it.
     pub holder: PeerId,
-    /// What.
+    /// What it did.
     pub offence: Offence,
     /// With which chunks.
     pub chunks: ChunkSet,
 }
 
-/// Who did what, with which chunks. Sparse, because a bitfield per holder and offence would be large.
+/// What each holder did wrong, and with which chunks. Sparse, because a bitfield per holder and offence would be large.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(BTreeMap<(PeerId, Offence), BTreeSet<ChunkIndex>>);
 
@@ -66,7 +66,7 @@ impl Ledger {
         self.0.iter().map(blame).collect()
     }
 
-    /// Chunks for which someone's content was in doubt.
+    /// Chunks for which some holder's content was in doubt.
     pub(super) fn tainted(&self, count: ChunkCount) -> ChunkSet {
         let doubtful = self.0.iter().filter(|((_, offence), _)| offence.is_integrity());
         collect(count, doubtful.flat_map(|(_, chunks)| chunks.iter().copied()))

@@ -288,6 +288,35 @@ fn a_copy_that_outlives_the_first_is_rescued_in_turn() {
 }
 
 #[test]
+fn a_lost_chunk_is_asked_for_again() {
+    let mut bench = Bench::new(2, limits(8, 4), &[(1, full(2))]);
+    for fetch in bench.all() {
+        bench.end(&fetch, Outcome::Stored);
+    }
+    assert!(bench.scheduler.is_complete());
+    bench.scheduler.lost(count(2).index(1).unwrap());
+    assert_eq!(bench.scheduler.missing(), &some(2, [1]));
+    let [again] = &bench.all()[..] else { panic!("one fetch") };
+    assert_eq!(again.chunk.get(), 1);
+}
+
+/// The second copy that lost still runs when the chunk turns out to be missing: it is the first copy now.
+#[test]
+fn a_lost_chunk_that_is_still_in_flight_is_not_asked_of_the_same_holder() {
+    let mut bench = Bench::new(1, limits(8, 4), &[(1, full(1)), (2, full(1))]);
+    let first = bench.next().unwrap();
+    bench.now += 5000 * MS;
+    let second = bench.next().unwrap();
+    assert_eq!(bench.end(&first, Outcome::Stored), [second.id]);
+    bench.scheduler.holder_gone(first.holder.id());
+    bench.scheduler.lost(first.chunk);
+    bench.now += 50_000 * MS;
+    assert_eq!(bench.next(), None, "its holder is slow already");
+    bench.scheduler.holder_is(first.holder.clone(), full(1));
+    assert_eq!(bench.next().unwrap().holder, first.holder);
+}
+
+#[test]
 fn an_empty_download_is_complete() {
     let mut bench = Bench::new(0, Limits::default(), &[(1, full(0))]);
     assert!(bench.scheduler.is_complete());

@@ -18,6 +18,8 @@ enum Event {
     NextUntilNone,
     /// The nth fetch in flight ends.
     End(usize, Outcome),
+    /// A chunk that was taken to be stored is not.
+    Lost(u32),
     Pass(u64),
     /// To just before, or exactly, the announced wake-up.
     Wake(bool),
@@ -44,6 +46,7 @@ fn events() -> impl Strategy<Value = Event> {
         3 => Just(Event::Next),
         3 => Just(Event::NextUntilNone),
         5 => (any::<prop::sample::Index>(), outcomes()).prop_map(|(nth, outcome)| Event::End(nth.index(64), outcome)),
+        1 => (0..CHUNKS).prop_map(Event::Lost),
         2 => (0u64..3000).prop_map(Event::Pass),
         2 => any::<bool>().prop_map(Event::Wake),
     ]
@@ -182,6 +185,11 @@ impl Model {
             Event::Next => _ = self.next(),
             Event::NextUntilNone => while self.next().is_some() {},
             Event::End(nth, outcome) => self.end(nth, outcome),
+            Event::Lost(chunk) => {
+                let chunk = count(CHUNKS).index(chunk).unwrap();
+                self.bench.scheduler.lost(chunk);
+                self.stored.remove(chunk);
+            }
             Event::Pass(ms) => self.bench.now += Duration::from_millis(ms),
             Event::Wake(exactly) => {
                 while self.next().is_some() {}

@@ -49,7 +49,7 @@ fn spread(downloaders: u8, chunks: u32, seed: u64) -> f64 {
     let mut turn: Vec<usize> = (1..nodes.len()).collect();
     for tick in 0u32.. {
         let now = start + tick * TICK;
-        // Nobody is always first to ask.
+        // No peer is always first to ask.
         turn.shuffle(&mut order_rng);
         for &to in &turn {
             while let Some(fetch) = nodes[to].next(now) {

@@ -87,7 +87,7 @@ impl World {
                 self.bench.end(&loser, Outcome::Cancelled);
             }
         }
-        // Whoever left comes back sooner or later.
+        // A holder that left comes back sooner or later.
         for holder in (0..).take(self.kinds.len()) {
             if self.bench.rng.random_ratio(1, 8) {
                 self.bench.scheduler.holder_added(peer(holder), &full(self.chunks));
