@@ -12,7 +12,10 @@ use crate::{
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
     manifest::ManifestError,
-    net::transport::{CALL_TIMEOUT, Transport},
+    net::{
+        meter::Meter,
+        transport::{CALL_TIMEOUT, Transport},
+    },
     wire::{self, peer_client, tracker_client},
 };
 
@@ -232,12 +235,19 @@ impl TrackerClient {
 #[derive(Debug, Clone)]
 pub struct PeerClient {
     inner: peer_client::PeerClient<Channel>,
+    meter: Meter,
 }
 
 impl PeerClient {
     /// A client over one connection of its own.
     pub fn new(transport: &Transport, address: &Address) -> Result<Self, tonic::transport::Error> {
-        Ok(Self { inner: peer_client::PeerClient::new(transport.connect_lazy(address)?) })
+        let (channel, meter) = transport.connect_metered(address)?;
+        Ok(Self { inner: peer_client::PeerClient::new(channel), meter })
+    }
+
+    /// Every byte that came over this client's connection so far, also of messages that are not whole yet.
+    pub fn received(&self) -> u64 {
+        self.meter.read()
     }
 
     /// Streams a chunk from `offset` (bytes) on. The bytes are as untrusted as their sender; the caller

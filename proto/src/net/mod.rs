@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
 //! | [`cut`] | server connections that can be cut |
+//! | [`meter`] | client connections whose bytes are counted as they come |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`reflection`] | gRPC reflection for grpcurl |
 //! | [`shell`] | the runtime, the log, the ready line, signals and the end of a daemon |
@@ -12,6 +13,7 @@
 
 pub mod cut;
 pub mod health;
+pub mod meter;
 #[cfg(feature = "daemon")]
 pub mod reflection;
 #[cfg(feature = "daemon")]
