@@ -165,6 +165,13 @@ impl Registry {
         }
     }
 
+    /// The tracker runs; to be told every [`PULSE`](crate::live::leases::PULSE).
+    pub fn pulse(&self, now: Instant) {
+        if let Some(asleep) = self.inner.with(|Guarded { live, .. }| live.pulse(now)) {
+            warn!(?asleep, "the tracker did not run for a while; every lease lasts longer by that");
+        }
+    }
+
     /// Ends leases whose time is over; when to call again.
     pub fn expire(&self, now: Instant) -> Instant {
         let (gone, next, peers) = self.inner.with(|Guarded { live, .. }| {

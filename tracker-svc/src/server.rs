@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     grpc::Service,
     limits::MAX_REQUEST,
+    live::leases::PULSE,
     registry::Registry,
 };
 
@@ -142,7 +143,9 @@ impl Daemon for Tracker {
 /// Ends leases when their time is over.
 async fn reap(registry: Registry, stop: CancellationToken) {
     loop {
-        let next = registry.expire(Instant::now());
+        let now = Instant::now();
+        registry.pulse(now);
+        let next = registry.expire(now).min(now + PULSE);
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
             () = stop.cancelled() => return,

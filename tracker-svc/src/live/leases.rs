@@ -1,7 +1,8 @@
 //! Which peers are alive, and what each of them has told.
 //!
 //! A peer lives as long as its lease is renewed. Invariants: a peer has at most one lease; the queue holds
-//! exactly one entry for each lease. Never reads the clock: `now` is passed in, so that expiry is testable.
+//! exactly one entry for each lease. Time in which the tracker itself did not run (stopped, or its machine paused) ends no
+//! lease: it could hear no renewal. Never reads the clock: `now` is passed in, so that expiry is testable.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -42,12 +43,40 @@ pub struct Leases {
     by_id: HashMap<u64, Lease>,
     by_peer: HashMap<PeerId, u64>,
     queue: BTreeSet<(Instant, u64)>,
+    /// When the tracker was last known to run, if it says so at all.
+    pulse: Option<Instant>,
 }
+
+/// The tracker says this often that it runs.
+pub const PULSE: Duration = Duration::from_millis(500);
+/// Without a word for so long, it did not run.
+const ASLEEP: Duration = Duration::from_millis(2500);
 
 impl Leases {
     /// No lease yet; each will last this long after its last renewal.
     pub fn new(lasts: Duration) -> Self {
-        Self { lasts, by_id: HashMap::new(), by_peer: HashMap::new(), queue: BTreeSet::new() }
+        Self { lasts, by_id: HashMap::new(), by_peer: HashMap::new(), queue: BTreeSet::new(), pulse: None }
+    }
+
+    /// The tracker runs: to be said every [`PULSE`]. How long it did not, if that was long enough to be noticed; all
+    /// leases last longer by so much.
+    pub fn pulse(&mut self, now: Instant) -> Option<Duration> {
+        let asleep = now.saturating_duration_since(self.pulse.replace(now)?);
+        if asleep < ASLEEP {
+            return None;
+        }
+        for lease in self.by_id.values_mut() {
+            lease.expires += asleep;
+        }
+        self.queue = self.by_id.values().map(|lease| (lease.expires, lease.id)).collect();
+        Some(asleep)
+    }
+
+    /// A call may come before the first pulse after a sleep.
+    fn woke(&mut self, now: Instant) {
+        if self.pulse.is_some() {
+            self.pulse(now);
+        }
     }
 
     /// How many peers are alive.
@@ -83,6 +112,7 @@ impl Leases {
 
     /// A live lease, to be changed.
     pub fn get_mut(&mut self, id: u64, now: Instant) -> Option<&mut Lease> {
+        self.woke(now);
         self.by_id.get_mut(&id).filter(|lease| lease.expires > now)
     }
 
@@ -100,6 +130,7 @@ impl Leases {
     /// Prolongs a live lease and takes the released files that were not told yet, as many as fit into
     /// about `budget` bytes; the rest is told at the next renewal.
     pub fn renew(&mut self, id: u64, budget: usize, now: Instant) -> Option<Vec<FileInfo>> {
+        self.woke(now);
         let lease = self.by_id.get_mut(&id).filter(|lease| lease.expires > now)?;
         self.queue.remove(&(lease.expires, id));
         lease.expires = now + self.lasts;
@@ -168,6 +199,30 @@ mod tests {
         assert!(leases.get(2, end).is_some());
         assert_eq!(leases.len(), 1);
         assert_eq!(leases.next_expiry(end), end + LASTS / 2);
+    }
+
+    #[test]
+    fn time_in_which_the_tracker_did_not_run_ends_no_lease() {
+        let mut leases = Leases::new(LASTS);
+        let start = Instant::now();
+        assert_eq!(leases.pulse(start), None);
+        open(&mut leases, 1, start);
+        open(&mut leases, 2, start);
+        let thawed = start + 10 * LASTS;
+        assert!(leases.renew(1, 0, thawed).is_some(), "a call that comes first is heard");
+        assert_eq!(leases.pulse(thawed), None, "noticed once");
+        assert!(leases.pop_expired(thawed).is_none());
+        assert_eq!(leases.next_expiry(thawed), thawed + LASTS);
+        let again = thawed + 2 * ASLEEP;
+        assert_eq!(leases.pulse(again), Some(2 * ASLEEP));
+        // From now on it runs, and nothing is renewed.
+        let mut now = again;
+        while now < again + LASTS {
+            assert!(leases.pop_expired(now).is_none());
+            now += PULSE;
+            assert_eq!(leases.pulse(now), None);
+        }
+        assert!(leases.pop_expired(now).is_some() && leases.pop_expired(now).is_some());
     }
 
     #[test]

@@ -183,6 +183,11 @@ impl Live {
         gone
     }
 
+    /// The tracker runs; how long it did not before, if that was long. See [`Leases::pulse`].
+    pub fn pulse(&mut self, now: Instant) -> Option<Duration> {
+        self.leases.pulse(now)
+    }
+
     /// When [`Live::expire`] is worth calling next.
     pub fn next_expiry(&self, now: Instant) -> Instant {
         self.leases.next_expiry(now)
