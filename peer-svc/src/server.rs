@@ -35,7 +35,7 @@ use wire::{control_server::ControlServer, peer_server::PeerServer};
 use crate::{
     config::Config,
     control::{Backend, ControlService},
-    download::{BUDGET_KIB, Context},
+    download::{BUDGET_KIB, Context, PARTS_KIB},
     holdings::Holdings,
     notices::heed,
     register::{Advertise, Membership, Outage, Standing},
@@ -206,6 +206,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         peer: id,
         sharer: sharer.clone(),
         budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+        parts: Arc::new(Semaphore::new(PARTS_KIB)),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));

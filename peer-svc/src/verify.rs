@@ -4,7 +4,7 @@
 //! copied together. No I/O here.
 
 use bytes::Bytes;
-use drizzle_proto::{ChunkIndex, Digest, FileId, Manifest};
+use drizzle_proto::{ChunkIndex, Digest, FileId, Manifest, PeerId};
 use sha2::{Digest as _, Sha256};
 
 /// The bytes of a chunk are not those of the manifest.
@@ -27,14 +27,17 @@ pub(crate) enum Mismatch {
     /// The right number of bytes with another hash.
     #[error("the hash differs from the registered one")]
     Hash,
+    /// The same of bytes that several holders gave: any of them may be to blame.
+    #[error("what several holders gave differs from what was registered")]
+    MixedHash,
 }
 
 /// Slices are this long on average, in bytes, or the sender is refused; some may be shorter.
 const LEAST_SLICE: usize = 4 << 10;
 const SPARE_SLICES: usize = 64;
 
-/// Takes the bytes of one chunk in order.
-#[derive(Debug)]
+/// Takes the bytes of one chunk in order, perhaps from one holder after the other.
+#[derive(Debug, Clone)]
 pub(crate) struct Verifier {
     file: FileId,
     chunk: ChunkIndex,
@@ -43,6 +46,8 @@ pub(crate) struct Verifier {
     got: u64,
     sha: Sha256,
     slices: Vec<Bytes>,
+    /// Which peers gave the bytes, each once.
+    givers: Vec<PeerId>,
 }
 
 /// A chunk whose bytes match the manifest. Only this can be written.
@@ -64,18 +69,37 @@ impl Verifier {
             got: 0,
             sha: Sha256::new(),
             slices: Vec::new(),
+            givers: Vec::new(),
         }
+    }
+
+    /// The bytes from now on come from this holder.
+    pub(crate) fn comes_from(&mut self, giver: PeerId) {
+        if !self.givers.contains(&giver) {
+            self.givers.push(giver);
+        }
+    }
+
+    /// Whether more than one holder gave bytes: a wrong hash is then no proof against the last one.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.givers.len() > 1
+    }
+
+    /// Bytes that came so far.
+    pub(crate) fn got(&self) -> u32 {
+        // More than the chunk has is refused.
+        u32::try_from(self.got).unwrap_or(self.len)
     }
 
     /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory.
     pub(crate) fn push(&mut self, slice: Bytes) -> Result<(), Mismatch> {
-        self.got += slice.len() as u64;
-        if self.got > u64::from(self.len) {
+        if self.got + slice.len() as u64 > u64::from(self.len) {
             return Err(Mismatch::TooLong(self.len));
         }
         if self.slices.len() > SPARE_SLICES + self.len as usize / LEAST_SLICE {
             return Err(Mismatch::Fragmented);
         }
+        self.got += slice.len() as u64;
         self.sha.update(&slice);
         self.slices.push(slice);
         Ok(())
@@ -91,8 +115,9 @@ impl Verifier {
         if self.got < u64::from(self.len) {
             return Err(Mismatch::TooShort { got: self.got, expected: self.len });
         }
+        let is_mixed = self.is_mixed();
         if Digest::from_bytes(self.sha.finalize().into()) != self.expected {
-            return Err(Mismatch::Hash);
+            return Err(if is_mixed { Mismatch::MixedHash } else { Mismatch::Hash });
         }
         Ok(VerifiedChunk { file: self.file, chunk: self.chunk, slices: self.slices })
     }

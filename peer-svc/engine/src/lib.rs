@@ -8,6 +8,7 @@
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`streams`] | how many chunks to fetch at once |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
 //!
@@ -23,4 +24,5 @@ pub mod pace;
 pub mod retry;
 pub mod schedule;
 pub mod slots;
+pub mod streams;
 pub mod waiting;

@@ -5,7 +5,8 @@
 //! - a stream that moves no byte for [`Limits::silence`] is silent, from that moment on and not before;
 //! - a stream that moves fewer than [`Limits::least`] bytes within a window drips;
 //! - a stream that moves at least that much within each window, with no silence, is never complained of;
-//! - looking is worth while at [`Pace::next_look`] and not before.
+//! - looking is worth while at [`Pace::next_look`] and not before;
+//! - time in which this process did not run is no silence of the other end ([`was_asleep`], [`Pace::restart`]).
 
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,26 @@ pub struct Limits {
     pub least: u64,
 }
 
-/// What a receiver demands of a holder: one that drips holds up a chunk as well as one that sends nothing.
+/// What a receiver demands of a holder: one that drips holds up a chunk as well as one that sends nothing. Bytes on
+/// the connection count, not whole messages, so that any slow link is fast enough; only what stands in the queue of a
+/// congested link may take some seconds to come.
 pub const RECEIVING: Limits =
-    Limits { silence: Duration::from_secs(4), window: Duration::from_secs(4), least: 4 << 10 };
+    Limits { silence: Duration::from_secs(8), window: Duration::from_secs(8), least: 4 << 10 };
 
-/// What a holder demands of a receiver. A receiver takes messages of up to 256 KiB, so one that takes a message
-/// just before each silence ends would keep a slot at 26 KiB/s. A slow link is no offence: the holder frees a
-/// dripping stream's slot only for another peer that waits.
+/// What a holder demands of a receiver. A receiver takes messages of up to 256 KiB: over a link of 64 KiB/s that four
+/// streams share, one takes 16 s. A slow link is no offence: the holder frees a dripping stream's slot only for
+/// another peer that waits.
 pub const SENDING: Limits =
-    Limits { silence: Duration::from_secs(10), window: Duration::from_secs(10), least: 320 << 10 };
+    Limits { silence: Duration::from_secs(30), window: Duration::from_secs(10), least: 320 << 10 };
+
+/// A look that comes this much later than it was due was late because this process did not run: it was stopped, or
+/// its machine was paused.
+const ASLEEP: Duration = Duration::from_secs(2);
+
+/// Whether this process did not run for a while before `now`, since it meant to look at `due`.
+pub fn was_asleep(due: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(due) >= ASLEEP
+}
 
 /// The pace of one stream.
 #[derive(Debug, Clone)]
@@ -55,6 +67,11 @@ impl Pace {
     /// A stream that begins now.
     pub fn new(limits: Limits, now: Instant) -> Self {
         Self { limits, moved_at: now, window_from: now, in_window: 0 }
+    }
+
+    /// This process did not run for a while: the stream is judged as one that begins now.
+    pub fn restart(&mut self, now: Instant) {
+        *self = Self::new(self.limits, now);
     }
 
     /// Some bytes moved. Look first: a window that is over is judged without them.
@@ -116,6 +133,17 @@ mod tests {
         });
         assert_eq!(verdict, Some(Verdict::Drips(256 << 10)));
         assert!(now - start < 2 * SENDING.window, "within the second window");
+    }
+
+    #[test]
+    fn time_asleep_is_no_silence() {
+        let start = Instant::now();
+        let mut pace = Pace::new(LIMITS, start);
+        let (due, thawed) = (pace.next_look(), start + Duration::from_secs(600));
+        assert!(!was_asleep(due, due) && !was_asleep(due, due + ASLEEP - MS) && was_asleep(due, thawed));
+        pace.restart(thawed);
+        assert_eq!(pace.look(thawed + LIMITS.silence - MS), Verdict::Fine);
+        assert_eq!(pace.look(thawed + LIMITS.silence), Verdict::Silent);
     }
 
     proptest! {

@@ -3,13 +3,19 @@
 //! What holds (each line has a property test):
 //! - a download gives up exactly when it made no progress for its whole patience, and progress starts the wait
 //!   over;
+//! - bytes are progress if they are more of a chunk than ever was here, in portions of [`PORTION`]: a holder that
+//!   sends the same first bytes again and again, and one that drips, are none; what was wrong counts at most once
+//!   more, so that progress ends if no chunk is ever stored;
 //! - of several reasons the one is told that keeps the download from its end: chunks without supply before fetches
 //!   that do not come, and "busy" only if nothing is under way at all;
 //! - a reason is news once, until it changes or a chunk is stored.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use drizzle_proto::ChunkSet;
+use drizzle_proto::{ChunkIndex, ChunkSet};
 
 use crate::schedule::Supply;
 
@@ -71,23 +77,52 @@ pub enum GivesUp {
     NoProgress(Reason),
 }
 
+/// Fewer new bytes of a chunk than this are no progress yet.
+pub const PORTION: u32 = 4 << 10;
+
 /// The patience of one download.
 #[derive(Debug)]
 pub struct Waiting {
     patience: Duration,
     progress_at: Instant,
     told: Option<Reason>,
+    /// The most bytes of a missing chunk that counted.
+    most: BTreeMap<ChunkIndex, u32>,
+    /// Chunks that were wrong once.
+    spoiled: BTreeSet<ChunkIndex>,
 }
 
 impl Waiting {
     /// A download that begins now and gives up after `patience` without progress.
     pub fn new(patience: Duration, now: Instant) -> Self {
-        Self { patience, progress_at: now, told: None }
+        Self { patience, progress_at: now, told: None, most: BTreeMap::new(), spoiled: BTreeSet::new() }
     }
 
-    /// Bytes came: large chunks over slow links take longer than the patience.
-    pub fn bytes_came(&mut self, now: Instant) {
+    /// So many bytes are here of a chunk: large chunks over slow links take longer than the patience.
+    pub fn chunk_grew(&mut self, chunk: ChunkIndex, had: u32, now: Instant) {
+        let most = self.most.entry(chunk).or_default();
+        if had >= most.saturating_add(PORTION) {
+            *most = had;
+            self.progress_at = now;
+        }
+    }
+
+    /// What was here of a chunk was wrong and is thrown away. An honest holder may be slow, so it counts anew; a
+    /// second time it does not.
+    pub fn chunk_spoiled(&mut self, chunk: ChunkIndex) {
+        if self.spoiled.insert(chunk) {
+            self.most.remove(&chunk);
+        }
+    }
+
+    /// Chunks that were here already are read again.
+    pub fn chunk_proved(&mut self, now: Instant) {
         self.progress_at = now;
+    }
+
+    /// This process did not run for so long: that was no waiting.
+    pub fn slept(&mut self, asleep: Duration) {
+        self.progress_at += asleep;
     }
 
     /// A chunk was stored.
@@ -138,6 +173,10 @@ mod tests {
         ChunkSet::empty(ChunkCount::new(4).unwrap())
     }
 
+    fn chunk(n: u32) -> ChunkIndex {
+        ChunkCount::new(4).unwrap().index(n).unwrap()
+    }
+
     fn all() -> ChunkSet {
         ChunkSet::full(ChunkCount::new(4).unwrap())
     }
@@ -147,7 +186,7 @@ mod tests {
         let start = Instant::now();
         let mut waiting = Waiting::new(PATIENCE, start);
         let later = start + PATIENCE / 2;
-        waiting.bytes_came(later);
+        waiting.chunk_grew(chunk(0), PORTION, later);
         let end = later + PATIENCE;
         assert_eq!(waiting.gives_up_at(), end);
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end - Duration::from_nanos(1)), None);
@@ -162,7 +201,7 @@ mod tests {
         let start = Instant::now();
         let mut waiting = Waiting::new(PATIENCE, start);
         assert_eq!(waiting.stands_still(Reason::Busy), Some(Reason::Busy));
-        waiting.bytes_came(start);
+        waiting.chunk_grew(chunk(0), PORTION, start);
         assert_eq!(waiting.stands_still(Reason::Busy), None);
         waiting.chunk_stored(start);
         assert_eq!(waiting.stands_still(Reason::Busy), Some(Reason::Busy));
@@ -179,7 +218,9 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Event {
         Pass(u64),
-        Bytes,
+        Grew(u32, u32),
+        Spoiled(u32),
+        Slept(u64),
         Stored,
         Stands(Reason),
     }
@@ -187,10 +228,42 @@ mod tests {
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
             3 => (0u64..70_000).prop_map(Event::Pass),
-            1 => Just(Event::Bytes),
+            2 => (0u32..4, 0u32..40_000).prop_map(|(chunk, had)| Event::Grew(chunk, had)),
+            1 => (0u32..4).prop_map(Event::Spoiled),
+            1 => (0u64..70_000).prop_map(Event::Slept),
             1 => Just(Event::Stored),
             3 => reasons().prop_map(Event::Stands),
         ]
+    }
+
+    /// The first bytes of a chunk again and again, from however many holders, wrong in the end or not.
+    #[test]
+    fn the_same_bytes_again_and_again_end_in_giving_up() {
+        let start = Instant::now();
+        let (mut waiting, mut now) = (Waiting::new(PATIENCE, start), start);
+        let step = PATIENCE / 4;
+        let gave_up = (0..20).any(|_| {
+            now += step;
+            waiting.chunk_grew(chunk(0), 3 * PORTION, now);
+            waiting.chunk_spoiled(chunk(0));
+            waiting.gives_up(none(), || Reason::Silence, now).is_some()
+        });
+        assert!(gave_up, "after {:?}", now - start);
+        assert_eq!(now - start, 2 * step + PATIENCE, "what was wrong counts once more and then not");
+    }
+
+    /// 16 MiB at 100 KB/s takes nearly three patiences; the link is away for some seconds now and then.
+    #[test]
+    fn an_honest_slow_holder_is_not_given_up() {
+        let start = Instant::now();
+        let (mut waiting, mut now) = (Waiting::new(PATIENCE, start), start);
+        let mut had = 0;
+        while had < 16 << 20 {
+            now += Duration::from_secs(if (had / 100_000) % 20 == 7 { 20 } else { 1 });
+            assert_eq!(waiting.gives_up(none(), || Reason::Silence, now), None);
+            had += 100_000;
+            waiting.chunk_grew(chunk(0), had, now);
+        }
     }
 
     proptest! {
@@ -216,12 +289,27 @@ mod tests {
             let start = Instant::now();
             let (mut waiting, mut now) = (Waiting::new(PATIENCE, start), start);
             let (mut progress_at, mut told) = (start, None);
+            let (mut most, mut spoiled) = ([0; 4], [false; 4]);
             for event in events {
                 match event {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
-                    Event::Bytes => {
-                        waiting.bytes_came(now);
-                        progress_at = now;
+                    Event::Grew(n, had) => {
+                        waiting.chunk_grew(chunk(n), had, now);
+                        if had >= most[n as usize] + PORTION {
+                            (most[n as usize], progress_at) = (had, now);
+                        }
+                    }
+                    Event::Spoiled(n) => {
+                        waiting.chunk_spoiled(chunk(n));
+                        if !std::mem::replace(&mut spoiled[n as usize], true) {
+                            most[n as usize] = 0;
+                        }
+                    }
+                    Event::Slept(ms) => {
+                        let asleep = Duration::from_millis(ms);
+                        now += asleep;
+                        waiting.slept(asleep);
+                        progress_at += asleep;
                     }
                     Event::Stored => {
                         waiting.chunk_stored(now);

@@ -14,6 +14,9 @@ use crate::{share::Sharer, store::paths};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
 pub(crate) const BUDGET_KIB: usize = 64 << 10;
+/// Bytes of chunks that broke off, kept in memory over all downloads of this daemon, in KiB: as much as the largest
+/// chunk has.
+pub(crate) const PARTS_KIB: usize = 64 << 10;
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -27,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) sharer: Arc<Sharer>,
     /// Memory for chunks in flight, in KiB.
     pub(crate) budget: Arc<Semaphore>,
+    /// Memory for parts of chunks between two fetches, in KiB.
+    pub(crate) parts: Arc<Semaphore>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
 }

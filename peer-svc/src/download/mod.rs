@@ -23,12 +23,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use drizzle_engine::schedule::FetchId;
+use drizzle_engine::{pace, schedule::FetchId};
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
     sync::mpsc,
@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
     failure::{failed_text, reason_text},
-    job::{BUDGET_KIB, Context, Destination, Job, bytes_of},
+    job::{BUDGET_KIB, Context, Destination, Job, PARTS_KIB, bytes_of},
     prepare::{Existing, inspect},
 };
 use self::{
@@ -49,7 +49,7 @@ use self::{
     transfer::{Effect, Ended, Input, Transfer},
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, fetch_and_store, pool::Connections},
+    fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, fetch_and_store, parts::Parts, pool::Connections},
     locate::{self, Located},
     store::{
         partials::{RecordError, record},
@@ -94,7 +94,10 @@ pub(crate) async fn run(
         events,
         cancel,
         tasks: JoinSet::new(),
+        parts: Parts::new(context.parts.clone()),
         received: HashMap::new(),
+        wire: Arc::default(),
+        had: HashMap::new(),
         without_memory: Arc::default(),
         aborts: HashMap::new(),
         fetches: HashMap::new(),
@@ -129,6 +132,11 @@ struct Driver {
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
     received: HashMap<PeerId, Arc<AtomicU64>>,
+    /// Bytes that came over the connections of this download.
+    wire: Arc<AtomicU64>,
+    /// Bytes that are here of each chunk that is being fetched.
+    had: HashMap<FetchId, Arc<AtomicU32>>,
+    parts: Arc<Parts>,
     /// Fetches that wait for memory.
     without_memory: Arc<AtomicUsize>,
     aborts: HashMap<FetchId, AbortHandle>,
@@ -155,21 +163,39 @@ impl Driver {
                     return ended;
                 }
             }
-            let wake = transfer.wake_at(Instant::now());
+            let now = Instant::now();
+            let wake = transfer.wake_at(now);
+            let due = wake.min(now + PROGRESS);
             input = tokio::select! {
                 // Stopping cancels too.
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
                 _ = ticks.tick() => self.count(),
-                () = sleep_until(wake.into()) => Input::Woken,
+                // Whether fetches that seem overdue have moved is to be known first.
+                () = sleep_until(wake.into()) => self.count(),
             };
+            let now = Instant::now();
+            if pace::was_asleep(due, now) {
+                let asleep = now - due;
+                tracing::info!(name = %transfer.job().name, ?asleep, "this process did not run for a while; waiting anew");
+                for effect in transfer.apply(Input::Slept(asleep), now) {
+                    if let Some(ended) = self.perform(transfer, effect) {
+                        return ended;
+                    }
+                }
+            }
         }
     }
 
     fn count(&self) -> Input {
         let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
-        Input::Counted { received: received.collect(), without_memory: self.without_memory.load(Ordering::Relaxed) }
+        Input::Counted {
+            received: received.collect(),
+            without_memory: self.without_memory.load(Ordering::Relaxed),
+            had: self.had.iter().map(|(id, had)| (*id, asked(had))).collect(),
+            wire: self.wire.load(Ordering::Relaxed),
+        }
     }
 
     fn reported(&mut self, ended: Result<(tokio::task::Id, Report), JoinError>) -> Input {
@@ -179,6 +205,7 @@ impl Driver {
                 match report {
                     Report::Fetched(id, result) => {
                         self.aborts.remove(&id);
+                        self.had.remove(&id);
                         Input::Fetched(id, result)
                     }
                     Report::Recorded(result, took) => Input::Recorded(result, took),
@@ -188,6 +215,7 @@ impl Driver {
             Err(error) => match self.fetches.remove(&error.id()) {
                 Some(id) => {
                     self.aborts.remove(&id);
+                    self.had.remove(&id);
                     Input::Fetched(id, Err(FetchFailure::of_task(error)))
                 }
                 None if error.is_panic() => Input::Panicked(error.to_string()),
@@ -203,8 +231,14 @@ impl Driver {
         match effect {
             Effect::Fetch(fetch) => {
                 let id = fetch.id;
-                let task = FetchTask {
+                let gauges = Gauges {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
+                    wire: self.wire.clone(),
+                    had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
+                };
+                let task = FetchTask {
+                    gauges,
+                    parts: self.parts.clone(),
                     fetch,
                     partial: self.partial.clone(),
                     connections: self.connections.clone(),
@@ -216,6 +250,7 @@ impl Driver {
                 self.aborts.insert(id, abort);
             }
             Effect::Abort(id) => {
+                self.had.remove(&id);
                 if let Some(abort) = self.aborts.remove(&id) {
                     self.fetches.remove(&abort.id());
                     abort.abort();
@@ -255,6 +290,11 @@ impl Driver {
         }
         None
     }
+}
+
+/// What is here of a chunk, if a peer was asked for it.
+fn asked(had: &AtomicU32) -> Option<u32> {
+    Some(had.load(Ordering::Relaxed)).filter(|had| *had != NOT_ASKED)
 }
 
 fn partial_len(partial: &PartialFile, stored: StoredChunk) -> u64 {

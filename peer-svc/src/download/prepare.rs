@@ -177,6 +177,7 @@ mod tests {
             peer: PeerId::from_bytes([1; 16]),
             sharer: Arc::new(sharer),
             budget: Arc::new(Semaphore::new(1)),
+            parts: Arc::new(Semaphore::new(0)),
             downloaded: AtomicU64::new(0),
         }
     }

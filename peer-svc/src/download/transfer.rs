@@ -16,7 +16,8 @@ use std::{
 };
 
 use drizzle_engine::{
-    schedule::{Fetch, FetchId, Limits, Outcome, Scheduler},
+    schedule::{Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
+    streams::Streams,
     waiting::{Fetches, Reason, Waiting},
 };
 use drizzle_proto::{Address, ChunkIndex, ChunkSet, PeerId, holder::HolderChange};
@@ -61,10 +62,21 @@ pub(super) enum Input {
     Proved { checked: ChunkSet, sound: ChunkSet },
     /// A task of this transfer panicked; its text.
     Panicked(String),
-    /// So many bytes came from each holder so far, and so many fetches wait for memory; told at a steady pace.
-    Counted { received: BTreeMap<PeerId, u64>, without_memory: usize },
+    /// How far it is; told at a steady pace.
+    Counted {
+        /// Bytes that came from each holder so far.
+        received: BTreeMap<PeerId, u64>,
+        /// Fetches that wait for memory.
+        without_memory: usize,
+        /// Bytes that are here of the chunk of each fetch; `None` if no peer was asked yet.
+        had: BTreeMap<FetchId, Option<u32>>,
+        /// Bytes that came over the network so far.
+        wire: u64,
+    },
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
+    /// This process did not run for so long.
+    Slept(Duration),
 }
 
 /// Something to do.
@@ -124,8 +136,11 @@ pub(super) struct Transfer {
     recording: Option<ChunkSet>,
     record_from: Instant,
     scheduler: Scheduler,
+    streams: Streams,
     sources: BTreeMap<PeerId, Account>,
     running: BTreeMap<FetchId, Fetch>,
+    /// Fetches that ran when this process was stopped for a while.
+    slept_through: BTreeSet<FetchId>,
     waiting: Waiting,
     without_memory: usize,
     located: bool,
@@ -141,6 +156,7 @@ impl Transfer {
         let resumed_bytes = bytes_of(&job.manifest, &job.wanted.difference(&missing));
         Self {
             scheduler: Scheduler::new(&missing, Limits::default()),
+            streams: Streams::new(job.manifest.layout().chunk_size(), Limits::default().in_flight, now),
             waiting: Waiting::new(job.timeout, now),
             recorded: unproved.clone(),
             stored,
@@ -152,6 +168,7 @@ impl Transfer {
             record_from: now,
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
+            slept_through: BTreeSet::new(),
             without_memory: 0,
             located: false,
             told: Progress::default(),
@@ -223,11 +240,18 @@ impl Transfer {
             }
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
-            Input::Counted { received, without_memory } => {
+            Input::Counted { received, without_memory, had, wire } => {
                 self.without_memory = without_memory;
-                self.received(&received, now);
+                self.received(&received);
+                self.moved(&had, now);
+                self.streams.counted(wire, self.running.len(), now);
             }
             Input::Woken => {}
+            Input::Slept(asleep) => {
+                self.waiting.slept(asleep);
+                self.scheduler.slept(asleep);
+                self.slept_through.extend(self.running.keys().copied());
+            }
         }
         Ok(())
     }
@@ -244,7 +268,7 @@ impl Transfer {
         }
         // Chunks that are read again are progress enough: the disk answers or fails.
         if self.scheduler.is_complete() {
-            self.waiting.bytes_came(now);
+            self.waiting.chunk_proved(now);
         }
         let fetches = Fetches { under_way: self.running.len(), without_memory: self.without_memory };
         let reason = || Reason::of(self.located, self.scheduler.supply(now), fetches);
@@ -304,6 +328,7 @@ impl Transfer {
 
     /// Asks for as much as the scheduler lets run.
     fn start_fetches(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.scheduler.allow(self.streams.room());
         // Before the whole picture is there, the rarest chunk is not known.
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
@@ -346,16 +371,30 @@ impl Transfer {
                 Outcome::Stored
             }
             Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
+            Err(FetchFailure::Holder(FetchError::Unclear)) => {
+                self.waiting.chunk_spoiled(fetch.chunk);
+                Outcome::Cancelled
+            }
             Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
                 let (chunk, peer) = (fetch.chunk, fetch.holder.address().clone());
+                if offence == Offence::WrongBytes {
+                    self.waiting.chunk_spoiled(chunk);
+                }
                 let step = Step::Failed { offence, detail };
-                effects.push(Effect::Tell(DownloadEvent::Chunk { step, chunk, peer }));
-                Outcome::Failed(offence)
+                // The other end gave up a peer that did not answer while it was stopped: that is no offence.
+                let is_excused = matches!(offence, Offence::Stalled | Offence::BrokeOff | Offence::Unreachable);
+                if is_excused && self.slept_through.contains(&id) {
+                    Outcome::Cancelled
+                } else {
+                    effects.push(Effect::Tell(DownloadEvent::Chunk { step, chunk, peer }));
+                    Outcome::Failed(offence)
+                }
             }
             Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(error)),
             Err(FetchFailure::Internal(text)) => return Err(Failure::Internal(text)),
             Err(FetchFailure::Stopping) => return Err(Failure::Shutdown),
         };
+        self.slept_through.remove(&id);
         self.landed(&fetch);
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
             if let Some(fetch) = self.running.remove(&loser) {
@@ -405,14 +444,24 @@ impl Transfer {
         effects.push(Effect::TakeBack(unsound));
     }
 
-    /// Large chunks over slow links take longer than the patience: bytes on their way are progress too. A holder
-    /// that only drips is given up by the fetch itself.
-    fn received(&mut self, received: &BTreeMap<PeerId, u64>, now: Instant) {
+    /// For those that watch: what is thrown away or comes twice counts here, too.
+    fn received(&mut self, received: &BTreeMap<PeerId, u64>) {
         for (peer, source) in &mut self.sources {
-            let bytes = received.get(peer).copied().unwrap_or(0).max(source.received);
-            if bytes > source.received {
-                source.received = bytes;
-                self.waiting.bytes_came(now);
+            source.received = received.get(peer).copied().unwrap_or(0).max(source.received);
+        }
+    }
+
+    /// What the fetches got so far.
+    fn moved(&mut self, had: &BTreeMap<FetchId, Option<u32>>, now: Instant) {
+        for (id, had) in had {
+            let Some(fetch) = self.running.get(id) else { continue };
+            let len = self.job.manifest.layout().chunk_len(fetch.chunk);
+            match had {
+                Some(had) => {
+                    self.waiting.chunk_grew(fetch.chunk, (*had).min(len), now);
+                    self.scheduler.moved(*id, *had, len, now);
+                }
+                None => self.scheduler.not_asked(*id, now),
             }
         }
     }

@@ -24,6 +24,7 @@ enum Happening {
     Offends(usize, Offence),
     Counted(u64, usize),
     Recorded,
+    Slept(u64),
     /// The chunks to prove were read, and those with a bit set are sound.
     Proved(u16),
     Cancelled,
@@ -44,6 +45,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
         2 => (0usize..8, offences).prop_map(|(nth, offence)| Happening::Offends(nth, offence)),
         2 => (0u64..1000, 0usize..3).prop_map(|(bytes, waits)| Happening::Counted(bytes, waits)),
         2 => Just(Happening::Recorded),
+        1 => (2_000u64..100_000).prop_map(Happening::Slept),
         3 => prop_oneof![Just(u16::MAX), any::<u16>()].prop_map(Happening::Proved),
     ]
 }
@@ -69,9 +71,13 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, without_memory } => {
-            Input::Counted { received: received.clone(), without_memory: *without_memory }
-        }
+        Input::Counted { received, without_memory, had, wire } => Input::Counted {
+            received: received.clone(),
+            without_memory: *without_memory,
+            had: had.clone(),
+            wire: *wire,
+        },
+        Input::Slept(asleep) => Input::Slept(*asleep),
         Input::Woken => Input::Woken,
         other => panic!("no test records {other:?}"),
     }
@@ -139,7 +145,15 @@ impl Recorder {
             }
             Happening::Counted(bytes, without_memory) => {
                 let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
-                Input::Counted { received, without_memory }
+                let had =
+                    |(nth, fetch): (usize, &Fetch)| (fetch.id, (nth >= without_memory).then_some(1000 * bytes as u32));
+                let had = self.bench.fetches.iter().enumerate().map(had).collect();
+                Input::Counted { received, without_memory, had, wire: bytes }
+            }
+            Happening::Slept(ms) => {
+                let asleep = Duration::from_millis(ms);
+                self.bench.now += asleep;
+                Input::Slept(asleep)
             }
             Happening::Recorded if std::mem::take(&mut self.recording) => Input::Recorded(Ok(()), MS),
             Happening::Recorded => return,

@@ -19,7 +19,11 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted { received, without_memory: 0 }
+    Input::Counted { received, without_memory: 0, had: BTreeMap::new(), wire: 0 }
+}
+
+fn without_memory(fetches: usize) -> Input {
+    Input::Counted { received: BTreeMap::new(), without_memory: fetches, had: BTreeMap::new(), wire: 0 }
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -245,16 +249,63 @@ fn wrong_bytes_and_no_honest_holder_is_a_matter_of_integrity() {
     assert!(matches!(failure(&effects), Failure::GaveUp { why: GivesUp::Tainted(chunks), .. } if chunks.len() == 1));
 }
 
+/// What is here of the chunk of each fetch.
+fn had(bench: &Bench, had: Option<u32>) -> Input {
+    let had = bench.fetches.iter().map(|fetch| (fetch.id, had)).collect();
+    Input::Counted { received: BTreeMap::new(), without_memory: 0, had, wire: 0 }
+}
+
 #[test]
-fn bytes_on_their_way_are_progress() {
+fn new_bytes_of_a_chunk_are_progress_and_the_same_again_are_not() {
     let mut bench = Bench::located(1, &[1]);
-    for bytes in 1..10 {
+    for kib in [4, 8, 12] {
         bench.now += PATIENCE - MS;
-        let effects = bench.apply(counted([(peer(1).id(), bytes)].into()));
-        assert!(end(&effects).is_none());
+        let input = had(&bench, Some(kib << 10));
+        assert!(end(&bench.apply(input)).is_none());
     }
+    bench.now += PATIENCE / 2;
+    let fetch = bench.fetches[0].clone();
+    bench.offends(&fetch, Offence::Stalled);
+    bench.wake();
+    let input = had(&bench, Some(4 << 10));
+    bench.apply(input);
     bench.now += PATIENCE;
-    assert!(end(&bench.apply(counted([(peer(1).id(), 9)].into()))).is_some(), "no new byte for so long");
+    let input = had(&bench, Some(12 << 10));
+    assert!(end(&bench.apply(input)).is_some(), "no more than was here before");
+}
+
+#[test]
+fn a_fetch_that_waits_for_memory_gets_no_second_copy() {
+    let mut bench = Bench::located(1, &[1, 2]);
+    for _ in 0..200 {
+        bench.now += 200 * MS;
+        let input = had(&bench, None);
+        bench.apply(input);
+        assert_eq!(bench.fetches.len(), 1, "no holder was asked, so none is slow");
+    }
+    let input = had(&bench, Some(0));
+    bench.apply(input);
+    bench.now += Duration::from_secs(5);
+    bench.apply(Input::Woken);
+    assert_eq!(bench.fetches.len(), 2);
+}
+
+#[test]
+fn time_asleep_is_no_wait_and_blames_no_holder() {
+    let mut bench = Bench::located(1, &[1, 2]);
+    let fetch = bench.fetches[0].clone();
+    let asleep = 10 * PATIENCE;
+    bench.now += asleep;
+    let effects = bench.apply(Input::Slept(asleep));
+    assert!(end(&effects).is_none(), "{effects:?}");
+    assert_eq!(bench.fetches.len(), 1, "the holder was not slow");
+    bench.offends(&fetch, Offence::BrokeOff);
+    assert!(bench.transfer.blamed().is_empty());
+    let again = bench.fetches[0].clone();
+    bench.offends(&again, Offence::Stalled);
+    assert_eq!(bench.transfer.blamed().len(), 1, "what happens afterwards counts");
+    bench.now += PATIENCE;
+    assert!(end(&bench.apply(Input::Woken)).is_some(), "the whole patience, and no more");
 }
 
 #[test]
@@ -370,12 +421,12 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
 #[test]
 fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that() {
     let mut bench = Bench::located(2, &[1]);
-    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let effects = bench.apply(without_memory(2));
     let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
     assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
-    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let effects = bench.apply(without_memory(2));
     assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
-    bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 1 });
+    bench.apply(without_memory(1));
     bench.now += PATIENCE;
     let effects = bench.apply(Input::Woken);
     let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };

@@ -11,6 +11,9 @@ pub(crate) enum FetchError {
     /// Every upload slot of the holder is taken: no offence.
     #[error("busy")]
     Busy,
+    /// Bytes of several holders together made no chunk: it is thrown away, and none of them is blamed for it.
+    #[error("what several holders gave differs from what was registered")]
+    Unclear,
     /// The holder is to blame.
     #[error("{}", .1)]
     Offence(Offence, String),
@@ -33,6 +36,10 @@ impl FetchError {
 
     /// A status that ends a stream which had begun: the holder was reached and had the chunk.
     pub(super) fn in_stream(status: &Status) -> Self {
+        // The slot went to a peer that waits: what came is kept, and the rest is asked for again.
+        if status.code() == Code::Aborted {
+            return Self::Busy;
+        }
         match Self::status(status) {
             Self::Offence(Offence::Unreachable, text) => Self::Offence(Offence::BrokeOff, text),
             Self::Offence(Offence::NotHeld, text) => Self::Offence(Offence::Refused, text),
@@ -47,6 +54,7 @@ impl FetchError {
             Mismatch::TooShort { .. } => Offence::BrokeOff,
             Mismatch::TooLong(_) | Mismatch::Hash => Offence::WrongBytes,
             Mismatch::Fragmented => Offence::Refused,
+            Mismatch::MixedHash => return Self::Unclear,
         };
         Self::Offence(offence, mismatch.to_string())
     }

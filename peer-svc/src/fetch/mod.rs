@@ -3,24 +3,26 @@
 //! | module | is |
 //! |---|---|
 //! | [`peer`] | a gRPC stream in, a verified chunk out |
+//! | [`parts`] | what came of chunks that are not whole yet |
 //! | [`pool`] | connections to holders |
 //! | [`error`] | why a fetch fails, and whose fault that is |
 //!
 //! Which chunk comes from which holder is decided by [`drizzle_engine::schedule`].
 
 pub(crate) mod error;
+pub(crate) mod parts;
 mod peer;
 pub(crate) mod pool;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use drizzle_engine::schedule::Fetch;
 use tokio::{sync::Semaphore, task::JoinError};
 
-use self::{error::FetchError, pool::Connections};
+use self::{error::FetchError, parts::Parts, pool::Connections};
 use crate::store::write::{PartialFile, StoredChunk};
 
 /// How a fetch ended without a stored chunk.
@@ -52,8 +54,24 @@ pub(crate) struct FetchTask {
     pub(crate) budget: Arc<Semaphore>,
     /// Counts the fetches that wait for memory.
     pub(crate) without_memory: Arc<AtomicUsize>,
-    /// Counts the bytes that come from this holder.
+    /// What came of chunks before.
+    pub(crate) parts: Arc<Parts>,
+    /// What it tells while it runs.
+    pub(crate) gauges: Gauges,
+}
+
+/// A fetch that waits for memory for its chunk.
+pub(crate) const NOT_ASKED: u32 = u32::MAX;
+
+/// What a fetch tells while it runs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gauges {
+    /// Bytes that came from its holder, whole messages only.
     pub(crate) received: Arc<AtomicU64>,
+    /// Bytes that came for the whole download, as the transport counts them.
+    pub(crate) wire: Arc<AtomicU64>,
+    /// Bytes that are here of this chunk, from whichever holder, about; [`NOT_ASKED`] while no peer is asked.
+    pub(crate) had: Arc<AtomicU32>,
 }
 
 /// One fetch that waits for memory, while it exists.
@@ -74,13 +92,13 @@ impl Drop for WithoutMemory {
 
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, budget, without_memory, received } = task;
+    let FetchTask { fetch, partial, connections, budget, without_memory, parts, gauges } = task;
     let manifest = partial.manifest();
     let kib = manifest.layout().chunk_len(fetch.chunk).div_ceil(1024);
     let waits = WithoutMemory::new(without_memory);
     let room = budget.acquire_many_owned(kib).await.map_err(|_| FetchFailure::Stopping)?;
     drop(waits);
-    let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &received).await;
+    let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &parts, &gauges).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
     let written = tokio::task::spawn_blocking(move || {

@@ -5,62 +5,135 @@
 //! from whom is the scheduler's business.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use drizzle_engine::{
     pace::{self, Pace, Verdict},
     schedule::Offence,
 };
-use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, limits::MESSAGE_SIZE, net::transport::CONNECT_TIMEOUT, wire};
-use tonic::Streaming;
+use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, client::PeerClient, limits::MESSAGE_SIZE};
 
-use super::{error::FetchError, pool::Connections};
-use crate::verify::{VerifiedChunk, Verifier};
+use super::{
+    Gauges,
+    error::FetchError,
+    parts::{Begun, Parts},
+    pool::{Connections, Lent},
+};
+use crate::verify::VerifiedChunk;
 
 impl Connections {
-    /// Fetches one chunk and verifies it. `received` counts its bytes as they come.
+    /// Fetches what is missing of one chunk and verifies the whole.
     pub(super) async fn fetch(
         &self,
         manifest: &Manifest,
         chunk: ChunkIndex,
         peer: &PeerInfo,
-        received: &AtomicU64,
+        parts: &Arc<Parts>,
+        gauges: &Gauges,
     ) -> Result<VerifiedChunk, FetchError> {
-        let mut lent = self.lend(peer)?;
-        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0, self.own());
-        let begun = tokio::time::timeout(CONNECT_TIMEOUT + pace::RECEIVING.silence, begin).await;
-        let begun = begun.map_err(|_| FetchError::silent())?;
-        let mut stream = begun.map_err(|status| FetchError::status(&status))?;
-        let mut verifier = Verifier::new(manifest, chunk);
-        let mut pace = Pace::new(pace::RECEIVING, Instant::now());
-        while let Some(message) = next_message(&mut stream, &mut pace).await? {
-            if message.data.is_empty() || message.data.len() > MESSAGE_SIZE {
-                let text = format!("sent a message of {} bytes", message.data.len());
-                return Err(FetchError::Offence(Offence::Refused, text));
+        let mut begun = parts.begin(manifest, chunk, peer.id());
+        let got = begun.verifier().got();
+        gauges.had.store(got, Ordering::Relaxed);
+        if !begun.verifier().is_full() {
+            let mut lent = self.lend(peer)?;
+            let streamed = self.stream(manifest, chunk, &mut lent, &mut begun, gauges).await;
+            if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
+                self.discard(peer.id(), &lent);
             }
-            received.fetch_add(message.data.len() as u64, Ordering::Relaxed);
-            pace.moved(message.data.len() as u64, Instant::now());
-            verifier.push(message.data).map_err(FetchError::mismatch)?;
+            streamed?;
         }
-        verifier.finish().map_err(FetchError::mismatch)
+        if !begun.verifier().is_full() {
+            // What came is kept.
+            let short = begun.verifier().clone().finish();
+            return short.map_err(FetchError::mismatch);
+        }
+        let verified = begun.take().finish();
+        verified.map_err(|mismatch| {
+            begun.spoiled();
+            FetchError::mismatch(mismatch)
+        })
+    }
+
+    /// Streams what is missing of a chunk, until the holder says that this was all.
+    async fn stream(
+        &self,
+        manifest: &Manifest,
+        chunk: ChunkIndex,
+        lent: &mut Lent,
+        begun: &mut Begun,
+        gauges: &Gauges,
+    ) -> Result<(), FetchError> {
+        let offset = begun.verifier().got();
+        let mut watch = Watch::new(lent.0.client.clone(), gauges.clone());
+        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, offset, self.own());
+        let mut stream = watch.over(begin).await?.map_err(|status| FetchError::status(&status))?;
+        loop {
+            let message = watch.over(stream.message()).await?.map_err(|status| FetchError::in_stream(&status))?;
+            let Some(message) = message else { return Ok(()) };
+            let len = message.data.len();
+            if len == 0 || len > MESSAGE_SIZE {
+                return Err(FetchError::Offence(Offence::Refused, format!("sent a message of {len} bytes")));
+            }
+            gauges.received.fetch_add(len as u64, Ordering::Relaxed);
+            let pushed = begun.verifier().push(message.data);
+            if let Err(mismatch) = pushed {
+                begun.spoiled();
+                return Err(FetchError::mismatch(mismatch));
+            }
+            gauges.had.store(begun.verifier().got(), Ordering::Relaxed);
+        }
     }
 }
 
-/// The next message, as long as the stream keeps its pace; nothing at its end.
-async fn next_message(
-    stream: &mut Streaming<wire::FetchChunkResponse>,
-    pace: &mut Pace,
-) -> Result<Option<wire::FetchChunkResponse>, FetchError> {
-    loop {
-        if let Ok(message) = tokio::time::timeout_at(pace.next_look().into(), stream.message()).await {
-            return message.map_err(|status| FetchError::in_stream(&status));
+/// Looks at a connection this often: seldom enough to cost nothing.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Watches over the bytes that come from a holder.
+struct Watch {
+    client: PeerClient,
+    gauges: Gauges,
+    seen: u64,
+    pace: Pace,
+}
+
+impl Watch {
+    fn new(client: PeerClient, gauges: Gauges) -> Self {
+        let seen = client.received();
+        Self { client, gauges, seen, pace: Pace::new(pace::RECEIVING, Instant::now()) }
+    }
+
+    /// Waits for something to come, as long as the connection keeps its pace.
+    async fn over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, FetchError> {
+        tokio::pin!(work);
+        loop {
+            let due = self.pace.next_look().min(Instant::now() + LOOK);
+            let done = tokio::time::timeout_at(due.into(), &mut work).await;
+            let now = Instant::now();
+            self.count(now);
+            if let Ok(done) = done {
+                return Ok(done);
+            }
+            if pace::was_asleep(due, now) {
+                self.pace.restart(now);
+            }
+            match self.pace.look(now) {
+                Verdict::Fine => {}
+                Verdict::Silent => return Err(FetchError::silent()),
+                Verdict::Drips(bytes) => return Err(FetchError::drips(bytes)),
+            }
         }
-        match pace.look(Instant::now()) {
-            Verdict::Fine => {}
-            Verdict::Silent => return Err(FetchError::silent()),
-            Verdict::Drips(bytes) => return Err(FetchError::drips(bytes)),
+    }
+
+    fn count(&mut self, now: Instant) {
+        let received = self.client.received();
+        let new = received - std::mem::replace(&mut self.seen, received);
+        if new > 0 {
+            self.gauges.wire.fetch_add(new, Ordering::Relaxed);
+            // A message that is not whole yet; once it is, the exact number takes this one's place.
+            self.gauges.had.fetch_add(u32::try_from(new).unwrap_or(0), Ordering::Relaxed);
+            self.pace.moved(new, now);
         }
     }
 }

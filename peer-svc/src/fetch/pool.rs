@@ -85,6 +85,14 @@ impl Connections {
         Ok(Lent(connection))
     }
 
+    /// Forgets a connection on which a stream has stalled: it may be dead, and what is still on its way is not wanted.
+    pub(super) fn discard(&self, peer: PeerId, lent: &Lent) {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connections)) = pool.get_mut(&peer) {
+            connections.retain(|connection| !Arc::ptr_eq(&connection.streams, &lent.0.streams));
+        }
+    }
+
     /// Forgets the connections to a peer that is gone.
     pub(crate) fn forget(&self, peer: PeerId) {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);

@@ -21,6 +21,8 @@ const BUSY_MAX: Duration = Duration::from_millis(500);
 
 /// First rest of a holder that failed to deliver.
 const SOFT_REST: Duration = Duration::from_secs(1);
+/// First rest of a holder that kept a chunk and sent nothing.
+const STALL_REST: Duration = Duration::from_secs(4);
 /// First rest of a holder whose holdings are not what the tracker was told; often just stale news.
 const NOT_HELD_REST: Duration = Duration::from_millis(200);
 /// Well below the usual timeout of a download, so that a sole holder that came back is asked again in time.
@@ -62,6 +64,8 @@ pub(super) struct Conduct {
     hard: Record,
     /// One fetch at a time, since the last offence until the next success.
     probation: bool,
+    /// A chunk came whole since the last offence.
+    delivered: bool,
     /// No new fetch before this; see [`Conduct::awake`].
     rest_until: Option<Instant>,
 }
@@ -74,6 +78,7 @@ impl Conduct {
             soft: Record::default(),
             hard: Record::default(),
             probation: false,
+            delivered: false,
             rest_until: None,
         }
     }
@@ -85,6 +90,11 @@ impl Conduct {
             None if self.probation => 1,
             None => self.room,
         }
+    }
+
+    /// Whether a chunk came whole since the last offence.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.delivered
     }
 
     /// Until when the holder rests; set until [`Conduct::awake`] is called.
@@ -106,6 +116,7 @@ impl Conduct {
     pub(super) fn delivered(&mut self, load: usize, most: usize) {
         self.busy_streak = 0;
         self.probation = false;
+        self.delivered = true;
         self.soft.count /= 2;
         // The slot that was freed, and one more to find out whether others left too. More at once
         // would earn a row of "busy" after every chunk.
@@ -125,6 +136,7 @@ impl Conduct {
     /// The holder did something wrong.
     pub(super) fn offended(&mut self, offence: Offence, now: Instant) {
         self.probation = true;
+        self.delivered = false;
         let record = match offence {
             Offence::WrongBytes | Offence::Changed => {
                 self.hard.charge(HARD_REST, HARD_REST_MAX, now);
@@ -134,7 +146,12 @@ impl Conduct {
                 self.soft.charge(NOT_HELD_REST, SOFT_REST_MAX, now);
                 &self.soft
             }
-            Offence::Stalled | Offence::BrokeOff | Offence::Refused | Offence::Unreachable => {
+            // It kept a chunk for seconds: the rest is in proportion.
+            Offence::Stalled => {
+                self.soft.charge(STALL_REST, SOFT_REST_MAX, now);
+                &self.soft
+            }
+            Offence::BrokeOff | Offence::Refused | Offence::Unreachable => {
                 self.soft.charge(SOFT_REST, SOFT_REST_MAX, now);
                 &self.soft
             }

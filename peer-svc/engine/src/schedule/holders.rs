@@ -323,9 +323,13 @@ impl Holders {
         Candidates(self.shelves.iter().map(|shelf| shelf.iter().copied().filter(may_have).collect()).collect())
     }
 
-    /// Available holders that carry nothing for us but second copies.
-    pub(super) fn rescuers(&self) -> Candidates {
-        let free = |key: &Key| self.all[*key].load == self.all[*key].copies;
+    /// Available holders that carry nothing for us but second copies: those that delivered since their last offence,
+    /// or the others.
+    pub(super) fn rescuers(&self, delivered: bool) -> Candidates {
+        let free = |key: &Key| {
+            let holder = &self.all[*key];
+            holder.load == holder.copies && holder.conduct.has_delivered() == delivered
+        };
         Candidates(self.shelves.iter().map(|shelf| shelf.iter().copied().filter(free).collect()).collect())
     }
 }

@@ -51,6 +51,9 @@ const MIN_PATIENCE: Duration = Duration::from_millis(300);
 /// How long a chunk is taken to need before any has come.
 const TYPICAL_AT_FIRST: Duration = Duration::from_secs(1);
 
+/// Fewer new bytes than this are no sign that a holder moves on.
+const LEAST_MOVE: u32 = 256;
+
 /// How much may run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -108,14 +111,37 @@ struct Flight {
     chunk: ChunkIndex,
     holder: Key,
     since: Instant,
+    /// When bytes came last; `since` before the first.
+    moved_at: Instant,
+    /// Bytes of the chunk that were here when it began, that are here now, and that it has.
+    had: Option<(u32, u32, u32)>,
     /// Asked for although another copy was in flight.
     is_copy: bool,
+}
+
+impl Flight {
+    /// From when on a second copy is worth its bytes. A holder that moves on is left alone unless the rest takes
+    /// longer than a whole chunk may take.
+    fn overdue_at(&self, typical: Option<Duration>) -> Instant {
+        let patience = (2 * typical.unwrap_or(TYPICAL_AT_FIRST)).max(MIN_PATIENCE);
+        let took = self.moved_at - self.since;
+        let is_slow = match (typical, self.had) {
+            (Some(_), Some((first, had, len))) if had > first => {
+                took.as_secs_f64() * f64::from(len.saturating_sub(had))
+                    > patience.as_secs_f64() * f64::from(had - first)
+            }
+            _ => false,
+        };
+        if is_slow { self.since + patience } else { self.moved_at + patience }
+    }
 }
 
 /// Owner of what is missing, which holders have it and what is in flight, for one download.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
+    /// Fetches that may run at present, second copies apart.
+    room: usize,
     missing: ChunkSet,
     order: RarityOrder,
     holders: Holders,
@@ -132,6 +158,7 @@ impl Scheduler {
         let limits = Limits { in_flight: limits.in_flight.max(1), per_holder: limits.per_holder.max(1) };
         Self {
             limits,
+            room: limits.in_flight,
             missing: wanted.clone(),
             order: RarityOrder::new(wanted),
             holders: Holders::new(limits.per_holder),
@@ -140,6 +167,11 @@ impl Scheduler {
             typical: None,
             ledger: Ledger::default(),
         }
+    }
+
+    /// So many fetches may run from now on, within the limits; second copies do not count. Those that run go on.
+    pub fn allow(&mut self, fetches: usize) {
+        self.room = fetches.clamp(1, self.limits.in_flight);
     }
 
     /// The holder has exactly these chunks of the same file; replaces what was known. Chunks for which
@@ -173,7 +205,8 @@ impl Scheduler {
         if self.flights.len() >= self.limits.in_flight || self.missing.is_empty() {
             return None;
         }
-        let (chunk, key, is_copy) = match self.pick_waiting(rng) {
+        let waiting = if self.flights.len() < self.room { self.pick_waiting(rng) } else { None };
+        let (chunk, key, is_copy) = match waiting {
             Some((chunk, key)) => (chunk, key, false),
             None => self.pick_copy(now, rng).map(|(chunk, key)| (chunk, key, true))?,
         };
@@ -187,8 +220,34 @@ impl Scheduler {
         });
         let id = FetchId(self.next_id);
         self.next_id += 1;
-        self.flights.insert(id, Flight { chunk, holder: key, since: now, is_copy });
+        self.flights.insert(id, Flight { chunk, holder: key, since: now, moved_at: now, had: None, is_copy });
         Some(Fetch { id, chunk, holder: self.holders.get(key).peer.clone() })
+    }
+
+    /// So many bytes of a fetch's chunk, which has `len`, are here now.
+    pub fn moved(&mut self, id: FetchId, had: u32, len: u32, now: Instant) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let (first, before, _) = *flight.had.get_or_insert((had, had, len));
+        // Less is what keeps a connection alive, not a chunk.
+        if had.saturating_sub(before) >= LEAST_MOVE || had == len && before < len {
+            flight.moved_at = now;
+            flight.had = Some((first, had, len));
+        }
+    }
+
+    /// A fetch waits for something of this peer's own, and no holder is slow.
+    pub fn not_asked(&mut self, id: FetchId, now: Instant) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            (flight.since, flight.moved_at) = (now, now);
+        }
+    }
+
+    /// This process did not run for so long: no holder was slow meanwhile.
+    pub fn slept(&mut self, asleep: Duration) {
+        for flight in self.flights.values_mut() {
+            flight.since += asleep;
+            flight.moved_at += asleep;
+        }
     }
 
     /// A fetch has ended. Returns the other copies of a chunk that is now stored: cancel them, and
@@ -201,7 +260,7 @@ impl Scheduler {
         now: Instant,
         rng: &mut (impl Rng + ?Sized),
     ) -> Vec<FetchId> {
-        let Some(Flight { chunk, holder: key, since, is_copy }) = self.flights.remove(&id) else {
+        let Some(Flight { chunk, holder: key, since, is_copy, .. }) = self.flights.remove(&id) else {
             return Vec::new();
         };
         let most = self.limits.per_holder;
@@ -247,8 +306,8 @@ impl Scheduler {
             return None;
         }
         let overdue = self.in_endgame().then(|| {
-            let patience = self.patience();
-            self.single_copies().map(move |flight| flight.since + patience).filter(|&at| at > now).min()
+            let overdue = self.single_copies().map(|flight| flight.overdue_at(self.typical));
+            overdue.filter(|&at| at > now).min()
         });
         self.holders.next_wake().into_iter().chain(overdue.flatten()).min()
     }
@@ -348,17 +407,18 @@ impl Scheduler {
         if !self.in_endgame() {
             return None;
         }
-        let patience = self.patience();
-        let rescuers = self.holders.rescuers();
+        // Those that delivered come first: one that never did may be as silent as the one to be rescued.
+        let (proved, others) = (self.holders.rescuers(true), self.holders.rescuers(false));
         let mut rarest: Vec<(ChunkIndex, Key)> = Vec::new();
-        for flight in self.single_copies().filter(|flight| now >= flight.since + patience) {
+        for flight in self.single_copies().filter(|flight| now >= flight.overdue_at(self.typical)) {
             let by_rarity =
                 rarest.first().map(|&(chunk, _)| self.order.rarity(flight.chunk).cmp(&self.order.rarity(chunk)));
             if by_rarity.is_some_and(|than_found| than_found.is_gt()) {
                 continue;
             }
             // The slow holder itself is no rescuer: it carries a first copy.
-            if let Some(key) = rescuers.pick(flight.chunk, &self.holders, rng) {
+            let rescuer = proved.pick(flight.chunk, &self.holders, rng);
+            if let Some(key) = rescuer.or_else(|| others.pick(flight.chunk, &self.holders, rng)) {
                 debug_assert_ne!(key, flight.holder);
                 if by_rarity.is_some_and(|than_found| than_found.is_lt()) {
                     rarest.clear();
@@ -399,10 +459,6 @@ impl Scheduler {
 
     fn copies_of(&self, chunk: ChunkIndex) -> impl Iterator<Item = (FetchId, &Flight)> {
         self.flights.iter().filter(move |(_, flight)| flight.chunk == chunk).map(|(&id, flight)| (id, flight))
-    }
-
-    fn patience(&self) -> Duration {
-        (2 * self.typical.unwrap_or(TYPICAL_AT_FIRST)).max(MIN_PATIENCE)
     }
 
     fn learn_duration(&mut self, took: Duration) {

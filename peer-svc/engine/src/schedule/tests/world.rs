@@ -142,3 +142,21 @@ fn bad_holders_cost_few_fetches() {
     let blamed: BTreeSet<_> = world.bench.scheduler.blame().iter().map(|blame| blame.holder).collect();
     assert_eq!(blamed, (2..6).map(peer).collect(), "exactly the bad ones are named");
 }
+
+/// One good holder and some that accept and never answer: the good one does all the work, and does not idle at the end.
+#[test]
+fn silent_holders_hardly_hold_up_a_good_one() {
+    for (silent, chunks) in [(6, 100), (12, 100), (6, 500)] {
+        let mut slowest = Duration::ZERO;
+        for seed in 0..20 {
+            let mut kinds = vec![Kind::Honest { slots: 8, chunk_ms: 50 }];
+            kinds.extend(vec![Kind::Staller; silent]);
+            let world = World::new(chunks, kinds, seed);
+            let start = world.bench.now;
+            slowest = slowest.max(world.run().bench.now - start);
+        }
+        // Alone, with one stream, it needs this long.
+        let alone = 50 * MS * chunks;
+        assert!(slowest < 2 * alone + 2 * STALL, "{silent} silent holders: {slowest:?}, alone {alone:?}");
+    }
+}
