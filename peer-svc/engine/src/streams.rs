@@ -115,12 +115,12 @@ mod tests {
     const TICK: Duration = Duration::from_millis(200);
 
     /// The number of streams after `seconds` if so many bytes come per second with so many streams; and the highest.
-    fn after(chunk_size: u32, seconds: u32, rate: impl Fn(usize) -> f64) -> (usize, usize) {
+    fn after(chunk_size: u32, seconds: u32, rate: impl Fn(u64) -> u64) -> (usize, usize) {
         let start = Instant::now();
-        let (mut streams, mut bytes, mut highest) = (Streams::new(chunk_size, 8, start), 0.0, 0);
+        let (mut streams, mut bytes, mut highest) = (Streams::new(chunk_size, 8, start), 0, 0);
         for tick in 1..=seconds * 5 {
-            bytes += rate(streams.room()) * TICK.as_secs_f64();
-            streams.counted(bytes as u64, streams.room(), start + TICK * tick);
+            bytes += rate(streams.room() as u64) / 5;
+            streams.counted(bytes, streams.room(), start + TICK * tick);
             highest = highest.max(streams.room());
             assert!((1..=8).contains(&streams.room()));
         }
@@ -130,13 +130,13 @@ mod tests {
     #[test]
     fn a_fast_link_gets_all_streams_at_once() {
         for chunk_size in [16 << 10, 256 << 10, 16 << 20] {
-            assert_eq!(after(chunk_size, 1, |_| 100e6).0, 8, "chunks of {chunk_size}");
+            assert_eq!(after(chunk_size, 1, |_| 100_000_000).0, 8, "chunks of {chunk_size}");
         }
     }
 
     #[test]
     fn a_slow_link_gets_few_streams() {
-        for (chunk_size, rate) in [(16 << 20, 125e3), (16 << 20, 500e3), (16 << 20, 65e3), (1 << 20, 65e3)] {
+        for (chunk_size, rate) in [(16 << 20, 125_000), (16 << 20, 500_000), (16 << 20, 65_000), (1 << 20, 65_000)] {
             let (room, highest) = after(chunk_size, 600, |_| rate);
             assert!(room <= 2 && highest <= 3, "chunks of {chunk_size} at {rate}: {room}, {highest}");
         }
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn slow_holders_on_a_fast_link_are_used_together() {
-        assert_eq!(after(16 << 20, 60, |streams| 125e3 * streams as f64).0, 8);
+        assert_eq!(after(16 << 20, 60, |streams| 125_000 * streams).0, 8);
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn silence_lets_one_more_try() {
-        assert_eq!(after(16 << 20, 3, |_| 0.0).0, 2);
-        assert_eq!(after(16 << 20, 60, |_| 0.0).0, 8);
+        assert_eq!(after(16 << 20, 3, |_| 0).0, 2);
+        assert_eq!(after(16 << 20, 60, |_| 0).0, 8);
     }
 }

@@ -145,8 +145,9 @@ impl Recorder {
             }
             Happening::Counted(bytes, without_memory) => {
                 let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
-                let had =
-                    |(nth, fetch): (usize, &Fetch)| (fetch.id, (nth >= without_memory).then_some(1000 * bytes as u32));
+                let had = |(nth, fetch): (usize, &Fetch)| {
+                    (fetch.id, (nth >= without_memory).then_some(1000 * u32::try_from(bytes).unwrap()))
+                };
                 let had = self.bench.fetches.iter().enumerate().map(had).collect();
                 Input::Counted { received, without_memory, had, wire: bytes }
             }

@@ -208,7 +208,7 @@ async fn fails_alone(manner: Manner, code: i32) {
     let bad = FakePeer::start(&cluster.tracker.url(), &a, manner.clone()).await;
     let downloader = cluster.peer("downloader").await;
     // Long enough that a stall, which takes seconds to be called one, is charged before the end.
-    let timeout = if matches!(manner, Manner::Stalls(_)) { "10s" } else { "2s" };
+    let timeout = if matches!(manner, Manner::Stalls(_)) { "20s" } else { "2s" };
     let run = downloader.cli(["download", "A", "--timeout", timeout]).await;
     assert_eq!(run.code, code, "{manner:?}: {:?} {}", run.events.last(), run.stderr);
     assert_eq!(run.lacking(), [0, 1, 2, 3]);
