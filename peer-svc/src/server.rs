@@ -262,21 +262,22 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     health.set_serving::<ControlServer<ControlService>>().await;
     let names = [PeerServer::<PeerService>::NAME, ControlServer::<ControlService>::NAME];
     let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
+    let mut peer_incoming = transport.incoming(peer_listener, cut.clone());
+    let mut control_incoming = transport.incoming(control_listener, cut.clone());
+    tasks.spawn(shell::watch_listener("peer service", peer_incoming.broken(), fault.clone()));
+    tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
         .add_service(PeerServer::new(PeerService(uploads)))
         .add_service(health_service.clone())
-        .serve_with_incoming_shutdown(transport.incoming(peer_listener, cut.clone()), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport
         .server()
         .add_service(ControlServer::new(ControlService(backend)))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .serve_with_incoming_shutdown(
-            transport.incoming(control_listener, cut.clone()),
-            stop.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(control_incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
     Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })

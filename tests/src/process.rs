@@ -6,14 +6,18 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    os::unix::process::ExitStatusExt,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net::{Shutdown, getsockname, shutdown, sockopt::socket_acceptconn},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open},
+};
 
 use crate::{binaries, until};
 
@@ -155,6 +159,24 @@ pub fn cpu_time(pid: u32) -> Duration {
     let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum();
     // Linux counts in hundredths of a second on every common machine (USER_HZ).
     Duration::from_millis(ticks * 10)
+}
+
+/// Shuts the socket that a process listens with at this address, as a fault of the kernel or a debugger would.
+///
+/// # Panics
+/// If there is none, or this process may not touch that one.
+pub fn break_listener(pid: u32, address: SocketAddr) {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let process = pidfd_open(process, PidfdFlags::empty()).expect("the process runs");
+    let listens = |socket: &OwnedFd| {
+        let own = getsockname(socket).ok().and_then(|own| SocketAddr::try_from(own).ok());
+        own == Some(address) && socket_acceptconn(socket) == Ok(true)
+    };
+    let numbers = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut opened = numbers.filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    let listener = opened.find(listens).expect("it listens there");
+    shutdown(&listener, Shutdown::Both).expect("a listener can be shut");
 }
 
 fn code(status: ExitStatus) -> i32 {

@@ -77,14 +77,16 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
+    let (fault, faults) = mpsc::channel(1);
+    let mut incoming = transport.incoming(listener, cut.clone());
+    tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
         .server()
         .add_service(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .serve_with_incoming_shutdown(transport.incoming(listener, cut.clone()), stop.clone().cancelled_owned());
-    let (fault, faults) = mpsc::channel(1);
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
     info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
     Ok(Tracker { address, config, registry, health, faults, tasks, stop, cut })

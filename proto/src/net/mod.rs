@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
+//! | [`accept`] | accepting, and what becomes of it when that fails |
 //! | [`cut`] | server connections that can be cut |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`reflection`] | gRPC reflection for grpcurl |
@@ -10,6 +11,7 @@
 //!
 //! The last two come with the feature `daemon`.
 
+pub mod accept;
 pub mod cut;
 pub mod health;
 #[cfg(feature = "daemon")]

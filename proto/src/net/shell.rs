@@ -67,6 +67,14 @@ pub enum Fault {
         /// What the transport said.
         source: tonic::transport::Error,
     },
+    /// Its listener is of no use any more, so nothing could connect.
+    #[error("the {part} cannot accept connections any more: {source}; start this daemon again")]
+    Listen {
+        /// Which server.
+        part: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// It returned without being asked to.
     #[error("internal error: the {0} ended by itself")]
     Ended(&'static str),
@@ -89,6 +97,18 @@ where
     };
     // With the channel full or closed the daemon is ending anyway.
     let _ = faults.try_send(fault);
+}
+
+/// Reports a listener that broke; `broken` is of [`Incoming::broken`](super::accept::Incoming::broken). Its server
+/// lives on with the connections it has, so it says nothing itself.
+pub async fn watch_listener(
+    part: &'static str,
+    broken: impl Future<Output = Option<io::Error>>,
+    faults: mpsc::Sender<Fault>,
+) {
+    if let Some(source) = broken.await {
+        let _ = faults.try_send(Fault::Listen { part, source });
+    }
 }
 
 /// Runs a program to its end. `name` stands in front of its error; `blocking_threads` bounds the threads for
