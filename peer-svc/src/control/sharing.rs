@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::Backend;
+use super::backend::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
