@@ -239,8 +239,10 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Ok(())
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
-    tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
-    tasks.spawn(share_folder(sharer.clone(), transfers.clone(), stop.clone()));
+    let notices = heed(noticed, sharer.clone(), transfers.clone());
+    tasks.spawn(shell::guard("task for the tracker's answers", notices, fault.clone()));
+    let sharing = share_folder(sharer.clone(), transfers.clone(), stop.clone());
+    tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
     let backend = Arc::new(Backend {
         tracker,
@@ -309,7 +311,7 @@ async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, stop: Canc
             done = &mut hashing => {
                 match done {
                     Ok(Err(error)) if !stop.is_cancelled() => tracing::error!(%error, "cannot share the folder"),
-                    Err(error) if error.is_panic() => tracing::error!(%error, "internal error: sharing the folder panicked"),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     _ => {}
                 }
                 return;

@@ -24,6 +24,30 @@ use crate::{binaries, until};
 /// Lines of each log that a failing test shows.
 const SHOWN: usize = 60;
 
+/// Where a child's stdout or stderr goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Into a file that the test can read.
+    #[default]
+    Kept,
+    /// Onto a disk that is full.
+    FullDisk,
+    /// Into a pipe that nobody reads any more.
+    NoReader,
+}
+
+impl Output {
+    fn open(self, kept: &Path) -> Stdio {
+        // There is a file to read in any case.
+        let file = File::create(kept).expect("a log file can be made");
+        match self {
+            Self::Kept => file.into(),
+            Self::FullDisk => File::options().write(true).open("/dev/full").expect("Linux has it").into(),
+            Self::NoReader => std::io::pipe().expect("a pipe can be made").1.into(),
+        }
+    }
+}
+
 /// A child; it is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -40,6 +64,20 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_with(name, program, args, logs, [Output::Kept; 2])
+    }
+
+    /// Starts one whose stdout and stderr go elsewhere.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with(
+        name: &str,
+        program: &str,
+        args: &[OsString],
+        logs: &Path,
+        [to_stdout, to_stderr]: [Output; 2],
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let stdout = logs.join(format!("{count}-{program}.out"));
@@ -48,12 +86,14 @@ impl Process {
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DRIZZLE_")) {
             command.env_remove(variable);
         }
+        // Where it cannot be written, each line is a chance to fail.
+        let level = if to_stderr == Output::Kept { "info" } else { "trace" };
         let child = command
             .args(args)
-            .env("RUST_LOG", "info")
+            .env("RUST_LOG", level)
             .stdin(Stdio::null())
-            .stdout(File::create(&stdout).expect("a log file can be made"))
-            .stderr(File::create(&stderr).expect("a log file can be made"))
+            .stdout(to_stdout.open(&stdout))
+            .stderr(to_stderr.open(&stderr))
             .spawn()
             .expect("the binary starts");
         Self { name: name.to_owned(), child, status: None, stdout, stderr }

@@ -72,12 +72,12 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
-    tasks.spawn(reap(registry.clone(), stop.clone()));
     let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
     let (fault, faults) = mpsc::channel(1);
+    tasks.spawn(shell::guard("task that ends leases", reap(registry.clone(), stop.clone()), fault.clone()));
     let mut incoming = transport.incoming(listener, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport

@@ -2,8 +2,12 @@
 //!
 //! A daemon's main parses its options and hands the rest to [`run`] and [`serve`]. What holds: an error ends
 //! the program with exit code 1 and is printed once, as one line on stderr, whatever RUST_BACKTRACE says; the
-//! log is best effort and never ends a task; the first signal drains and the second one ends at once; a
-//! daemon whose listener fails ends with an error instead of living on deaf.
+//! log and the ready line are best effort and end nothing; the first signal drains and the second one ends at once.
+//!
+//! What panics is noticed. A task that lives as long as its daemon takes the daemon with it ([`watch_over`],
+//! [`guard`]): what it kept up to date would go stale while health says serving, and a supervisor's restart is
+//! cheap, since a crash loses nothing. A task that works for one caller fails that caller alone. Either way the log
+//! has the panic's text. Likewise a daemon whose listener fails ends instead of living on deaf.
 
 use std::{
     error::Error,
@@ -19,6 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+use crate::panics;
 
 /// After the work, for threads that hang in the kernel: a dead disk must not keep the program.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -99,6 +105,13 @@ where
     let _ = faults.try_send(fault);
 }
 
+/// Runs a task that the daemon cannot do without, but which may end: a panic in it is reported as a fault.
+pub async fn guard(part: &'static str, task: impl Future<Output = ()> + Send + 'static, faults: mpsc::Sender<Fault>) {
+    if tokio::spawn(task).await.is_err_and(|error| error.is_panic()) {
+        let _ = faults.try_send(Fault::Panicked(part));
+    }
+}
+
 /// Reports a listener that broke; `broken` is of [`Incoming::broken`](super::accept::Incoming::broken). Its server
 /// lives on with the connections it has, so it says nothing itself.
 pub async fn watch_listener(
@@ -144,10 +157,11 @@ pub async fn serve<D: Daemon, E: Into<Failure>>(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut daemon = start.await.map_err(Into::into)?;
-    let mut stdout = io::stdout();
-    writeln!(stdout, "ready {}", daemon.ready())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| format!("cannot print the ready line to stdout: {error}"))?;
+    let (ready, mut stdout) = (daemon.ready(), io::stdout());
+    // A reader that left, or a full disk behind a redirection, is no reason not to serve.
+    if let Err(error) = writeln!(stdout, "ready {ready}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "cannot print the ready line to stdout; serving all the same: {ready}");
+    }
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -175,6 +189,7 @@ fn start_logging(format: LogFormat) {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
+    panics::log();
 }
 
 /// Stderr as long as it takes something: a closed terminal or a full disk behind it must not fail a task that
@@ -207,6 +222,15 @@ mod tests {
         assert!(matches!(faults.try_recv(), Ok(Fault::Ended("test service"))));
         watch_over("test service", async { panic!("on purpose") }, CancellationToken::new(), sender).await;
         assert!(matches!(faults.try_recv(), Ok(Fault::Panicked("test service"))));
+    }
+
+    #[tokio::test]
+    async fn a_guarded_task_may_end_but_not_panic() {
+        let (sender, mut faults) = faults();
+        guard("test task", async {}, sender.clone()).await;
+        assert!(faults.try_recv().is_err());
+        guard("test task", async { panic!("on purpose") }, sender).await;
+        assert!(matches!(faults.try_recv(), Ok(Fault::Panicked("test task"))));
     }
 
     #[tokio::test]

@@ -17,3 +17,4 @@ mod scenarios;
 mod shutdown;
 mod sizes;
 mod state;
+mod unwritable;
