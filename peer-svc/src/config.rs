@@ -28,6 +28,9 @@ pub enum Command {
         /// HOST:PORT of its control service
         #[arg(long, env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
         address: Address,
+        /// Ask whether it is ready instead: whether it holds a lease with the tracker
+        #[arg(long)]
+        ready: bool,
     },
 }
 

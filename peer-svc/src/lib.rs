@@ -25,6 +25,7 @@
 //! | `download` | one download: drives the way from locate to assemble |
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
+//! | `readiness` | whether there is a lease, for health checks |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
 //! | `config`, `server` | options; bind, run, drain |
@@ -39,6 +40,7 @@ mod fetch;
 mod holdings;
 mod locate;
 mod notices;
+mod readiness;
 mod register;
 mod serve;
 mod server;

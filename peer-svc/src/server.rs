@@ -38,6 +38,7 @@ use crate::{
     download::{BUDGET_KIB, Context},
     holdings::Holdings,
     notices::heed,
+    readiness,
     register::{Advertise, Membership, Outage, Standing},
     serve::{PeerService, Uploads},
     share::Sharer,
@@ -244,6 +245,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let sharing = share_folder(sharer.clone(), transfers.clone(), stop.clone());
     tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
+    let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
     let backend = Arc::new(Backend {
         tracker,
         monitor: Monitor {
@@ -263,6 +265,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     health.set_serving::<PeerServer<PeerService>>().await;
     health.set_serving::<ControlServer<ControlService>>().await;
     let names = [PeerServer::<PeerService>::NAME, ControlServer::<ControlService>::NAME];
+    let ready = async move { readiness::tell(standing_told, health, &names, ready_until).await };
+    tasks.spawn(shell::guard("task that tells whether it is ready", ready, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
     let mut peer_incoming = transport.incoming(peer_listener, cut.clone());
     let mut control_incoming = transport.incoming(control_listener, cut.clone());

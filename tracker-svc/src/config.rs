@@ -49,6 +49,9 @@ pub enum Command {
         /// HOST:PORT of the tracker; by default this machine and the port of --listen
         #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_url)]
         address: Option<Address>,
+        /// Ask whether it is ready instead: whether its catalogue answers
+        #[arg(long)]
+        ready: bool,
     },
 }
 
@@ -118,7 +121,7 @@ mod tests {
         assert_eq!(asked("10.0.0.1:1").as_str(), "10.0.0.1:1");
         for text in ["h:1", "http://h:1"] {
             let cli = Cli::parse_from(["tracker-svc", "healthcheck", "--address", text]);
-            let Some(Command::Healthcheck { address }) = cli.command else { panic!("{:?}", cli.command) };
+            let Some(Command::Healthcheck { address, .. }) = cli.command else { panic!("{:?}", cli.command) };
             assert_eq!(address.unwrap().as_str(), "h:1");
         }
     }

@@ -9,6 +9,7 @@
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
 //! | [`census`] | everything that a monitor may ask |
+//! | `readiness` | whether the catalogue answers, for health checks |
 //! | `verdict` | what becomes of a claim to a name |
 //! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
 //! | [`limits`] | the bounds of what one tracker takes on |
@@ -26,6 +27,7 @@ pub mod error;
 mod grpc;
 pub mod limits;
 pub mod live;
+mod readiness;
 pub mod registry;
 mod server;
 mod verdict;

@@ -135,6 +135,15 @@ impl Registry {
         Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
     }
 
+    /// Passes if the catalogue answers, and no release of a name hangs.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.blocking(|inner| {
+            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
+            Ok(inner.catalogue.check()?)
+        })
+        .await
+    }
+
     /// Opens a lease.
     pub fn register_peer(&self, peer: PeerInfo, now: Instant) -> Result<u64, Error> {
         let (lease, replaced) = self.inner.with(|Guarded { live, rng, .. }| {

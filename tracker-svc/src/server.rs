@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use drizzle_proto::{
     net::{
+        health::READY,
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
@@ -21,6 +22,7 @@ use crate::{
     config::Config,
     grpc::Service,
     limits::MAX_REQUEST,
+    readiness,
     registry::Registry,
 };
 
@@ -72,11 +74,20 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
+    let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+    for service in [SERVICE_NAME, READY] {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let (readiness, until) = (health.clone(), stop.clone());
+    let tell = async move |ready| {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        readiness.set_service_status(READY, status).await;
+    };
+    let looking = readiness::watch(registry.clone(), readiness::LOOKS, tell, until);
+    tasks.spawn(shell::guard("task that looks whether it is ready", looking, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
-    let (fault, faults) = mpsc::channel(1);
     tasks.spawn(shell::guard("task that ends leases", reap(registry.clone(), stop.clone()), fault.clone()));
     let mut incoming = transport.incoming(listener, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
@@ -105,7 +116,7 @@ impl Tracker {
         let (uptime, peers, files) = (uptime.as_secs(), live.peers, live.swarms);
         let (registered, refused) = (counts.registered, counts.refused);
         info!(uptime, peers, files, registered, refused, "draining");
-        for service in ["", SERVICE_NAME] {
+        for service in ["", SERVICE_NAME, READY] {
             // Cleared and not set to NOT_SERVING: that ends health watches, which would hold up the drain.
             self.health.clear_service_status(service).await;
         }

@@ -19,3 +19,11 @@ pub mod reflection;
 #[cfg(feature = "daemon")]
 pub mod shell;
 pub mod transport;
+
+/// The last link of an error's chain says what happened; those above it, of a transport, only where.
+pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}

@@ -9,6 +9,7 @@ mod bad_peers;
 mod crash;
 mod exits;
 mod full_disk;
+mod health;
 mod listeners;
 mod many;
 mod names;

@@ -19,6 +19,7 @@ macro_rules! contract {
     ($make:expr) => {
         $crate::catalogue::contract::contract! {
             $make;
+            a_check_passes_and_changes_nothing,
             the_first_content_of_a_name_stays_its_content,
             a_manifest_lives_as_long_as_a_name_stands_for_it,
             what_its_owner_withdrew_is_not_registered_again_by_another,
@@ -111,6 +112,13 @@ pub(crate) fn names_are_listed_in_byte_order_by_prefix(catalogue: &dyn Catalogue
     assert_eq!(list("a/", None, 2), ["a/b", "a/c"]);
     assert_eq!(list("a/", Some("a/c"), 2), ["a/é"]);
     assert_eq!(list("c", None, 2), [""; 0]);
+}
+
+pub(crate) fn a_check_passes_and_changes_nothing(catalogue: &dyn Catalogue) {
+    catalogue.check().unwrap();
+    assert_eq!(one(catalogue, claim("a", 1)), Verdict::New);
+    catalogue.check().unwrap();
+    assert_eq!(one(catalogue, claim("a", 1)), Verdict::Same);
 }
 
 pub(crate) fn concurrent_registrations_have_one_winner(catalogue: &dyn Catalogue) {

@@ -41,6 +41,10 @@ impl Tables {
 }
 
 impl Catalogue for MemoryCatalogue {
+    fn check(&self) -> Result<(), CatalogueError> {
+        Ok(())
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         let tables = self.0.lock().unwrap();
         let known = files.iter().map(|file| Known {

@@ -117,6 +117,9 @@ pub enum Verdict {
 
 /// The durable half of the tracker. Every call may block for as long as a disk takes.
 pub trait Catalogue: Send + Sync + 'static {
+    /// Passes if it can be read, and written to as far as can be told without writing. Changes nothing.
+    fn check(&self) -> Result<(), CatalogueError>;
+
     /// What is known of each of these files, in order.
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError>;
 

@@ -152,6 +152,15 @@ fn names_table(database: &Database) -> Result<ReadOnlyTable<&'static str, NameRo
 }
 
 impl Catalogue for RedbCatalogue {
+    fn check(&self) -> Result<(), CatalogueError> {
+        self.run(|database| {
+            names_table(database)?.len()?;
+            // Waits for whoever writes: a write that hangs is found.
+            begin_write(database)?.abort()?;
+            Ok(())
+        })
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         self.run(|database| {
             let read = database.begin_read()?;

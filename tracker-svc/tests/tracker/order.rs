@@ -26,6 +26,10 @@ struct Slow {
 }
 
 impl Catalogue for Slow {
+    fn check(&self) -> Result<(), CatalogueError> {
+        self.catalogue.check()
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         self.catalogue.lookup(files)
     }

@@ -202,7 +202,7 @@ async fn health_and_reflection_answer() {
     let tracker = start(dir.path()).await;
     let channel = Transport::plaintext().connect(&tracker.address().into()).await.unwrap();
     let mut health = HealthClient::new(channel.clone());
-    for service in ["", "drizzle.v1.Tracker"] {
+    for service in ["", "drizzle.v1.Tracker", "ready"] {
         let request = HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status(), ServingStatus::Serving, "{service:?}");
     }
@@ -232,6 +232,7 @@ async fn health_and_reflection_answer() {
 
     let address = tracker.address().into();
     drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.unwrap();
+    drizzle_proto::net::health::check_ready(&Transport::plaintext(), &address).await.unwrap();
     tracker.shutdown().await;
     assert!(drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.is_err());
 }
