@@ -91,6 +91,8 @@ impl Process {
         let child = command
             .args(args)
             .env("RUST_LOG", level)
+            // What a person reads must not depend on it.
+            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(to_stdout.open(&stdout))
             .stderr(to_stderr.open(&stderr))

@@ -14,6 +14,7 @@ mod listeners;
 mod many;
 mod names;
 mod readme;
+mod refusals;
 mod scenarios;
 mod shutdown;
 mod sizes;
