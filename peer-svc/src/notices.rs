@@ -53,8 +53,9 @@ pub(crate) async fn heed(mut notices: mpsc::Receiver<Notice>, sharer: Arc<Sharer
             Notice::Refused(refusal) => refused(&sharer, &transfers, &refusal),
             Notice::Released(file) => released(&sharer, &transfers, &file),
         });
-        if let Err(error) = heeded.await {
-            tracing::error!(%error, "internal error: looking into the tracker's answer failed");
+        if heeded.await.is_err_and(|error| error.is_panic()) {
+            // The panic itself is in the log already. The next answer of the tracker may be looked into all the same.
+            tracing::error!("internal error: looking into an answer of the tracker panicked; it has no effect here");
         }
     }
 }

@@ -20,7 +20,11 @@ use drizzle_engine::{
     slots::{Answer, Grant, Requester, Slots},
 };
 use drizzle_proto::{FileId, PeerId, WireError, convert, limits::MESSAGE_SIZE, wire};
-use tokio::{runtime::Handle, sync::mpsc, task::JoinError};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -187,8 +191,8 @@ impl Uploads {
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that is not polled would keep it.
-        tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
-        Ok(ChunkStream { messages, left: left.into(), sent: self.sent.clone() })
+        let reader = tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
+        Ok(ChunkStream { messages, reader, left: left.into(), sent: self.sent.clone() })
     }
 }
 
@@ -251,6 +255,8 @@ async fn room<'a>(
 #[derive(Debug)]
 pub(crate) struct ChunkStream {
     messages: mpsc::Receiver<Result<Bytes, Status>>,
+    /// Fills the channel.
+    reader: JoinHandle<()>,
     left: u64,
     sent: Arc<AtomicU64>,
 }
@@ -269,8 +275,12 @@ impl Stream for ChunkStream {
             Some(Err(status)) => Some(Err(status)),
             // Ended early: OK would pass for a short chunk.
             None if self.left > 0 => {
+                let ended = std::task::ready!(Pin::new(&mut self.reader).poll(context));
                 self.left = 0;
-                Some(Err(Status::aborted("the receiver took too little for too long")))
+                Some(Err(match ended {
+                    Ok(()) => Status::aborted("the receiver took too little for too long"),
+                    Err(error) => ServeError::of_task(error).into(),
+                }))
             }
             None => None,
         })
@@ -370,6 +380,19 @@ mod tests {
         until_taken(&uploads, 0).await;
         let last = idle.collect::<Vec<_>>().await.pop().expect("what was read ahead");
         assert_eq!(last.unwrap_err().code(), tonic::Code::Aborted, "it must not pass for a whole chunk");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
+        let (sender, messages) = mpsc::channel(READ_AHEAD);
+        let reader = tokio::task::spawn_blocking(move || {
+            sender.try_send(Ok(Bytes::from_static(b"half"))).unwrap();
+            panic!("on purpose");
+        });
+        let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default() };
+        assert_eq!(stream.next().await.unwrap().unwrap().data, "half");
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert!(stream.next().await.is_none());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the tracker refuses, and the one table from that to a gRPC status.
 
 use drizzle_proto::{FileName, WireError};
+use tokio::task::JoinError;
 use tonic::Status;
 
 use crate::{
@@ -35,9 +36,16 @@ pub enum Error {
     /// The tracker is going away.
     #[error("the tracker is stopping")]
     Stopping,
-    /// A bug.
+    /// A bug; the log has the panic's text.
     #[error("internal error of the tracker; see its log")]
     Panicked,
+}
+
+impl Error {
+    /// A task that gave no answer: it panicked, or the runtime ends and began no more of them.
+    pub(crate) fn of_task(error: JoinError) -> Self {
+        if error.is_panic() { Self::Panicked } else { Self::Stopping }
+    }
 }
 
 impl From<Error> for Status {
@@ -53,5 +61,22 @@ impl From<Error> for Status {
             Error::Catalogue(_) | Error::Stopping => Status::unavailable(text),
             Error::Panicked => Status::internal(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_the_trackers_fault_and_an_end_is_not() {
+        let code = |error: JoinError| Status::from(Error::of_task(error)).code();
+        let panicked = tokio::task::spawn_blocking(|| panic!("on purpose")).await;
+        assert_eq!(panicked.map_err(code), Err::<(), _>(Code::Internal));
+        let endless = tokio::spawn(std::future::pending::<()>());
+        endless.abort();
+        assert_eq!(endless.await.map_err(code), Err(Code::Unavailable), "to be tried again");
     }
 }

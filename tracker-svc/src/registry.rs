@@ -317,7 +317,7 @@ impl Registry {
         work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| Error::Panicked)?
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(Error::of_task)?
     }
 }
 

@@ -6,7 +6,7 @@ use drizzle_proto::{
     FileName,
     client::{ClientError, TrackerClient},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinError};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
@@ -46,9 +46,18 @@ pub(super) enum UnshareError {
     /// Recording failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The daemon stops.
+    #[error("the daemon is shutting down")]
+    Stopping,
     /// A bug; the log has the panic's text.
-    #[error("internal error: {0}")]
-    Internal(String),
+    #[error("internal error: unsharing panicked; see the log of peer-svc")]
+    Panicked,
+}
+
+impl UnshareError {
+    fn of_task(error: JoinError) -> Self {
+        if error.is_panic() { Self::Panicked } else { Self::Stopping }
+    }
 }
 
 impl Backend {
@@ -59,7 +68,7 @@ impl Backend {
         }
         let (sharer, local) = (self.sharer.clone(), name.clone());
         let held = tokio::task::spawn_blocking(move || sharer.unshare(&local)).await;
-        let held = held.map_err(|error| UnshareError::Internal(error.to_string()))??;
+        let held = held.map_err(UnshareError::of_task)??;
         let lease = self.standing.borrow().lease;
         let withdrawn = match lease {
             Some(lease) => self.tracker.clone().withdraw_file(lease, &name).await,
@@ -81,5 +90,19 @@ impl Backend {
             Err(error) if error.code() == tonic::Code::NotFound => Err(UnshareError::NotFound(name)),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_and_an_end_of_the_daemon_are_told_apart() {
+        let panicked = tokio::task::spawn_blocking(|| panic!("on purpose")).await;
+        assert!(matches!(panicked.map_err(UnshareError::of_task), Err::<(), _>(UnshareError::Panicked)));
+        let endless = tokio::spawn(std::future::pending::<()>());
+        endless.abort();
+        assert!(matches!(endless.await.map_err(UnshareError::of_task), Err(UnshareError::Stopping)));
     }
 }

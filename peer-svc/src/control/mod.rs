@@ -50,9 +50,9 @@ fn unshare_status(error: UnshareError) -> Status {
     match error {
         UnshareError::Downloading(_) => Status::failed_precondition(text),
         UnshareError::NotFound(_) => Status::not_found(text),
-        UnshareError::TrackerAway(_) => Status::unavailable(text),
+        UnshareError::TrackerAway(_) | UnshareError::Stopping => Status::unavailable(text),
         UnshareError::Tracker(error) => error.into(),
-        UnshareError::Journal(_) | UnshareError::Internal(_) => Status::internal(text),
+        UnshareError::Journal(_) | UnshareError::Panicked => Status::internal(text),
     }
 }
 
