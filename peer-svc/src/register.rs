@@ -156,7 +156,7 @@ impl Membership {
             let now = Instant::now();
             while let Some(call) = lease.next(now) {
                 tracing::trace!(target: "drizzle::decisions", ?call, "tracker");
-                self.start(call, &mut calls);
+                self.start(call, lease.renew_within(), &mut calls);
             }
             let wake = lease.wake_at().unwrap_or(now + IDLE);
             tokio::select! {
@@ -182,7 +182,7 @@ impl Membership {
         }
     }
 
-    fn start(&self, call: Call, calls: &mut JoinSet<Ended>) {
+    fn start(&self, call: Call, renew_within: Duration, calls: &mut JoinSet<Ended>) {
         let mut tracker = self.tracker.clone();
         match call {
             Call::Register => {
@@ -190,7 +190,11 @@ impl Membership {
                 calls.spawn(async move { Ended::Registered(register(tracker, advertise, peer, labels).await) });
             }
             Call::Renew(id) => {
-                calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
+                calls.spawn(async move {
+                    let renewed = tokio::time::timeout(renew_within, tracker.renew_lease(id)).await;
+                    let late = || tonic::Status::deadline_exceeded(format!("no answer within {renew_within:?}")).into();
+                    Ended::Renewed(id, renewed.unwrap_or_else(|_| Err(late())))
+                });
             }
             Call::Announce(id) => {
                 let batch = self.holdings.take_batch();

@@ -21,6 +21,10 @@ use crate::retry::{self, Backoff};
 
 /// News is gathered this long before it is sent.
 pub const BATCH: Duration = Duration::from_millis(40);
+/// A renewal that gets no answer is given up after the time between renewals, so that two more fit into a lease of
+/// three times that; but not before this, which a busy machine may need.
+pub const LEAST_DEADLINE: Duration = Duration::from_secs(1);
+
 /// What the tracker granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -122,6 +126,11 @@ impl Lease {
     /// The lease that is held, whether or not the tracker answers at present.
     pub fn id(&self) -> Option<u64> {
         self.held.as_ref().map(|held| held.terms.id)
+    }
+
+    /// How long a renewal may take. One with the deadline of other calls would hang for as long as the lease lasts.
+    pub fn renew_within(&self) -> Duration {
+        self.held.as_ref().map_or(LEAST_DEADLINE, |held| held.terms.renew_every.max(LEAST_DEADLINE))
     }
 
     /// Whether [`Lease::has_news`] would change anything: otherwise the news needs no watching now.

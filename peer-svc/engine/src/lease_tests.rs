@@ -28,6 +28,20 @@ fn a_renewal_does_not_wait_for_an_announcement() {
 }
 
 #[test]
+fn a_renewal_that_hangs_leaves_time_for_another_one_within_the_lease() {
+    let start = Instant::now();
+    let mut lease = held(start);
+    let hung = start + EVERY;
+    assert_eq!(lease.next(hung), Some(Call::Renew(7)));
+    let given_up = hung + lease.renew_within();
+    lease.renewed(7, Answer::Failed, given_up);
+    let again = lease.wake_at().unwrap();
+    assert_eq!(lease.next(again), Some(Call::Renew(7)));
+    // The tracker grants three times the time between renewals.
+    assert!(again < start + 3 * EVERY - EVERY / 2, "{:?} after the lease began", again - start);
+}
+
+#[test]
 fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
     let start = Instant::now();
     let mut lease = held(start);
