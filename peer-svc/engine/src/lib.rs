@@ -8,6 +8,7 @@
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`memory`] | which fetch gets memory for its chunk |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
 //!
@@ -19,6 +20,7 @@
 pub mod announce;
 pub mod holder_view;
 pub mod lease;
+pub mod memory;
 pub mod pace;
 pub mod retry;
 pub mod schedule;

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
+use crate::{fetch::memory::ChunkMemory, share::Sharer, store::paths};
 use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
-use tokio::sync::Semaphore;
 
-use crate::{share::Sharer, store::paths};
+/// Bytes of chunks in memory at once, over all downloads of this daemon.
+pub(crate) const MEMORY: u64 = 64 << 20;
 
-/// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
-pub(crate) const BUDGET_KIB: usize = 64 << 10;
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -25,8 +24,8 @@ pub(crate) struct Context {
     pub(crate) peer: PeerId,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
-    /// Memory for chunks in flight, in KiB.
-    pub(crate) budget: Arc<Semaphore>,
+    /// Memory for chunks in flight.
+    pub(crate) memory: Arc<ChunkMemory>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
 }

@@ -145,10 +145,10 @@ mod tests {
     use std::{fs, sync::atomic::AtomicU64, time::Duration};
 
     use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
-    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::{
+        fetch::memory::ChunkMemory,
         share::Sharer,
         store::{
             disk::Disk,
@@ -176,7 +176,7 @@ mod tests {
             transport,
             peer: PeerId::from_bytes([1; 16]),
             sharer: Arc::new(sharer),
-            budget: Arc::new(Semaphore::new(1)),
+            memory: ChunkMemory::new(1),
             downloaded: AtomicU64::new(0),
         }
     }
