@@ -9,6 +9,7 @@
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
 //! | [`memory`] | which fetch gets memory for its chunk |
+//! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
 //!
@@ -25,4 +26,5 @@ pub mod pace;
 pub mod retry;
 pub mod schedule;
 pub mod slots;
+pub mod uplink;
 pub mod waiting;
