@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     holdings::{Holdings, ReadError, Readable},
+    shortage::Shortage,
     store::read::read_exact,
 };
 
@@ -72,11 +73,18 @@ impl From<ServeError> for Status {
             ServeError::Read(ReadError::NoSuchChunk { .. }) | ServeError::Offset { .. } => Status::out_of_range(text),
             ServeError::Read(ReadError::NotHeld(_)) => Status::failed_precondition(text),
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),
+            // As good as no slot: the caller goes elsewhere, and blames nobody.
+            ServeError::Read(ReadError::Io(error)) if is_short(&error) => Status::resource_exhausted(text),
             ServeError::Read(ReadError::Io(_)) | ServeError::Panicked => Status::internal(text),
             ServeError::Busy(_) => Status::resource_exhausted(text),
             ServeError::Stopping => Status::unavailable(text),
         }
     }
+}
+
+fn is_short(error: &std::io::Error) -> bool {
+    let shortage = Shortage::of_io(error);
+    shortage.inspect(|shortage| shortage.say("serve chunks")).is_some()
 }
 
 /// Everything that is uploaded by this peer.
@@ -365,6 +373,14 @@ mod tests {
             uploads.open(bad).await.unwrap_err();
             until_taken(&uploads, 0).await;
         }
+    }
+
+    #[test]
+    fn a_source_without_a_free_file_is_busy_and_not_broken() {
+        let short = std::io::Error::from(rustix::io::Errno::MFILE);
+        assert_eq!(Status::from(ServeError::from(ReadError::Io(short))).code(), tonic::Code::ResourceExhausted);
+        let broken = std::io::Error::from(rustix::io::Errno::IO);
+        assert_eq!(Status::from(ServeError::from(ReadError::Io(broken))).code(), tonic::Code::Internal);
     }
 
     #[tokio::test]

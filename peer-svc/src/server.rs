@@ -36,7 +36,7 @@ use crate::{
     config::Config,
     control::{Backend, ControlService},
     download::{Context, MEMORY},
-    fetch::memory::ChunkMemory,
+    fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
     notices::heed,
     register::{Advertise, Membership, Outage, Standing},
@@ -202,7 +202,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         stop: stop.clone(),
     });
     let context = Arc::new(Context {
-        transport: transport.clone(),
+        connections: Arc::new(Connections::new(transport.clone(), id)),
         tracker: tracker.clone(),
         peer: id,
         sharer: sharer.clone(),

@@ -26,6 +26,8 @@ pub enum Reason {
     Busy,
     /// Every fetch waits for memory for its chunk, which other downloads of this peer use.
     NoMemory,
+    /// No holder could be asked, for want of this on this machine; in words.
+    Short(String),
     /// Chunks were asked for, and nothing comes.
     Silence,
 }

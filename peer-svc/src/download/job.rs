@@ -7,8 +7,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{fetch::memory::ChunkMemory, share::Sharer, store::paths};
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
+use crate::{
+    fetch::{memory::ChunkMemory, pool::Connections},
+    share::Sharer,
+    store::paths,
+};
+use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
 pub(crate) const MEMORY: u64 = 64 << 20;
@@ -16,8 +20,8 @@ pub(crate) const MEMORY: u64 = 64 << 20;
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// How holders are dialled.
-    pub(crate) transport: Transport,
+    /// To holders, for all downloads.
+    pub(crate) connections: Arc<Connections>,
     /// For manifests and holders.
     pub(crate) tracker: TrackerClient,
     /// This peer.

@@ -49,8 +49,9 @@ use self::{
     transfer::{Effect, Ended, Input, Transfer},
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, Room, fetch_and_store, memory::Account, pool::Connections},
+    fetch::{FetchFailure, FetchTask, Room, fetch_and_store, memory::Account},
     locate::{self, Located},
+    shortage::{self, Shortage},
     store::{
         partials::{RecordError, record},
         write::{PartialFile, StoredChunk},
@@ -73,9 +74,16 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> DownloadEvent {
     let start = Instant::now();
-    let prepared = {
-        let (context, job, cancel) = (context.clone(), job.clone(), cancel.clone());
-        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancel)).await
+    let prepared = loop {
+        let (context, job, cancelled) = (context.clone(), job.clone(), cancel.clone());
+        let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancelled)).await;
+        let shortage = match &prepared {
+            Ok(Err(Failure::Storage(error))) => Shortage::of_io(error),
+            _ => None,
+        };
+        let Some(shortage) = shortage.filter(|_| !cancel.is_cancelled()) else { break prepared };
+        shortage.say("begin a download");
+        tokio::time::sleep(shortage::PAUSE).await;
     };
     let prepared = match prepared {
         Ok(Ok(prepared)) => prepared,
@@ -90,7 +98,6 @@ pub(crate) async fn run(
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let (news, fetch_news) = mpsc::channel(NEWS);
     let mut driver = Driver {
-        connections: Arc::new(Connections::new(context.transport.clone(), context.peer)),
         context: context.clone(),
         partial: partial.clone(),
         offered,
@@ -126,7 +133,6 @@ enum Report {
 /// Performs the effects of one download.
 struct Driver {
     context: Arc<Context>,
-    connections: Arc<Connections>,
     partial: Arc<PartialFile>,
     offered: bool,
     events: Broadcast,
@@ -223,7 +229,7 @@ impl Driver {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
                     fetch,
                     partial: self.partial.clone(),
-                    connections: self.connections.clone(),
+                    connections: self.context.connections.clone(),
                     memory: self.memory.clone(),
                     news: self.news.clone(),
                 };
@@ -266,7 +272,7 @@ impl Driver {
                     Report::Proved { checked, sound }
                 });
             }
-            Effect::Forget(peer) => self.connections.forget(peer),
+            Effect::Forget(peer) => self.context.connections.forget(peer),
             Effect::End(ended) => return Some(ended),
         }
         None

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        fetch::memory::ChunkMemory,
+        fetch::{memory::ChunkMemory, pool::Connections},
         share::Sharer,
         store::{
             disk::Disk,
@@ -173,7 +173,7 @@ mod tests {
         };
         Context {
             tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-            transport,
+            connections: Arc::new(Connections::new(transport, PeerId::from_bytes([1; 16]))),
             peer: PeerId::from_bytes([1; 16]),
             sharer: Arc::new(sharer),
             memory: ChunkMemory::new(1),

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     fetch::{FetchFailure, Room, error::FetchError},
     locate::Located,
+    shortage::Shortage,
     store::{partials::RecordError, write::StoredChunk},
 };
 
@@ -131,6 +132,8 @@ pub(super) struct Transfer {
     waiting: Waiting,
     /// Fetches that wait for memory and have asked no peer.
     without_memory: BTreeSet<FetchId>,
+    /// What this machine ran out of when a holder was to be asked last, until a chunk is stored.
+    shortage: Option<Shortage>,
     located: bool,
     told: Progress,
     ended: bool,
@@ -156,6 +159,7 @@ impl Transfer {
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
             without_memory: BTreeSet::new(),
+            shortage: None,
             located: false,
             told: Progress::default(),
             ended: false,
@@ -251,7 +255,10 @@ impl Transfer {
         if fetches.wait_for_memory() {
             self.waiting.waits_for_itself(now);
         }
-        let reason = || Reason::of(self.located, self.scheduler.supply(now), fetches);
+        let reason = || match (Reason::of(self.located, self.scheduler.supply(now), fetches), self.shortage) {
+            (Reason::Busy, Some(shortage)) => Reason::Short(shortage.to_string()),
+            (reason, _) => reason,
+        };
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
@@ -351,6 +358,10 @@ impl Transfer {
                 Outcome::Stored
             }
             Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
+            Err(FetchFailure::Holder(FetchError::Short(shortage))) => {
+                self.shortage = Some(shortage);
+                Outcome::Unasked
+            }
             Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
                 let (chunk, peer) = (fetch.chunk, fetch.holder.address().clone());
                 let step = Step::Failed { offence, detail };
@@ -414,6 +425,7 @@ impl Transfer {
             self.stored_bytes += len;
         }
         self.waiting.chunk_stored(now);
+        self.shortage = None;
         let peer = fetch.holder.address().clone();
         effects.push(Effect::Offer(stored));
         effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));

@@ -401,3 +401,17 @@ fn waiting_for_memory_is_no_patience_spent_and_no_holder_is_overdue_meanwhile() 
     assert_eq!(bench.transfer.wake_at(bench.now), bench.now + 2 * Duration::from_secs(1), "overdue from now on");
     assert!(matches!(end(&bench.stored(&fetch)), Some(Ended::Complete)));
 }
+
+#[test]
+fn what_this_machine_is_short_of_is_no_fault_of_a_holder_and_is_tried_again_after_a_pause() {
+    let mut bench = Bench::located(1, &[1]);
+    let fetch = bench.fetches[0].clone();
+    let effects = bench.failed(&fetch, FetchFailure::Holder(FetchError::Short(Shortage::Files)));
+    let says = |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(Reason::Short(text))) if text.contains("open files"));
+    assert!(effects.iter().any(says), "{effects:?}");
+    assert!(bench.fetches.is_empty() && bench.transfer.wake_at(bench.now) > bench.now, "no spin");
+    bench.wake();
+    let again = bench.fetches[0].clone();
+    assert!(matches!(end(&bench.stored(&again)), Some(Ended::Complete)));
+    assert!(bench.transfer.blamed().is_empty());
+}

@@ -12,6 +12,7 @@ mod full_disk;
 mod many;
 mod names;
 mod readme;
+mod resources;
 mod scenarios;
 mod shutdown;
 mod sizes;

@@ -90,6 +90,8 @@ pub enum Outcome {
     Busy,
     /// The holder did something wrong.
     Failed(Offence),
+    /// It could not be asked, for want of something on this machine: no offence, and tried again after a pause.
+    Unasked,
     /// We gave up ourselves; no offence.
     Cancelled,
 }
@@ -228,6 +230,7 @@ impl Scheduler {
                 Outcome::Stored => holder.conduct.delivered(holder.load, most),
                 Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
                 Outcome::Failed(offence) => holder.conduct.offended(offence, now),
+                Outcome::Unasked => holder.conduct.spared(now),
                 Outcome::Cancelled => {}
             }
         });
