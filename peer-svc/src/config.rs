@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use drizzle_engine::slots::Slots;
 use drizzle_proto::{Address, Labels, net::shell::LogFormat};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
@@ -65,7 +66,8 @@ pub struct Config {
     #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL")]
     pub label: Vec<Labels>,
 
-    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere
+    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere. More are sent while receivers are
+    /// slower than this peer's uplink, and to a peer that would wait for one which has all slots
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub upload_slots: u16,
 
@@ -81,6 +83,13 @@ pub struct Config {
     /// How log lines look
     #[arg(long, value_name = "FORMAT", env = "DRIZZLE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Chunks that are sent at once at the very most, each by a thread.
+    pub fn most_uploads(&self) -> usize {
+        Slots::most(self.upload_slots.into())
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@
 //! | `readiness` | whether there is a lease, for health checks |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
+//! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
@@ -45,6 +46,7 @@ mod register;
 mod serve;
 mod server;
 mod share;
+mod shortage;
 mod status;
 mod store;
 mod transfers;

@@ -10,13 +10,13 @@ use peer_svc::{Cli, Command, bind};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for blocking work other than uploads, which take one for each slot.
+/// Threads for blocking work other than uploads, which take one each.
 const OTHER_BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let slots = cli.serve.as_ref().map_or(0, |config| usize::from(config.upload_slots));
-    shell::run("peer-svc", slots + OTHER_BLOCKING_THREADS, async {
+    let uploads = cli.serve.as_ref().map_or(0, peer_svc::Config::most_uploads);
+    shell::run("peer-svc", uploads + OTHER_BLOCKING_THREADS, async {
         match (cli.command, cli.serve) {
             (Some(Command::Healthcheck { address, ready: false }), _) => {
                 Ok(health::check(&Transport::plaintext(), &address).await?)

@@ -26,7 +26,7 @@ use drizzle_proto::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
@@ -35,7 +35,8 @@ use wire::{control_server::ControlServer, peer_server::PeerServer};
 use crate::{
     config::Config,
     control::{Backend, ControlService},
-    download::{BUDGET_KIB, Context},
+    download::{Context, MEMORY},
+    fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
     notices::heed,
     readiness,
@@ -202,11 +203,11 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         stop: stop.clone(),
     });
     let context = Arc::new(Context {
-        transport: transport.clone(),
+        connections: Arc::new(Connections::new(transport.clone(), id)),
         tracker: tracker.clone(),
         peer: id,
         sharer: sharer.clone(),
-        budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+        memory: ChunkMemory::new(MEMORY),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));

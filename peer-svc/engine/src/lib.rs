@@ -8,6 +8,8 @@
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`memory`] | which fetch gets memory for its chunk |
+//! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
 //!
@@ -19,8 +21,10 @@
 pub mod announce;
 pub mod holder_view;
 pub mod lease;
+pub mod memory;
 pub mod pace;
 pub mod retry;
 pub mod schedule;
 pub mod slots;
+pub mod uplink;
 pub mod waiting;

@@ -137,6 +137,7 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
         Reason::NotLocated => return "the tracker has not said which peers hold it".to_owned(),
         Reason::Busy => return "every holder is busy".to_owned(),
         Reason::NoMemory => return "other downloads of this peer use all memory for chunks".to_owned(),
+        Reason::Short(text) => return text.clone(),
         Reason::Silence => return "its holders were asked and sent nothing".to_owned(),
         Reason::NoSupply(supply) => supply,
     };

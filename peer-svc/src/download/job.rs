@@ -7,26 +7,29 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
-use tokio::sync::Semaphore;
+use crate::{
+    fetch::{memory::ChunkMemory, pool::Connections},
+    share::Sharer,
+    store::paths,
+};
+use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient};
 
-use crate::{share::Sharer, store::paths};
+/// Bytes of chunks in memory at once, over all downloads of this daemon.
+pub(crate) const MEMORY: u64 = 64 << 20;
 
-/// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
-pub(crate) const BUDGET_KIB: usize = 64 << 10;
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// How holders are dialled.
-    pub(crate) transport: Transport,
+    /// To holders, for all downloads.
+    pub(crate) connections: Arc<Connections>,
     /// For manifests and holders.
     pub(crate) tracker: TrackerClient,
     /// This peer.
     pub(crate) peer: PeerId,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
-    /// Memory for chunks in flight, in KiB.
-    pub(crate) budget: Arc<Semaphore>,
+    /// Memory for chunks in flight.
+    pub(crate) memory: Arc<ChunkMemory>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
 }

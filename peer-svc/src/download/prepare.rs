@@ -145,10 +145,10 @@ mod tests {
     use std::{fs, sync::atomic::AtomicU64, time::Duration};
 
     use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
-    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::{
+        fetch::{memory::ChunkMemory, pool::Connections},
         share::Sharer,
         store::{
             disk::Disk,
@@ -173,10 +173,10 @@ mod tests {
         };
         Context {
             tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-            transport,
+            connections: Arc::new(Connections::new(transport, PeerId::from_bytes([1; 16]))),
             peer: PeerId::from_bytes([1; 16]),
             sharer: Arc::new(sharer),
-            budget: Arc::new(Semaphore::new(1)),
+            memory: ChunkMemory::new(1),
             downloaded: AtomicU64::new(0),
         }
     }

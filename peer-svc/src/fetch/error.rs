@@ -3,7 +3,7 @@
 use drizzle_engine::{pace, schedule::Offence};
 use tonic::{Code, Status};
 
-use crate::verify::Mismatch;
+use crate::{shortage::Shortage, verify::Mismatch};
 
 /// Why a chunk did not come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +11,9 @@ pub(crate) enum FetchError {
     /// Every upload slot of the holder is taken: no offence.
     #[error("busy")]
     Busy,
+    /// The holder could not be asked, for want of this on this machine: no offence.
+    #[error("{0}")]
+    Short(Shortage),
     /// The holder is to blame.
     #[error("{}", .1)]
     Offence(Offence, String),
@@ -18,6 +21,9 @@ pub(crate) enum FetchError {
 
 impl FetchError {
     pub(super) fn status(status: &Status) -> Self {
+        if let Some(shortage) = Shortage::of(status) {
+            return Self::Short(shortage);
+        }
         let offence = match status.code() {
             Code::ResourceExhausted => return Self::Busy,
             Code::DataLoss => Offence::Changed,

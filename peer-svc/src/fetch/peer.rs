@@ -32,7 +32,7 @@ impl Connections {
         let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0, self.own());
         let begun = tokio::time::timeout(CONNECT_TIMEOUT + pace::RECEIVING.silence, begin).await;
         let begun = begun.map_err(|_| FetchError::silent())?;
-        let mut stream = begun.map_err(|status| FetchError::status(&status))?;
+        let mut stream = begun.map_err(|status| self.not_asked(FetchError::status(&status)))?;
         let mut verifier = Verifier::new(manifest, chunk);
         let mut pace = Pace::new(pace::RECEIVING, Instant::now());
         while let Some(message) = next_message(&mut stream, &mut pace).await? {

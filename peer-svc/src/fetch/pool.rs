@@ -20,7 +20,7 @@ const CONNECTIONS: usize = 4;
 /// Holders that are kept connected though nothing is asked of them.
 const IDLE_HOLDERS: usize = 64;
 
-/// Connections to holders, made when first used and closed with the last handle. One per download.
+/// Connections to holders, made when first used and closed with the last handle. One per daemon.
 #[derive(Debug)]
 pub(crate) struct Connections {
     transport: Transport,
@@ -39,6 +39,12 @@ pub(super) struct Pooled {
 /// One stream's share of a connection.
 #[derive(Debug)]
 pub(super) struct Lent(pub(super) Pooled);
+
+impl Pooled {
+    fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+}
 
 impl Drop for Lent {
     fn drop(&mut self) {
@@ -61,7 +67,7 @@ impl Connections {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
             // A large swarm must not cost a socket for every peer that was ever asked.
-            pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
+            pool.retain(|_, (_, connections)| !connections.iter().all(Pooled::is_idle));
         }
         let address = peer.address();
         let (known_address, connections) = pool.entry(peer.id()).or_insert_with(|| (address.clone(), Vec::new()));
@@ -72,7 +78,7 @@ impl Connections {
         }
         let least = connections.iter().min_by_key(|connection| connection.streams.load(Ordering::Relaxed)).cloned();
         let connection = match least {
-            Some(idle) if idle.streams.load(Ordering::Relaxed) == 0 || connections.len() >= CONNECTIONS => idle,
+            Some(idle) if idle.is_idle() || connections.len() >= CONNECTIONS => idle,
             _ => {
                 let client = PeerClient::new(&self.transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
@@ -85,8 +91,24 @@ impl Connections {
         Ok(Lent(connection))
     }
 
-    /// Forgets the connections to a peer that is gone.
+    /// Forgets the connections to a peer that is gone, unless another download uses them.
     pub(crate) fn forget(&self, peer: PeerId) {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.get(&peer).is_some_and(|(_, connections)| connections.iter().all(Pooled::is_idle)) {
+            pool.remove(&peer);
+        }
+    }
+
+    /// Looks at why a holder was not reached: what is short on this machine is said, and what is idle here makes room.
+    pub(super) fn not_asked(&self, error: FetchError) -> FetchError {
+        if let FetchError::Short(shortage) = error {
+            shortage.say("connect to other peers");
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.retain(|_, (_, connections)| {
+                connections.retain(|connection| !connection.is_idle());
+                !connections.is_empty()
+            });
+        }
+        error
     }
 }

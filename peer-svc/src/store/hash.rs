@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{extents::Extents, stamp::Stamp};
+use crate::shortage::wait_out;
 
 /// Why a file was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +106,7 @@ pub(crate) fn hash_file(
         io::ErrorKind::NotFound => HashError::NotFound(path.to_owned()),
         _ => HashError::Io { path: path.to_owned(), source },
     };
-    let file = File::open(path).map_err(fail)?;
+    let file = wait_out("hash files", stop, || File::open(path)).map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
     if !metadata.is_file() {
         return Err(HashError::NotRegular(path.to_owned()));

@@ -6,14 +6,17 @@
 //! | [`accept`] | accepting, and what becomes of it when that fails |
 //! | [`cut`] | server connections that can be cut |
 //! | [`health`] | asking a daemon whether it serves |
+//! | [`open_files`] | the limit of open files |
 //! | [`reflection`] | gRPC reflection for grpcurl |
 //! | [`shell`] | the runtime, the log, the ready line, signals and the end of a daemon |
 //!
-//! The last two come with the feature `daemon`.
+//! The last three come with the feature `daemon`.
 
 pub mod accept;
 pub mod cut;
 pub mod health;
+#[cfg(feature = "daemon")]
+pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod reflection;
 #[cfg(feature = "daemon")]

@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::open_files;
 use crate::panics;
 
 /// After the work, for threads that hang in the kernel: a dead disk must not keep the program.
@@ -154,6 +155,7 @@ pub async fn serve<D: Daemon, E: Into<Failure>>(
     start: impl Future<Output = Result<D, E>>,
 ) -> Result<(), Failure> {
     start_logging(format);
+    open_files::raise_limit();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut daemon = start.await.map_err(Into::into)?;

@@ -15,6 +15,7 @@ mod many;
 mod names;
 mod readme;
 mod refusals;
+mod resources;
 mod scenarios;
 mod shutdown;
 mod sizes;
