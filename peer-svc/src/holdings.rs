@@ -287,7 +287,7 @@ impl Holdings {
             let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
             let readable = |file| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
             match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file())),
+                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
                 Backing::Shared { path, stamp } => match open_unchanged(&path, stamp)? {
                     Some(file) => return Ok(readable(Arc::new(file))),
                     None => {

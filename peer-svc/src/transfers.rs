@@ -324,16 +324,12 @@ impl Transfers {
     pub(crate) fn restore(&self) -> Result<(), JournalError> {
         let Sharer { journal, partials, holdings, .. } = &*self.context.sharer;
         let records = journal.partials()?;
-        partials.sweep(records.iter().map(|record| &record.name));
+        partials.sweep(journal, &records)?;
         for record in records {
-            let opened = match partials.is_whole(&record.name, &record.manifest) {
-                Ok(false) => continue,
-                Ok(true) => partials.open_file(&record.name, record.manifest, false),
-                Err(error) => Err(error),
-            };
-            match opened {
-                Ok(partial) => holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
-                Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
+            match partials.is_whole(&record) {
+                Ok(false) => {}
+                Ok(true) => holdings.insert_partial(record.name.clone(), Arc::new(partials.of(&record)), record.chunks),
+                Err(error) => tracing::warn!(name = %record.name, %error, "cannot look at an unfinished download"),
             }
         }
         Ok(())

@@ -1,15 +1,22 @@
 //! After the last fetch: the file in its place, or what is stored recorded for the next attempt; and the last event.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Instant,
+};
 
 use drizzle_proto::ChunkRanges;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    events::{Blamed, DownloadEvent},
+    events::{Blamed, Broadcast, DownloadEvent},
     failure::Failure,
     job::{Context, Destination, Job, bytes_of},
-    prepare::{Existing, inspect},
+    prepare::{Existing, inspect, tell_move},
     transfer::{Ended, Transfer},
 };
 use crate::{
@@ -19,9 +26,24 @@ use crate::{
         journal::ShareRecord,
         partials::record,
         paths,
+        place::{Opened, Place, folder_above},
+        stamp::Stamp,
         write::PartialFile,
     },
 };
+
+/// What comes first: the file in its place, or the word that it is not wanted any more.
+#[derive(Debug, Default)]
+struct LastStep(AtomicU8);
+
+impl LastStep {
+    const PLACED: u8 = 1;
+    const CALLED_OFF: u8 = 2;
+
+    fn is_first(&self, which: u8) -> bool {
+        self.0.compare_exchange(0, which, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
 
 /// Puts things in order, and makes the last event.
 pub(super) async fn finish(
@@ -30,13 +52,33 @@ pub(super) async fn finish(
     partial: Arc<PartialFile>,
     offered: bool,
     ended: Ended,
-    elapsed: Duration,
+    run: Run<'_>,
 ) -> DownloadEvent {
     let job = transfer.job().clone();
+    let elapsed = || run.start.elapsed();
     let finished = match (ended, job.destination.is_some()) {
         (Ended::Complete, true) => {
-            let (context, job, partial) = (context.clone(), job.clone(), partial.clone());
-            match tokio::task::spawn_blocking(move || place(&context, &job, &partial, offered)).await {
+            run.events.work("writing the last bytes to the disk".to_owned());
+            let step = Arc::new(LastStep::default());
+            let mut placing = {
+                let (context, job, partial, step) = (context.clone(), job.clone(), partial.clone(), step.clone());
+                let (events, cancel) = (run.events.clone(), run.cancel.clone());
+                let end = move || {
+                    place(&context, &job, &partial, offered, &End { step: &step, events: &events, cancel: &cancel })
+                };
+                tokio::task::spawn_blocking(end)
+            };
+            // Writing may take long on a slow disk; whoever gives up meanwhile is not to wait for that.
+            let called_off = tokio::select! {
+                placed = &mut placing => Err(placed),
+                () = run.cancel.cancelled() => Ok(step.is_first(LastStep::CALLED_OFF)),
+            };
+            let placed = match called_off {
+                Ok(true) => Ok(Err(run.called_off())),
+                Ok(false) => placing.await,
+                Err(placed) => placed,
+            };
+            match placed {
                 Ok(placed) => placed.map(Some),
                 Err(error) => Err(Failure::Internal(error.to_string())),
             }
@@ -44,21 +86,41 @@ pub(super) async fn finish(
         (Ended::Complete, false) => Ok(None),
         (Ended::Failed(failure), _) => Err(failure),
     };
-    if !matches!(finished, Ok(Some(_))) {
+    // A last step that was called off may still be writing, for long: what it wrote is not waited for.
+    let is_closed = job.destination.is_some() && transfer.missing().is_empty();
+    let is_over = matches!(finished, Ok(Some(_)) | Err(Failure::Cancelled | Failure::Shutdown)) && is_closed;
+    if !is_over {
         save(&context, &transfer, &partial).await;
     }
     match finished {
         Ok(path) => {
             let sources = transfer.contributions();
             let bytes = sources.iter().map(|source| source.bytes).sum();
-            DownloadEvent::Done { path, bytes, elapsed, sources, blamed: transfer.blamed() }
+            DownloadEvent::Done { path, bytes, elapsed: elapsed(), sources, blamed: transfer.blamed() }
         }
         Err(failure) => {
             let missing = bytes_of(&job.manifest, transfer.missing());
-            let folder = context.sharer.journal.folder();
+            let folder = partial.path().parent().unwrap_or(Path::new("/"));
             let reason = failure.text(&job.name, missing, folder);
             failed(&failure, reason, transfer.missing().ranges(), transfer.blamed())
         }
+    }
+}
+
+/// What a download is told from outside, and what it tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) start: Instant,
+    pub(super) events: &'a Broadcast,
+    pub(super) cancel: &'a CancellationToken,
+    /// The daemon's own end.
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Run<'_> {
+    /// Why it was called off.
+    pub(super) fn called_off(&self) -> Failure {
+        if self.stop.is_cancelled() { Failure::Shutdown } else { Failure::Cancelled }
     }
 }
 
@@ -83,8 +145,21 @@ async fn save(context: &Arc<Context>, transfer: &Transfer, partial: &Arc<Partial
     }
 }
 
+/// What the last step is told from outside, and what it tells.
+struct End<'a> {
+    step: &'a LastStep,
+    events: &'a Broadcast,
+    cancel: &'a CancellationToken,
+}
+
 /// Puts the file in place and shares it from there. Blocks.
-fn place(context: &Context, job: &Job, partial: &PartialFile, offered: bool) -> Result<PathBuf, Failure> {
+fn place(
+    context: &Context,
+    job: &Job,
+    partial: &PartialFile,
+    offered: bool,
+    end: &End<'_>,
+) -> Result<PathBuf, Failure> {
     let sharer = &context.sharer;
     let Some(destination) = &job.destination else {
         return Err(Failure::Internal("a file without a destination".to_owned()));
@@ -93,15 +168,18 @@ fn place(context: &Context, job: &Job, partial: &PartialFile, offered: bool) -> 
     if *destination == Destination::Named {
         paths::make_parents(partial.disk(), &sharer.dir, &job.name).map_err(Failure::Path)?;
     }
-    let stamp = match assemble(partial, &path) {
+    let may_place = || end.step.is_first(LastStep::PLACED);
+    let placed = match assemble(partial, &path, &may_place) {
+        Err(AssembleError::OtherFileSystem(_)) => {
+            let moved = relocate(context, job, partial, &path, end)?;
+            // The step was taken; what was not possible before is tried once more.
+            assemble(&moved, &path, &|| !end.cancel.is_cancelled())
+        }
+        placed => placed,
+    };
+    let stamp = match placed {
         Ok(stamp) => stamp,
-        Err(AssembleError::Exists(path)) => match inspect(&path, &job.manifest, &CancellationToken::new()) {
-            Ok(Existing::Same(stamp)) => {
-                partial.discard().map_err(Failure::Storage)?;
-                stamp
-            }
-            _ => return Err(Failure::Exists(path)),
-        },
+        Err(AssembleError::Exists(path)) => there_already(job, partial, path)?,
         Err(error) => return Err(Failure::Assemble(error)),
     };
     if offered {
@@ -109,8 +187,38 @@ fn place(context: &Context, job: &Job, partial: &PartialFile, offered: bool) -> 
         // This very download is over; the record of its chunks goes with it.
         let is_downloading: IsDownloading<'_> = &|_| false;
         sharer.offer(vec![(job.name.clone(), record)], is_downloading).map_err(Failure::Journal)?;
-    } else {
-        sharer.journal.forget_partial(&job.name).map_err(Failure::Journal)?;
+    } else if let Some(ended) = sharer.journal.forget_partial(&job.name).map_err(Failure::Journal)? {
+        sharer.discard(&ended);
     }
     Ok(path)
+}
+
+/// The destination appeared in the meantime: fine, if it is the same file.
+fn there_already(job: &Job, partial: &PartialFile, path: PathBuf) -> Result<Stamp, Failure> {
+    match inspect(&path, &job.manifest, &CancellationToken::new()) {
+        Ok(Existing::Same(stamp)) => {
+            partial.discard().map_err(Failure::Storage)?;
+            Ok(stamp)
+        }
+        _ => Err(Failure::Exists(path)),
+    }
+}
+
+/// The rename does not lead to the destination although it looked so before the first fetch: quotas of some file
+/// systems are such a border, and a disk may have been mounted since.
+fn relocate(
+    context: &Context,
+    job: &Job,
+    partial: &PartialFile,
+    destination: &Path,
+    end: &End<'_>,
+) -> Result<PartialFile, Failure> {
+    let (journal, partials) = (&context.sharer.journal, &context.sharer.partials);
+    record(journal, &job.name, partial, &job.wanted)?;
+    let known = journal.partial(&job.name).map_err(Failure::Journal)?;
+    let known = known.ok_or_else(|| Failure::Internal("the record of a running download is gone".to_owned()))?;
+    let tell = |moved: crate::store::place::Moved<'_>| tell_move(end.events, moved);
+    let place = Place { journal, partials, cancel: end.cancel, tell: &tell };
+    let Opened { partial: moved, recorded, .. } = place.relocate(&known, folder_above(destination))?;
+    if recorded.is_full() { Ok(moved) } else { Err(Failure::Storage(std::io::ErrorKind::InvalidData.into())) }
 }

@@ -72,11 +72,13 @@ pub(crate) async fn run(
 ) -> DownloadEvent {
     let start = Instant::now();
     let prepared = {
-        let (context, job, cancel) = (context.clone(), job.clone(), cancel.clone());
-        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancel)).await
+        let (context, job, events, cancel) = (context.clone(), job.clone(), events.clone(), cancel.clone());
+        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &events, &cancel)).await
     };
+    let outside = ending::Run { start, events: &events, cancel: &cancel, stop: &stop };
     let prepared = match prepared {
         Ok(Ok(prepared)) => prepared,
+        Ok(Err(Failure::Cancelled)) => return ending::stillborn(&context, &job, &outside.called_off()),
         Ok(Err(failure)) => return ending::stillborn(&context, &job, &failure),
         Err(error) => return panicked(&context, &job, &error),
     };
@@ -84,15 +86,16 @@ pub(crate) async fn run(
     let file = job.manifest.id();
     let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
     let watch = tokio::spawn(watch);
-    let Prepared { partial, stored, unproved, offered } = prepared;
+    // The file stays open as long as the download runs.
+    let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let mut driver = Driver {
         connections: Arc::new(Connections::new(context.transport.clone(), context.peer)),
         context: context.clone(),
         partial: partial.clone(),
         offered,
-        events,
-        cancel,
+        events: events.clone(),
+        cancel: cancel.clone(),
         tasks: JoinSet::new(),
         received: HashMap::new(),
         without_memory: Arc::default(),
@@ -103,7 +106,7 @@ pub(crate) async fn run(
     driver.tasks.shutdown().await;
     watch.abort();
     let _ = watch.await;
-    ending::finish(context, transfer, partial, offered, ended, start.elapsed()).await
+    ending::finish(context, transfer, partial, offered, ended, outside).await
 }
 
 /// The last event of a download whose task panicked.
