@@ -301,7 +301,7 @@ impl Holdings {
     }
 
     /// Drops a shared file that changed, unless it was shared anew meanwhile.
-    fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+    pub(crate) fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.changed.note(id);

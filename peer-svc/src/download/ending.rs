@@ -16,10 +16,11 @@ use super::{
     events::{Blamed, Broadcast, DownloadEvent},
     failure::Failure,
     job::{Context, Destination, Job, bytes_of},
-    prepare::{Existing, inspect, tell_move},
+    prepare::{Existing, held_elsewhere, inspect, tell_move},
     transfer::{Ended, Transfer},
 };
 use crate::{
+    holdings::{Held, Registration},
     share::IsDownloading,
     store::{
         assemble::{AssembleError, assemble},
@@ -182,7 +183,9 @@ fn place(
         Err(AssembleError::Exists(path)) => there_already(job, partial, path)?,
         Err(error) => return Err(Failure::Assemble(error)),
     };
-    if offered {
+    // What was held under the name may be gone since, or be what the tracker refused: then this is the file to offer.
+    let is_refused = |held: Held| matches!(held.registration, Registration::Refused(_));
+    if offered || held_elsewhere(context, &job.name).is_none_or(is_refused) {
         let record = ShareRecord { path: path.clone(), stamp, manifest: job.manifest.clone(), shared: true };
         // This very download is over; the record of its chunks goes with it.
         let is_downloading: IsDownloading<'_> = &|_| false;

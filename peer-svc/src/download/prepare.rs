@@ -7,7 +7,7 @@
 
 use std::{fs::File, io, path::Path, sync::Arc};
 
-use drizzle_proto::{ChunkSet, Manifest};
+use drizzle_proto::{ChunkSet, FileName, Manifest};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     job::{Context, Job},
 };
 use crate::{
-    holdings::Backing,
+    holdings::{Backing, Held},
     store::{
         place::{Moved, Opened, Place, folder_above},
         prove::prove,
@@ -56,8 +56,7 @@ pub(super) fn prepare(
     let unproved = recorded;
     let mut stored = unproved.clone();
     copy_local(context, job, &partial, &mut stored, cancel).map_err(|error| Failure::storage(&partial, error))?;
-    let held = context.sharer.holdings.get(name);
-    let offered = held.is_none_or(|held| matches!(held.backing, Backing::Partial(_)));
+    let offered = held_elsewhere(context, name).is_none();
     if offered {
         context.sharer.holdings.insert_partial(name.clone(), partial.clone(), stored.clone());
     }
@@ -68,6 +67,20 @@ pub(super) fn prepare(
 pub(super) fn tell_move(events: &Broadcast, Moved { to, done, total }: Moved<'_>) {
     let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
     events.work(format!("copying {} of earlier chunks to {}: {percent} %", size_text(total), to.display()));
+}
+
+/// The complete file that this peer holds under a name, if it is still there as it was. One that is gone or changed is
+/// dropped, and the tracker hears of it: the download is what this peer has of it.
+pub(super) fn held_elsewhere(context: &Context, name: &FileName) -> Option<Held> {
+    let holdings = &context.sharer.holdings;
+    let held = holdings.get(name)?;
+    let Backing::Shared { path, stamp } = &held.backing else { return None };
+    if matches!(open_unchanged(path, *stamp), Ok(None)) {
+        tracing::info!(%name, path = %path.display(), "no longer there as it was shared: no longer offered");
+        holdings.drop_changed(name, held.manifest.id(), *stamp);
+        return None;
+    }
+    Some(held)
 }
 
 /// Takes wanted chunks from other files here that have the same content, as verified as any.
@@ -135,7 +148,7 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
 mod tests {
     use std::{fs, sync::atomic::AtomicU64, time::Duration};
 
-    use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
+    use drizzle_proto::{Address, PeerId, client::TrackerClient, net::transport::Transport};
     use tokio::sync::Semaphore;
 
     use super::*;
