@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use drizzle_proto::ChunkRanges;
@@ -32,6 +32,9 @@ use crate::{
         write::PartialFile,
     },
 };
+
+/// Writing the last bytes is told if it takes longer than this.
+const WRITING: Duration = Duration::from_secs(1);
 
 /// What comes first: the file in its place, or the word that it is not wanted any more.
 #[derive(Debug, Default)]
@@ -59,7 +62,6 @@ pub(super) async fn finish(
     let elapsed = || run.start.elapsed();
     let finished = match (ended, job.destination.is_some()) {
         (Ended::Complete, true) => {
-            run.events.work("writing the last bytes to the disk".to_owned());
             let step = Arc::new(LastStep::default());
             let mut placing = {
                 let (context, job, partial, step) = (context.clone(), job.clone(), partial.clone(), step.clone());
@@ -70,9 +72,12 @@ pub(super) async fn finish(
                 tokio::task::spawn_blocking(end)
             };
             // Writing may take long on a slow disk; whoever gives up meanwhile is not to wait for that.
-            let called_off = tokio::select! {
-                placed = &mut placing => Err(placed),
-                () = run.cancel.cancelled() => Ok(step.is_first(LastStep::CALLED_OFF)),
+            let called_off = loop {
+                tokio::select! {
+                    placed = &mut placing => break Err(placed),
+                    () = run.cancel.cancelled() => break Ok(step.is_first(LastStep::CALLED_OFF)),
+                    () = tokio::time::sleep(WRITING) => run.events.work("writing the last bytes to the disk".to_owned()),
+                }
             };
             let placed = match called_off {
                 Ok(true) => Ok(Err(run.called_off())),
@@ -224,4 +229,109 @@ fn relocate(
     let place = Place { journal, partials, cancel: end.cancel, tell: &tell };
     let Opened { partial: moved, recorded, .. } = place.relocate(&known, folder_above(destination))?;
     if recorded.is_full() { Ok(moved) } else { Err(Failure::Storage(std::io::ErrorKind::InvalidData.into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs, io,
+        sync::mpsc::{Receiver, Sender, channel},
+    };
+
+    use drizzle_proto::{ChunkSet, Manifest};
+
+    use super::{
+        super::{
+            FailureKind,
+            prepare::{Prepared, prepare},
+            testing::{context, job},
+        },
+        *,
+    };
+    use crate::store::{
+        disk::{Disk, Step, Witness},
+        faults::Faults,
+        testing::{content, verified},
+    };
+
+    /// A disk on which writing the data of a download takes until the test says so.
+    struct Slow {
+        writing: Sender<()>,
+        go_on: std::sync::Mutex<Receiver<()>>,
+    }
+
+    impl Witness for Slow {
+        fn before(&self, step: Step<'_>) -> io::Result<()> {
+            if matches!(step, Step::Sync(path) if path.parent().is_some_and(|folder| folder.ends_with("partial"))) {
+                self.writing.send(()).unwrap();
+                self.go_on.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        }
+    }
+
+    /// A download of which every chunk is written.
+    fn complete(context: &Context, data: &[u8], manifest: &Manifest) -> (Job, Prepared) {
+        let job = Job { destination: Some(Destination::Named), ..job(manifest) };
+        let prepared = prepare(context, &job, &Broadcast::default(), &CancellationToken::new()).unwrap();
+        for chunk in 0..3 {
+            prepared.partial.write(&verified(data, manifest, chunk)).unwrap();
+        }
+        (job, prepared)
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_does_not_wait_for_a_slow_disk_and_the_file_does_not_appear_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((writing, is_writing), (go_on, may_go_on)) = (channel(), channel());
+        let slow = Slow { writing, go_on: std::sync::Mutex::new(may_go_on) };
+        let context = Arc::new(context(folder.path(), Disk::watched(Arc::new(slow))));
+        let (data, manifest) = content(1);
+        let (job, Prepared { partial, file: _file, offered, .. }) = complete(&context, &data, &manifest);
+        let all = ChunkSet::full(manifest.layout().chunk_count());
+        let transfer = Transfer::new(job, all.clone(), ChunkSet::empty(all.count()), Instant::now());
+        let (events, cancel, stop) = (Broadcast::default(), CancellationToken::new(), CancellationToken::new());
+        let run = Run { start: Instant::now(), events: &events, cancel: &cancel, stop: &stop };
+        let give_up = async {
+            let is_writing = tokio::task::spawn_blocking(move || is_writing.recv().map(|()| is_writing)).await;
+            cancel.cancel();
+            is_writing
+        };
+        let ending = finish(context.clone(), transfer, partial.clone(), offered, Ended::Complete, run);
+        let (last, is_writing) = tokio::join!(ending, give_up);
+        let _is_writing = is_writing.unwrap().unwrap();
+        assert!(matches!(last, DownloadEvent::Failed { kind: FailureKind::Cancelled, .. }), "{last:?}");
+        // The disk is done at last; the thread that waited for it holds the data until it has ended.
+        go_on.send(()).unwrap();
+        tokio::task::spawn_blocking({
+            let partial = partial.clone();
+            move || {
+                while Arc::strong_count(&partial) > 3 {
+                    std::thread::yield_now();
+                }
+            }
+        })
+        .await
+        .unwrap();
+        assert!(!folder.path().join("a").exists() && partial.path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_rename_that_turns_out_not_to_lead_to_the_destination_costs_a_move_and_not_the_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let (faults, disk) = Faults::disk();
+        let context = context(folder.path(), disk);
+        let (data, manifest) = content(1);
+        fs::create_dir(folder.path().join("out")).unwrap();
+        let (job, Prepared { partial, offered, .. }) = complete(&context, &data, &manifest);
+        let path = folder.path().join("out/file");
+        let job = Job { destination: Some(Destination::Path(path.clone())), ..job };
+        faults.is_elsewhere(&folder.path().join("out"));
+        let (step, events, cancel) = (LastStep::default(), Broadcast::default(), CancellationToken::new());
+        let end = End { step: &step, events: &events, cancel: &cancel };
+        assert_eq!(place(&context, &job, &partial, offered, &end).unwrap(), path);
+        assert_eq!(fs::read(&path).unwrap(), data);
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 1);
+        assert!(!partial.path().exists() && context.sharer.journal.leftovers().unwrap().is_empty());
+    }
 }

@@ -17,6 +17,8 @@ mod events;
 mod failure;
 mod job;
 mod prepare;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transfer;
 
 use std::{

@@ -146,49 +146,19 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::atomic::AtomicU64, time::Duration};
+    use std::fs;
 
-    use drizzle_proto::{Address, PeerId, client::TrackerClient, net::transport::Transport};
-    use tokio::sync::Semaphore;
+    use drizzle_proto::FileName;
 
-    use super::*;
-    use crate::{
-        share::Sharer,
-        store::{
-            disk::Disk,
-            hash::HashProgress,
-            journal::Journal,
-            partials::{Partials, record},
-            testing::{content, verified},
-        },
+    use super::{super::testing::job, *};
+    use crate::store::{
+        disk::Disk,
+        partials::record,
+        testing::{content, verified},
     };
 
     fn context(folder: &Path) -> Context {
-        let journal = Journal::open(&folder.join("state"), Disk::default()).unwrap();
-        let partials = Partials::open(journal.folder(), Disk::default()).unwrap();
-        let transport = Transport::plaintext();
-        let sharer = Sharer {
-            journal: Arc::new(journal),
-            partials: Arc::new(partials),
-            holdings: Arc::default(),
-            dir: folder.to_owned(),
-            progress: HashProgress::default(),
-            stop: CancellationToken::new(),
-        };
-        Context {
-            tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-            transport,
-            peer: PeerId::from_bytes([1; 16]),
-            sharer: Arc::new(sharer),
-            budget: Arc::new(Semaphore::new(1)),
-            downloaded: AtomicU64::new(0),
-        }
-    }
-
-    fn job(manifest: &Manifest) -> Job {
-        let wanted = ChunkSet::full(manifest.layout().chunk_count());
-        let (name, timeout) = (FileName::new("a").unwrap(), Duration::from_secs(1));
-        Job { name, manifest: manifest.clone(), wanted, destination: None, timeout, seed: 1 }
+        super::super::testing::context(folder, Disk::default())
     }
 
     fn begin(context: &Context, job: &Job) -> Result<Prepared, Failure> {

@@ -33,6 +33,6 @@ pub(crate) mod write;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(test)]
 pub(crate) mod testing;
