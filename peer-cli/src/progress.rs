@@ -85,6 +85,7 @@ impl Progress {
             Event::Started(started) => {
                 self.total = started.bytes_wanted;
                 self.stored = started.bytes_resumed;
+                self.waiting = None;
             }
             Event::Progress(progress) => self.advance(progress),
             Event::Chunk(chunk) if chunk.step() == wire::chunk_event::Step::Stored => self.waiting = None,

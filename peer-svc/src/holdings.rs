@@ -287,7 +287,7 @@ impl Holdings {
             let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
             let readable = |file| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
             match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file())),
+                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
                 Backing::Shared { path, stamp } => match open_unchanged(&path, stamp)? {
                     Some(file) => return Ok(readable(Arc::new(file))),
                     None => {
@@ -301,7 +301,7 @@ impl Holdings {
     }
 
     /// Drops a shared file that changed, unless it was shared anew meanwhile.
-    fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+    pub(crate) fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.changed.note(id);

@@ -19,7 +19,7 @@ use crate::{
     holdings::{Backing, Holdings, Refusal},
     store::{
         hash::{HashError, HashProgress, hash_file},
-        journal::{Journal, JournalError, ShareRecord},
+        journal::{EndedPartial, Journal, JournalError, ShareRecord},
         partials::Partials,
         paths::path_of,
         stamp::Stamp,
@@ -134,15 +134,20 @@ impl Sharer {
     ) -> Result<(), JournalError> {
         let turn = self.partials.turn();
         for ended in self.journal.put_shares(&files, is_downloading)? {
-            if let Err(error) = self.partials.discard(&ended) {
-                tracing::warn!(name = %ended, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
-            }
+            self.discard(&ended);
         }
         drop(turn);
         for (name, record) in files {
             self.hold(name, record);
         }
         Ok(())
+    }
+
+    /// Deletes the data of an unfinished download whose record ended.
+    pub(crate) fn discard(&self, ended: &EndedPartial) {
+        if let Err(error) = self.partials.discard(&self.journal, ended) {
+            tracing::warn!(name = %ended.name, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
+        }
     }
 
     /// Holds a file whose record stands.
@@ -313,9 +318,9 @@ impl Sharer {
                 self.journal.put_shares(&[(name.clone(), record)], &|_| true)?;
             }
             Backing::Partial(partial) => {
-                self.journal.forget_partial(name)?;
-                if let Err(error) = partial.discard() {
-                    tracing::warn!(path = %partial.path().display(), %error, "cannot delete the data of an unfinished download");
+                partial.close();
+                if let Some(ended) = self.journal.forget_partial(name)? {
+                    self.discard(&ended);
                 }
             }
         }
@@ -392,8 +397,9 @@ mod tests {
         let info = share(&sharer, "a", None);
         let manifest = sharer.holdings.get(&info.name).unwrap().manifest;
         let begin = || {
-            sharer.journal.begin_partial(&info.name, &manifest).unwrap();
-            sharer.partials.open_file(&info.name, manifest.clone(), false).unwrap();
+            sharer.journal.begin_partial(&info.name, &manifest, None).unwrap();
+            let record = sharer.journal.partial(&info.name).unwrap().unwrap();
+            let _ = sharer.partials.of(&record).make();
         };
         let (found, _) = sharer.find(&[sharer.dir.join("a")], None).unwrap();
         for runs in [true, false] {

@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -56,6 +57,14 @@ pub(crate) enum StartError {
     /// Other content is there.
     #[error("{} exists with other content; move it away, or give another path with -o", .0.display())]
     DestinationExists(PathBuf),
+    /// Something is there that is no file, and that no file can take the place of.
+    #[error("{} is {what}; give the path of a new file with -o", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// The output path cannot be used.
     #[error("cannot download to {}: {reason}", path.display())]
     Output {
@@ -76,6 +85,27 @@ pub(crate) enum StartError {
     /// A bug; the log has the panic's text.
     #[error("internal error: looking at the destination panicked")]
     Panicked,
+}
+
+/// What stands at a path, if it is no regular file, in words.
+fn not_a_file(path: &Path) -> io::Result<Option<&'static str>> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match kind {
+        kind if kind.is_file() => None,
+        kind if kind.is_dir() => Some("a folder"),
+        kind if kind.is_symlink() => Some("a symbolic link, which is not followed"),
+        kind if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        kind if kind.is_fifo() => Some("a named pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        _ => Some("no regular file"),
+    })
 }
 
 fn tracker_text(name: &FileName, error: &ClientError) -> String {
@@ -159,7 +189,7 @@ impl Transfers {
         };
         let destination = match (&request.chunks, request.output) {
             (Some(_), _) => None,
-            (None, Some(path)) => Some(Destination::Path(path)),
+            (None, Some(path)) => Some(self.destination(path, &name)),
             (None, None) => Some(Destination::Named),
         };
         let job = Job { name, manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
@@ -173,6 +203,18 @@ impl Transfers {
         match checked?? {
             (_, Place::Done(events)) => Ok(download::over(events)),
             (job, Place::Free) => self.spawn(job),
+        }
+    }
+
+    /// Where a path leads: links in its folders are followed, so that one place has one path, and the default place
+    /// is what it is, however it is written.
+    fn destination(&self, path: PathBuf, name: &FileName) -> Destination {
+        let resolved = path.parent().and_then(|folder| folder.canonicalize().ok()).zip(path.file_name());
+        let path = resolved.map_or(path.clone(), |(folder, file)| folder.join(file));
+        if path == paths::path_of(&self.context.sharer.dir, name) {
+            Destination::Named
+        } else {
+            Destination::Path(path)
         }
     }
 
@@ -238,6 +280,9 @@ impl Transfers {
                 return Err(output(format!("the folder {} does not exist", folder.display())));
             }
         }
+        if let Some(what) = not_a_file(&path).map_err(|error| output(error.to_string()))? {
+            return Err(StartError::NotAFile { path, what });
+        }
         let held = context.sharer.holdings.get(&job.name);
         let known = held.as_ref().and_then(|held| match &held.backing {
             Backing::Shared { path: shared, stamp } if *shared == path && held.manifest.id() == job.manifest.id() => {
@@ -279,7 +324,7 @@ impl Transfers {
     }
 
     /// No part of the name's folders is a link or a file.
-    fn way_is_free(dir: &std::path::Path, name: &FileName) -> Result<(), StartError> {
+    fn way_is_free(dir: &Path, name: &FileName) -> Result<(), StartError> {
         paths::check_parents(dir, name).map_err(|error| match error {
             PathError::InTheWay(path) => {
                 StartError::Output { path, reason: "a link or a file stands where a folder should be".to_owned() }
@@ -324,16 +369,12 @@ impl Transfers {
     pub(crate) fn restore(&self) -> Result<(), JournalError> {
         let Sharer { journal, partials, holdings, .. } = &*self.context.sharer;
         let records = journal.partials()?;
-        partials.sweep(records.iter().map(|record| &record.name));
+        partials.sweep(journal, &records)?;
         for record in records {
-            let opened = match partials.is_whole(&record.name, &record.manifest) {
-                Ok(false) => continue,
-                Ok(true) => partials.open_file(&record.name, record.manifest, false),
-                Err(error) => Err(error),
-            };
-            match opened {
-                Ok(partial) => holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
-                Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
+            match partials.is_whole(&record) {
+                Ok(false) => {}
+                Ok(true) => holdings.insert_partial(record.name.clone(), Arc::new(partials.of(&record)), record.chunks),
+                Err(error) => tracing::warn!(name = %record.name, %error, "cannot look at an unfinished download"),
             }
         }
         Ok(())

@@ -139,6 +139,7 @@ impl From<&DownloadEvent> for wire::DownloadEvent {
                 })
             }
             DownloadEvent::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason_text(reason) }),
+            DownloadEvent::Working(text) => WireEvent::Waiting(wire::DownloadWaiting { reason: text.clone() }),
             DownloadEvent::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
                 path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
                 bytes: *bytes,

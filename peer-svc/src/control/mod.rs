@@ -24,7 +24,9 @@ fn start_status(error: &StartError) -> Status {
     match error {
         StartError::Tracker { source, .. } if source.is_unreachable() => Status::unavailable(text),
         StartError::Tracker { source, .. } => Status::new(source.code(), text),
-        StartError::NoSuchChunk(_) | StartError::Output { .. } => Status::invalid_argument(text),
+        StartError::NoSuchChunk(_) | StartError::NotAFile { .. } | StartError::Output { .. } => {
+            Status::invalid_argument(text)
+        }
         StartError::DestinationExists(_) => Status::already_exists(text),
         StartError::Conflict(_) => Status::failed_precondition(text),
         StartError::Journal(_) | StartError::Panicked => Status::internal(text),

@@ -44,6 +44,8 @@ pub(crate) enum DownloadEvent {
     },
     /// Nothing can be asked for now, and why.
     Waiting(Reason),
+    /// Something else than fetching takes its time, in words.
+    Working(String),
     /// The last event of a good end.
     Done {
         /// Where the file is; `None` if only chunks were wanted.
@@ -146,6 +148,7 @@ pub(crate) struct Blamed {
 struct Latest {
     started: Option<DownloadEvent>,
     progress: Progress,
+    work: String,
 }
 
 /// Where a transfer sends its events. Cheap to clone.
@@ -177,6 +180,13 @@ impl Broadcast {
         }
         // Without watchers is fine.
         let _ = self.sender.send(event);
+    }
+
+    /// Tells what is done beside fetching, once.
+    pub(crate) fn work(&self, text: String) {
+        if std::mem::replace(&mut self.lock().work, text.clone()) != text {
+            self.send(DownloadEvent::Working(text));
+        }
     }
 
     /// The latest progress.

@@ -10,7 +10,14 @@ use drizzle_engine::{
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName};
 
 use super::events::FailureKind;
-use crate::store::{assemble::AssembleError, journal::JournalError, partials::RecordError, paths::PathError};
+use crate::store::{
+    assemble::AssembleError,
+    journal::JournalError,
+    partials::{RecordError, shortage},
+    paths::PathError,
+    place::PlaceError,
+    write::PartialFile,
+};
 
 /// Why a download fails.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub(super) enum Failure {
     Exists(PathBuf),
     /// There is no room for the whole file; the bytes that must become free, and the folder.
     NoRoom { bytes: u64, folder: PathBuf },
+    /// Nothing can be written where the file is to go.
+    Unwritable { folder: PathBuf, source: io::Error },
     /// The disk refused.
     Storage(io::Error),
     /// The state folder cannot be written.
@@ -48,7 +57,29 @@ impl From<RecordError> for Failure {
     }
 }
 
+impl From<PlaceError> for Failure {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Unwritable { folder, source } => Self::Unwritable { folder, source },
+            PlaceError::NoRoom { bytes, folder } => Self::NoRoom { bytes, folder },
+            PlaceError::Io { path, source } => Self::Assemble(AssembleError::Io { path, source }),
+            PlaceError::Journal(error) => Self::Journal(error),
+            PlaceError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl Failure {
+    /// What the disk said about the data of a download that was only to begin.
+    pub(super) fn storage(partial: &PartialFile, error: io::Error) -> Self {
+        match (error.kind(), partial.path().parent()) {
+            (io::ErrorKind::StorageFull, Some(folder)) => {
+                Self::NoRoom { bytes: shortage(partial.path(), partial.manifest()), folder: folder.to_owned() }
+            }
+            _ => Self::Storage(error),
+        }
+    }
+
     /// For programs.
     pub(super) fn kind(&self) -> FailureKind {
         match self {
@@ -58,9 +89,13 @@ impl Failure {
             Self::GaveUp { why: GivesUp::Tainted(_), .. } => FailureKind::Integrity,
             Self::GaveUp { why: GivesUp::NoProgress(_), .. } => FailureKind::Timeout,
             Self::Exists(_) => FailureKind::DestinationExists,
-            Self::NoRoom { .. } | Self::Storage(_) | Self::Journal(_) | Self::Path(_) | Self::Assemble(_) => {
-                FailureKind::Storage
-            }
+            Self::Assemble(AssembleError::Cancelled) => FailureKind::Cancelled,
+            Self::NoRoom { .. }
+            | Self::Unwritable { .. }
+            | Self::Storage(_)
+            | Self::Journal(_)
+            | Self::Path(_)
+            | Self::Assemble(_) => FailureKind::Storage,
             Self::Internal(_) => FailureKind::Internal,
         }
     }
@@ -77,6 +112,10 @@ impl Failure {
                 format!("{} appeared in the meantime with other content; the chunks are kept", path.display())
             }
             Self::NoRoom { bytes, folder } => disk_full(*bytes, folder, ""),
+            Self::Unwritable { folder, source } => format!(
+                "cannot write into {}: {source}; nothing was fetched: let the daemon write there, or give another place with -o",
+                folder.display()
+            ),
             Self::Storage(error) if error.kind() == io::ErrorKind::StorageFull => {
                 disk_full(missing, partial, "; the verified chunks are kept")
             }
@@ -107,7 +146,7 @@ fn disk_full(bytes: u64, folder: &std::path::Path, kept: &str) -> String {
 }
 
 /// Rounded up: what is told must be enough.
-fn size_text(bytes: u64) -> String {
+pub(super) fn size_text(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
         Some((unit, name)) => {

@@ -17,6 +17,8 @@ mod events;
 mod failure;
 mod job;
 mod prepare;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transfer;
 
 use std::{
@@ -75,8 +77,9 @@ pub(crate) async fn run(
 ) -> DownloadEvent {
     let start = Instant::now();
     let prepared = loop {
-        let (context, job, cancelled) = (context.clone(), job.clone(), cancel.clone());
-        let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancelled)).await;
+        let (context, job, events, token) = (context.clone(), job.clone(), events.clone(), cancel.clone());
+        let prepare = move || prepare::prepare(&context, &job, &events, &token);
+        let prepared = tokio::task::spawn_blocking(prepare).await;
         let shortage = match &prepared {
             Ok(Err(Failure::Storage(error))) => Shortage::of_io(error),
             _ => None,
@@ -85,8 +88,10 @@ pub(crate) async fn run(
         shortage.say("begin a download");
         tokio::time::sleep(shortage::PAUSE).await;
     };
+    let outside = ending::Run { start, events: &events, cancel: &cancel, stop: &stop };
     let prepared = match prepared {
         Ok(Ok(prepared)) => prepared,
+        Ok(Err(Failure::Cancelled)) => return ending::stillborn(&context, &job, &outside.called_off()),
         Ok(Err(failure)) => return ending::stillborn(&context, &job, &failure),
         Err(error) => return panicked(&context, &job, &error),
     };
@@ -94,15 +99,16 @@ pub(crate) async fn run(
     let file = job.manifest.id();
     let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
     let watch = tokio::spawn(watch);
-    let Prepared { partial, stored, unproved, offered } = prepared;
+    // The file stays open as long as the download runs.
+    let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let (news, fetch_news) = mpsc::channel(NEWS);
     let mut driver = Driver {
         context: context.clone(),
         partial: partial.clone(),
         offered,
-        events,
-        cancel,
+        events: events.clone(),
+        cancel: cancel.clone(),
         tasks: JoinSet::new(),
         received: HashMap::new(),
         memory: context.memory.account(),
@@ -115,7 +121,7 @@ pub(crate) async fn run(
     driver.tasks.shutdown().await;
     watch.abort();
     let _ = watch.await;
-    ending::finish(context, transfer, partial, offered, ended, start.elapsed()).await
+    ending::finish(context, transfer, partial, offered, ended, outside).await
 }
 
 /// The last event of a download whose task panicked.

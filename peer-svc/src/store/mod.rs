@@ -5,6 +5,7 @@
 //! | [`write`](mod@write) | partial files: verified chunks in, stored chunks out |
 //! | [`assemble`] | a complete partial file put in place in one step |
 //! | [`partials`] | the folder of partial files |
+//! | [`place`] | where the data of a download lies, so that its last step is a rename |
 //! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
@@ -23,6 +24,7 @@ pub(crate) mod hash;
 pub(crate) mod journal;
 pub(crate) mod partials;
 pub(crate) mod paths;
+pub(crate) mod place;
 pub(crate) mod prove;
 pub(crate) mod read;
 pub(crate) mod stamp;
@@ -31,6 +33,6 @@ pub(crate) mod write;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,6 +7,7 @@
 mod absurd;
 mod bad_peers;
 mod crash;
+mod elsewhere;
 mod exits;
 mod full_disk;
 mod health;

@@ -283,3 +283,46 @@ async fn sharing_a_name_leaves_a_running_download_of_it_alone() {
     a.assert_at(&output);
     a.assert_at(&path);
 }
+
+/// Downloads A, takes the copy away, and downloads it again, to another place or the same.
+async fn is_had_again(again: Option<&str>, take_away: fn(&std::path::Path)) {
+    let cluster = Cluster::start().await;
+    let (mut one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 16);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    gate.allow(17 * a.bytes.len() / 16);
+    let first = cluster.folder().join("first");
+    two.cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), first.as_os_str()]).await.expect(0);
+    cluster.until_held("A", 2).await;
+    take_away(&first);
+    let output = again.map_or_else(|| two.path("A"), |name| cluster.folder().join(name));
+    let mut run = two.start_cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), output.as_os_str()]);
+    run.until("its start", |events| !events.is_empty()).await;
+    cluster.until_held("A", 1).await;
+    gate.open();
+    assert_eq!(run.ended().await.expect(0).fetched(), a.bytes.len() as u64);
+    a.assert_at(&output);
+    cluster.until_held("A", 2).await;
+    assert_eq!(one.daemon.terminate().await, 0);
+    cluster.until_held("A", 1).await;
+    // It is intact, and it is all that there is.
+    let three = cluster.peer("three").await;
+    assert_eq!(three.download("A").await.blamed(), []);
+    a.assert_at(&three.path("A"));
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_deleted_and_downloaded_again_is_offered_again() {
+    is_had_again(Some("first"), |path| fs::remove_file(path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_deleted_and_downloaded_to_another_place_is_offered_from_there() {
+    is_had_again(None, |path| fs::remove_file(path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_altered_and_downloaded_to_another_place_is_offered_from_there() {
+    is_had_again(Some("second"), |path| fs::write(path, "mine").unwrap()).await;
+}
