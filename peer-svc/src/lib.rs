@@ -25,6 +25,7 @@
 //! | `download` | one download: drives the way from locate to assemble |
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
+//! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
 //! | `config`, `server` | options; bind, run, drain |
@@ -32,6 +33,7 @@
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
 
+mod advertise;
 mod config;
 mod control;
 mod download;

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     let slots = cli.serve.as_ref().map_or(0, |config| usize::from(config.upload_slots));
     shell::run("peer-svc", slots + OTHER_BLOCKING_THREADS, async {
         match (cli.command, cli.serve) {
-            (Some(Command::Healthcheck { address }), _) => Ok(health::check(&Transport::plaintext(), &address).await?),
+            (Some(Command::Healthcheck { address }), _) => {
+                Ok(health::check(&Transport::plaintext(), &address.asked_locally()).await?)
+            }
             (None, Some(config)) => shell::serve(config.log_format, bind(config)).await,
             (None, None) => Err("--tracker and --dir are missing; see --help".into()),
         }

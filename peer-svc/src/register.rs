@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,7 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::holdings::{Holdings, Refusal, Registration};
+use crate::{
+    advertise::{Advertise, AdvertiseError, Told},
+    holdings::{Holdings, Refusal, Registration},
+};
 
 /// Without a tracker for this long, a share is reported as pending.
 const AWAY: Duration = Duration::from_secs(3);
@@ -44,47 +46,6 @@ pub(crate) enum Notice {
     Refused(Refusal),
     /// A name that its owner released.
     Released(FileInfo),
-}
-
-/// How to be reached.
-#[derive(Debug, Clone)]
-pub(crate) enum Advertise {
-    /// As told with `--advertise`.
-    Fixed(Address),
-    /// The local address that routes to the tracker, with this port.
-    Routed {
-        /// The tracker.
-        tracker: Address,
-        /// The port that is listened on.
-        port: u16,
-    },
-}
-
-impl Advertise {
-    /// The address to tell other peers. Resolved anew each time: a laptop moves, a container gets its network late.
-    pub(crate) async fn address(&self) -> std::io::Result<Address> {
-        match self {
-            Self::Fixed(address) => Ok(address.clone()),
-            Self::Routed { tracker, port } => {
-                let mut error = std::io::Error::other(format!("{tracker} has no address"));
-                for remote in tokio::net::lookup_host(tracker.as_str()).await? {
-                    match local_address_towards(remote) {
-                        Ok(ip) => return Ok(SocketAddr::new(ip, *port).into()),
-                        Err(why) => error = why,
-                    }
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Connecting a UDP socket sends nothing; it only asks the routing table.
-fn local_address_towards(remote: SocketAddr) -> std::io::Result<IpAddr> {
-    let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(remote)?;
-    Ok(socket.local_addr()?.ip())
 }
 
 /// What others may ask about the membership.
@@ -126,6 +87,12 @@ impl Outage {
         }
     }
 
+    fn without_address(&mut self, error: &AdvertiseError) {
+        if !std::mem::replace(&mut self.0, true) {
+            tracing::warn!("not registered with the tracker, retrying: {error}");
+        }
+    }
+
     fn ends(&mut self, tracker: &Address) {
         if std::mem::take(&mut self.0) {
             tracing::info!(%tracker, "the tracker answers again");
@@ -133,10 +100,19 @@ impl Outage {
     }
 }
 
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+enum RegisterError {
+    #[error(transparent)]
+    NoAddress(#[from] AdvertiseError),
+    #[error(transparent)]
+    Tracker(#[from] ClientError),
+}
+
 /// A call that has ended.
 #[derive(Debug)]
 enum Ended {
-    Registered(Result<(Terms, Address), ClientError>),
+    Registered(Result<(Terms, Told), RegisterError>),
     Renewed(u64, Result<Vec<FileInfo>, ClientError>),
     Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
 }
@@ -187,7 +163,8 @@ impl Membership {
         match call {
             Call::Register => {
                 let (advertise, peer, labels) = (self.advertise.clone(), self.peer, self.labels.clone());
-                calls.spawn(async move { Ended::Registered(register(tracker, advertise, peer, labels).await) });
+                let told = self.standing.borrow().advertised.clone();
+                calls.spawn(async move { Ended::Registered(register(tracker, advertise, told, peer, labels).await) });
             }
             Call::Renew(id) => {
                 calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
@@ -205,18 +182,21 @@ impl Membership {
     fn apply(&mut self, ended: Ended, lease: &mut Lease, unsaid: &mut VecDeque<Notice>) -> Change {
         let now = Instant::now();
         match ended {
-            Ended::Registered(Ok((terms, address))) => {
+            Ended::Registered(Ok((terms, Told { address, doubt }))) => {
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
-                if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
-                    tracing::warn!(advertise = %address, "only peers on this machine can reach that address; give the right one with --advertise");
+                if let Some(doubt) = doubt {
+                    tracing::warn!(advertise = %address, "{doubt}");
                 }
                 self.standing.send_modify(|standing| standing.advertised = Some(address));
                 self.holdings.announce_everything();
                 lease.registered(terms, now)
             }
             Ended::Registered(Err(error)) => {
-                self.outage.begins(&self.tracker_address, &error);
+                match error {
+                    RegisterError::NoAddress(error) => self.outage.without_address(&error),
+                    RegisterError::Tracker(error) => self.outage.begins(&self.tracker_address, &error),
+                }
                 lease.register_failed(now)
             }
             Ended::Renewed(id, result) => {
@@ -279,13 +259,13 @@ fn panicked(error: JoinError) -> Ended {
 async fn register(
     mut tracker: TrackerClient,
     advertise: Advertise,
+    told: Option<Address>,
     peer: PeerId,
     labels: Labels,
-) -> Result<(Terms, Address), ClientError> {
-    let address = advertise.address().await;
-    let address = address.map_err(|error| tonic::Status::unavailable(format!("no route to the tracker: {error}")))?;
-    let lease = tracker.register_peer(&PeerInfo::new(peer, address.clone(), labels)).await?;
-    Ok((Terms { id: lease.id, renew_every: lease.renew_every }, address))
+) -> Result<(Terms, Told), RegisterError> {
+    let told = advertise.address(told.as_ref()).await?;
+    let lease = tracker.register_peer(&PeerInfo::new(peer, told.address.clone(), labels)).await?;
+    Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told))
 }
 
 /// Waits for registrations, for as long as there is hope.
@@ -320,16 +300,5 @@ impl Patience {
                 () = tokio::time::sleep_until(self.heard + patience) => return Registration::Pending,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_routed_address_is_the_one_towards_the_tracker() {
-        let advertise = Advertise::Routed { tracker: Address::new("127.0.0.3:7400").unwrap(), port: 99 };
-        assert_eq!(advertise.address().await.unwrap().as_str(), "127.0.0.1:99");
     }
 }

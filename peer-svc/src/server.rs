@@ -17,6 +17,7 @@ use drizzle_proto::{
     client::TrackerClient,
     labels::LabelError,
     net::{
+        listen::{self, Listening},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
@@ -24,21 +25,19 @@ use drizzle_proto::{
     wire,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc, watch},
-};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
+    advertise::{Advertise, Routed},
     config::Config,
     control::{Backend, ControlService},
     download::{BUDGET_KIB, Context},
     holdings::Holdings,
     notices::heed,
-    register::{Advertise, Membership, Outage, Standing},
+    register::{Membership, Outage, Standing},
     serve::{PeerService, Uploads},
     share::Sharer,
     status::Monitor,
@@ -175,8 +174,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
-    let (peer_listener, peer) = listen(config.listen, "--listen").await?;
-    let (control_listener, control) = listen(config.control, "--control").await?;
+    let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
+    let Listening { listener: control_listener, address: control, .. } = listen(config.control, "--control")?;
     // The one source of randomness: everything random below is decided by seeds that it gives out.
     let mut seeds = match config.seed {
         Some(seed) => StdRng::seed_from_u64(seed),
@@ -218,7 +217,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let advertise = match config.advertise.clone() {
         Some(address) => Advertise::Fixed(address),
         None if !peer.ip().is_unspecified() => Advertise::Fixed(peer.into()),
-        None => Advertise::Routed { tracker: config.tracker.clone(), port: peer.port() },
+        None => Advertise::Routed(Routed { tracker: config.tracker.clone(), listens: peer, families }),
     };
     let member = Membership {
         tracker: tracker.clone(),
@@ -289,11 +288,8 @@ fn usable_dir(path: &Path) -> Result<PathBuf, BindError> {
     path.canonicalize().map_err(fail)
 }
 
-async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {
-    let fail = |source| BindError::Listen { address, option, source };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let bound = listener.local_addr().map_err(fail)?;
-    Ok((listener, bound))
+fn listen(address: SocketAddr, option: &'static str) -> Result<Listening, BindError> {
+    listen::listen(address).map_err(|source| BindError::Listen { address, option, source })
 }
 
 /// Shares the folder, saying now and then how far hashing is.

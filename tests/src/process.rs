@@ -36,11 +36,22 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_by(&[], name, program, args, logs)
+    }
+
+    /// [`Process::start`] by way of a command that becomes the program, such as `ip netns exec HOST`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_by(starter: &[&str], name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let stdout = logs.join(format!("{count}-{program}.out"));
         let stderr = logs.join(format!("{count}-{program}.err"));
-        let mut command = Command::new(binaries::path(program));
+        let mut line: Vec<OsString> = starter.iter().map(OsString::from).collect();
+        line.push(binaries::path(program).into());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DRIZZLE_")) {
             command.env_remove(variable);
         }

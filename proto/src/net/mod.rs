@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
+//! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`reflection`] | gRPC reflection for grpcurl |
@@ -12,6 +13,7 @@
 
 pub mod cut;
 pub mod health;
+pub mod listen;
 #[cfg(feature = "daemon")]
 pub mod reflection;
 #[cfg(feature = "daemon")]
