@@ -74,6 +74,8 @@ pub(crate) struct Membership {
     /// For the jitter of pauses.
     pub(crate) seed: u64,
     pub(crate) outage: Outage,
+    /// A look at this machine's addresses is under way.
+    pub(crate) looking: bool,
 }
 
 /// Says that the tracker is away once, and once that it is back.
@@ -114,6 +116,8 @@ enum RegisterError {
 enum Ended {
     Registered(Result<(Terms, Told), RegisterError>),
     Renewed(u64, Result<Vec<FileInfo>, ClientError>),
+    /// At which address this peer is reached now, looked up under this lease.
+    Looked(u64, Result<Told, AdvertiseError>),
     Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
 }
 
@@ -158,7 +162,7 @@ impl Membership {
         }
     }
 
-    fn start(&self, call: Call, calls: &mut JoinSet<Ended>) {
+    fn start(&mut self, call: Call, calls: &mut JoinSet<Ended>) {
         let mut tracker = self.tracker.clone();
         match call {
             Call::Register => {
@@ -168,6 +172,7 @@ impl Membership {
             }
             Call::Renew(id) => {
                 calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
+                self.look(id, calls);
             }
             Call::Announce(id) => {
                 let batch = self.holdings.take_batch();
@@ -176,6 +181,15 @@ impl Membership {
                     Ended::Announced(id, batch, told)
                 });
             }
+        }
+    }
+
+    /// Looks whether the address that was told is still this machine's. Beside the renewal and not before it: a name
+    /// server that hangs must not cost the lease.
+    fn look(&mut self, lease: u64, calls: &mut JoinSet<Ended>) {
+        if matches!(self.advertise, Advertise::Routed(_)) && !std::mem::replace(&mut self.looking, true) {
+            let (advertise, told) = (self.advertise.clone(), self.standing.borrow().advertised.clone());
+            calls.spawn(async move { Ended::Looked(lease, advertise.address(told.as_ref()).await) });
         }
     }
 
@@ -203,6 +217,23 @@ impl Membership {
                 let answer = self.answer(&result);
                 unsaid.extend(result.into_iter().flatten().map(Notice::Released));
                 lease.renewed(id, answer, now)
+            }
+            Ended::Looked(id, looked) => {
+                self.looking = false;
+                let told = self.standing.borrow().advertised.clone();
+                match looked {
+                    Ok(now_at) if told.as_ref() != Some(&now_at.address) => {
+                        let change = lease.moved(id, now);
+                        if change == Change::Moved {
+                            let before = told.as_ref().map(Address::as_str);
+                            tracing::warn!(before, now = %now_at.address, "this machine's address changed: registering with the tracker again");
+                            self.tracker.reconnect();
+                        }
+                        change
+                    }
+                    // In no network for a moment, or no name server: the old address may come back.
+                    _ => Change::Nothing,
+                }
             }
             Ended::Announced(id, batch, result) => {
                 let mut answer = self.answer(&result);
@@ -242,7 +273,7 @@ impl Membership {
                 self.outage.ends(tracker);
                 Some(id)
             }
-            Change::Away => None,
+            Change::Away | Change::Moved => None,
             Change::Lost => {
                 tracing::info!(%tracker, "the lease has ended");
                 None

@@ -230,6 +230,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         notices,
         seed: seeds.random(),
         outage: Outage::default(),
+        looking: false,
     };
     let (fault, faults) = mpsc::channel(3);
     let membership_ended = membership.clone();

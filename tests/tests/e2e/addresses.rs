@@ -136,3 +136,34 @@ async fn health_checks_at_their_defaults_find_daemons_that_listen_on_every_addre
         }
     }
 }
+
+#[tokio::test]
+async fn a_peer_whose_address_changes_is_found_at_the_new_one_within_a_renewal() {
+    let addresses = ["10.77.0.1/24", "10.77.0.2/24", "10.77.0.3/24"];
+    let Some((_switch, hosts)) = Host::network(&addresses, &[]) else { return };
+    let place = Place::new();
+    let bytes = random(1, 300_000);
+    fs::create_dir(place.path("one")).unwrap();
+    fs::write(place.path("one/a"), &bytes).unwrap();
+    let _tracker = place.tracker(&hosts[0], &["--lease", "3s"]).await;
+    let one = place.peer(&hosts[1], "one", &["--tracker", "10.77.0.1:7400"]).await;
+    let _two = place.peer(&hosts[2], "two", &["--tracker", "10.77.0.1:7400"]).await;
+    let held_at = async |address: &str| {
+        drizzle_tests::until(&format!("the file is held at {address} alone"), async || {
+            let holders = place.cli(&hosts[2], &["locations", "a"]).await;
+            let told: String = holders.events.iter().map(ToString::to_string).collect();
+            (told.contains(address) && told.matches(":7401").count() == 1).then_some(())
+        })
+        .await;
+    };
+    held_at("10.77.0.2:7401").await;
+    hosts[1].ip("addr del 10.77.0.2/24 dev eth0");
+    hosts[1].ip("addr add 10.77.0.9/24 dev eth0");
+    held_at("10.77.0.9:7401").await;
+    let run = place.cli(&hosts[2], &["download", "a", "--timeout", "10s"]).await.expect(0);
+    assert_eq!(run.sources().into_keys().collect::<Vec<_>>(), ["10.77.0.9:7401"]);
+    assert_eq!(fs::read(place.path("two/a")).unwrap(), bytes);
+    assert_eq!(one.stderr().matches("address changed").count(), 1, "one clear line: {}", one.stderr());
+    let status = place.cli(&hosts[1], &["status"]).await.expect(0);
+    assert_eq!(status.events[0]["advertise"], "10.77.0.9:7401");
+}
