@@ -145,7 +145,7 @@ async fn a_peer_whose_address_changes_is_found_at_the_new_one_within_a_renewal()
     let bytes = random(1, 300_000);
     fs::create_dir(place.path("one")).unwrap();
     fs::write(place.path("one/a"), &bytes).unwrap();
-    let _tracker = place.tracker(&hosts[0], &["--lease", "3s"]).await;
+    let _tracker = place.tracker(&hosts[0], &[]).await;
     let one = place.peer(&hosts[1], "one", &["--tracker", "10.77.0.1:7400"]).await;
     let _two = place.peer(&hosts[2], "two", &["--tracker", "10.77.0.1:7400"]).await;
     let held_at = async |address: &str| {
