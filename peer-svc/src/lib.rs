@@ -25,6 +25,7 @@
 //! | `download` | one download: drives the way from locate to assemble |
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
+//! | `identity` | which peer this is: its id, and what tells this run from others |
 //! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
@@ -39,6 +40,7 @@ mod control;
 mod download;
 mod fetch;
 mod holdings;
+mod identity;
 mod locate;
 mod notices;
 mod register;

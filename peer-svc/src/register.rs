@@ -13,7 +13,7 @@ use std::{
 
 use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
-    Address, FileInfo, FileName, Labels, PeerId, PeerInfo,
+    Address, FileInfo, FileName, Labels, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::{ClientError, TrackerClient},
 };
@@ -28,6 +28,8 @@ use tonic::Code;
 use crate::{
     advertise::{Advertise, AdvertiseError, Told},
     holdings::{Holdings, Refusal, Registration},
+    identity::Identity,
+    store::journal::JournalError,
 };
 
 /// Without a tracker for this long, a share is reported as pending.
@@ -55,6 +57,26 @@ pub(crate) struct Standing {
     pub(crate) lease: Option<u64>,
     /// The address told last.
     pub(crate) advertised: Option<Address>,
+    /// What a person should look into.
+    pub(crate) concerns: Concerns,
+}
+
+/// What may keep this peer or others from what they want, each in a sentence for a person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Concerns {
+    /// Another process has this peer's id, and it is not clear whether it lives.
+    contested: Option<String>,
+    /// This daemon was started with a copy of another peer's state, and has another id now.
+    copied: Option<String>,
+    /// Others may not reach the address told to them.
+    doubt: Option<String>,
+}
+
+impl Concerns {
+    /// All of them.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
+        [&self.contested, &self.copied, &self.doubt].into_iter().flatten()
+    }
 }
 
 /// The membership task.
@@ -63,7 +85,7 @@ pub(crate) struct Membership {
     pub(crate) tracker: TrackerClient,
     /// For messages.
     pub(crate) tracker_address: Address,
-    pub(crate) peer: PeerId,
+    pub(crate) identity: Identity,
     pub(crate) labels: Labels,
     pub(crate) advertise: Advertise,
     pub(crate) holdings: Arc<Holdings>,
@@ -76,6 +98,8 @@ pub(crate) struct Membership {
     pub(crate) outage: Outage,
     /// A look at this machine's addresses is under way.
     pub(crate) looking: bool,
+    /// The last lease that was held in this run.
+    pub(crate) last_lease: Option<u64>,
 }
 
 /// Says that the tracker is away once, and once that it is back.
@@ -109,6 +133,12 @@ enum RegisterError {
     NoAddress(#[from] AdvertiseError),
     #[error(transparent)]
     Tracker(#[from] ClientError),
+    /// Another process has this peer's id; it may be what this one was before a restart.
+    #[error(transparent)]
+    IdInUse(ClientError),
+    /// This daemon works on a copy of the state folder of `copied`; the new id, unless that could not be recorded.
+    #[error("{error}")]
+    Copied { error: ClientError, copied: PeerId, replaced: Result<PeerId, JournalError> },
 }
 
 /// A call that has ended.
@@ -166,9 +196,27 @@ impl Membership {
         let mut tracker = self.tracker.clone();
         match call {
             Call::Register => {
-                let (advertise, peer, labels) = (self.advertise.clone(), self.peer, self.labels.clone());
-                let told = self.standing.borrow().advertised.clone();
-                calls.spawn(async move { Ended::Registered(register(tracker, advertise, told, peer, labels).await) });
+                let (advertise, identity, labels) =
+                    (self.advertise.clone(), self.identity.clone(), self.labels.clone());
+                let (told, last_lease) = (self.standing.borrow().advertised.clone(), self.last_lease);
+                calls.spawn(async move {
+                    let told = match advertise.address(told.as_ref()).await {
+                        Ok(told) => told,
+                        Err(error) => return Ended::Registered(Err(error.into())),
+                    };
+                    let peer = PeerInfo::new(identity.id(), told.address.clone(), labels);
+                    let claim = PeerClaim { peer, session: Some(identity.session()), last_lease };
+                    Ended::Registered(match tracker.register_peer(claim.clone()).await {
+                        Ok(lease) => Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told)),
+                        Err(error) if error.code() == Code::Aborted => Err(RegisterError::IdInUse(error)),
+                        Err(error) if error.code() == Code::AlreadyExists => {
+                            let copied = claim.peer.id();
+                            let replaced = tokio::task::spawn_blocking(move || identity.replace(copied)).await;
+                            Err(RegisterError::Copied { error, copied, replaced: replaced.unwrap_or_else(panicked) })
+                        }
+                        Err(error) => Err(error.into()),
+                    })
+                });
             }
             Call::Renew(id) => {
                 calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
@@ -199,18 +247,20 @@ impl Membership {
             Ended::Registered(Ok((terms, Told { address, doubt }))) => {
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
-                if let Some(doubt) = doubt {
+                if let Some(doubt) = &doubt {
                     tracing::warn!(advertise = %address, "{doubt}");
                 }
-                self.standing.send_modify(|standing| standing.advertised = Some(address));
+                self.last_lease = Some(terms.id);
+                self.standing.send_modify(|standing| {
+                    standing.concerns.contested = None;
+                    standing.concerns.doubt = doubt;
+                    standing.advertised = Some(address);
+                });
                 self.holdings.announce_everything();
                 lease.registered(terms, now)
             }
             Ended::Registered(Err(error)) => {
-                match error {
-                    RegisterError::NoAddress(error) => self.outage.without_address(&error),
-                    RegisterError::Tracker(error) => self.outage.begins(&self.tracker_address, &error),
-                }
+                self.not_registered(error);
                 lease.register_failed(now)
             }
             Ended::Renewed(id, result) => {
@@ -254,6 +304,41 @@ impl Membership {
         }
     }
 
+    /// Says why there is no lease, and keeps for the status what a person should know of it.
+    fn not_registered(&mut self, error: RegisterError) {
+        match error {
+            RegisterError::NoAddress(error) => {
+                self.outage.without_address(&error);
+                self.standing.send_modify(|standing| standing.concerns.doubt = Some(error.to_string()));
+            }
+            RegisterError::Tracker(error) => self.outage.begins(&self.tracker_address, &error),
+            RegisterError::IdInUse(error) => {
+                let text = format!("not registered with the tracker, waiting: {error}");
+                self.standing.send_modify(|standing| {
+                    if standing.concerns.contested.replace(text.clone()).as_ref() != Some(&text) {
+                        tracing::warn!("{text}");
+                    }
+                });
+            }
+            RegisterError::Copied { error, copied, replaced: Ok(id) } => {
+                tracing::error!(old = %copied, new = %id, "{error}; it takes a new id, and the other peer is left alone");
+                let text = format!(
+                    "this peer was started with a copy of the state folder of peer {copied} and took the new id {id}; leave the state folder out of machine images"
+                );
+                self.last_lease = None;
+                self.standing.send_modify(|standing| {
+                    standing.concerns.contested = None;
+                    standing.concerns.copied = Some(text);
+                });
+            }
+            RegisterError::Copied { error, replaced: Err(journal), .. } => {
+                let text = format!("{error}, which cannot be recorded: {journal}");
+                tracing::error!("{text}");
+                self.standing.send_modify(|standing| standing.concerns.contested = Some(text));
+            }
+        }
+    }
+
     fn answer<T>(&mut self, result: &Result<T, ClientError>) -> Answer {
         match result {
             Ok(_) => Answer::Taken,
@@ -283,20 +368,8 @@ impl Membership {
     }
 }
 
-fn panicked(error: JoinError) -> Ended {
+fn panicked<T>(error: JoinError) -> T {
     std::panic::resume_unwind(error.into_panic())
-}
-
-async fn register(
-    mut tracker: TrackerClient,
-    advertise: Advertise,
-    told: Option<Address>,
-    peer: PeerId,
-    labels: Labels,
-) -> Result<(Terms, Told), RegisterError> {
-    let told = advertise.address(told.as_ref()).await?;
-    let lease = tracker.register_peer(&PeerInfo::new(peer, told.address.clone(), labels)).await?;
-    Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told))
 }
 
 /// Waits for registrations, for as long as there is hope.

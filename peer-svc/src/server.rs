@@ -36,6 +36,7 @@ use crate::{
     control::{Backend, ControlService},
     download::{BUDGET_KIB, Context},
     holdings::Holdings,
+    identity::Identity,
     notices::heed,
     register::{Membership, Outage, Standing},
     serve::{PeerService, Uploads},
@@ -102,7 +103,7 @@ impl BindError {
 pub struct Handle {
     peer: SocketAddr,
     control: SocketAddr,
-    id: PeerId,
+    identity: Identity,
     drain: Duration,
     faults: mpsc::Receiver<Fault>,
     tasks: TaskTracker,
@@ -122,9 +123,9 @@ impl Handle {
         self.control
     }
 
-    /// Who it is.
+    /// Which peer it is.
     pub fn id(&self) -> PeerId {
-        self.id
+        self.identity.id()
     }
 
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
@@ -147,7 +148,7 @@ impl Handle {
 
 impl Daemon for Handle {
     fn ready(&self) -> String {
-        format!("peer={} control={} id={}", self.peer, self.control, self.id)
+        format!("peer={} control={} id={}", self.peer, self.control, self.id())
     }
 
     async fn failed(&mut self) -> Failure {
@@ -186,7 +187,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
     // Not from the seed: two peers that were given the same one are still two peers.
-    let id = journal.peer_id(rand::random()).map_err(BindError::state)?;
+    let identity = Identity::load(journal.clone()).map_err(BindError::state)?;
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -202,7 +203,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let context = Arc::new(Context {
         transport: transport.clone(),
         tracker: tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         sharer: sharer.clone(),
         budget: Arc::new(Semaphore::new(BUDGET_KIB)),
         downloaded: AtomicU64::new(0),
@@ -222,7 +223,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let member = Membership {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         labels: labels.clone(),
         advertise,
         holdings: holdings.clone(),
@@ -231,6 +232,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         seed: seeds.random(),
         outage: Outage::default(),
         looking: false,
+        last_lease: None,
     };
     let (fault, faults) = mpsc::channel(3);
     let membership_ended = membership.clone();
@@ -279,7 +281,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         );
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
-    Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })
+    Ok(Handle { peer, control, identity, drain: config.drain, faults, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.

@@ -10,7 +10,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId, PeerInfo,
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
@@ -126,8 +126,8 @@ impl TrackerClient {
     }
 
     /// Opens a lease.
-    pub async fn register_peer(&mut self, peer: &PeerInfo) -> Result<Lease, ClientError> {
-        let answer = call(self.inner().register_peer(timed(peer.into()))).await?;
+    pub async fn register_peer(&mut self, claim: impl Into<PeerClaim>) -> Result<Lease, ClientError> {
+        let answer = call(self.inner().register_peer(timed((&claim.into()).into()))).await?;
         let renew = Duration::from_millis(answer.renew_millis.into());
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());

@@ -54,6 +54,49 @@ impl fmt::Debug for PeerId {
     }
 }
 
+/// Names one run of a peer's process: 16 random bytes, written as 32 lower-case hex digits. Tells a peer from a copy of
+/// its state that was started elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session(PeerId);
+
+impl Session {
+    /// Wraps 16 random bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(PeerId(bytes))
+    }
+}
+
+impl FromStr for Session {
+    type Err = PeerIdError;
+
+    fn from_str(text: &str) -> Result<Self, PeerIdError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a process shows to get a lease for its peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerClaim {
+    /// The peer that it says it is.
+    pub peer: PeerInfo,
+    /// Which run of the process it is; older programs do not tell.
+    pub session: Option<Session>,
+    /// The last lease that it held.
+    pub last_lease: Option<u64>,
+}
+
+impl From<&PeerInfo> for PeerClaim {
+    fn from(peer: &PeerInfo) -> Self {
+        Self { peer: peer.clone(), session: None, last_lease: None }
+    }
+}
+
 /// Where a peer is reached: `HOST:PORT`, the host a name, an IPv4 address or a bracketed IPv6
 /// address, the port not 0. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -57,7 +57,7 @@ pub use chunk_set::{ChunkRanges, ChunkSet};
 pub use convert::WireError;
 pub use digest::{Digest, FileId};
 pub use families::Families;
-pub use identity::{Address, PeerId, PeerInfo};
+pub use identity::{Address, PeerClaim, PeerId, PeerInfo, Session};
 pub use labels::Labels;
 pub use layout::{ChunkCount, ChunkIndex, Layout};
 pub use manifest::{FileInfo, Manifest};

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
+use drizzle_proto::{ChunkSet, FileName, Manifest, client::TrackerClient, net::transport::Transport};
 use tokio::sync::Semaphore;
 
-use crate::{share::Sharer, store::paths};
+use crate::{identity::Identity, share::Sharer, store::paths};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
 pub(crate) const BUDGET_KIB: usize = 64 << 10;
@@ -21,8 +21,8 @@ pub(crate) struct Context {
     pub(crate) transport: Transport,
     /// For manifests and holders.
     pub(crate) tracker: TrackerClient,
-    /// This peer.
-    pub(crate) peer: PeerId,
+    /// Which peer this is.
+    pub(crate) identity: Identity,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Memory for chunks in flight, in KiB.

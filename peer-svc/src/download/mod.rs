@@ -82,12 +82,13 @@ pub(crate) async fn run(
     };
     let (located_to, located) = mpsc::channel(LOCATED);
     let file = job.manifest.id();
-    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
+    let own = context.identity.changes();
+    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, own, job.seed, located_to);
     let watch = tokio::spawn(watch);
     let Prepared { partial, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let mut driver = Driver {
-        connections: Arc::new(Connections::new(context.transport.clone(), context.peer)),
+        connections: Arc::new(Connections::new(context.transport.clone(), context.identity.clone())),
         context: context.clone(),
         partial: partial.clone(),
         offered,

@@ -144,11 +144,12 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
 mod tests {
     use std::{fs, sync::atomic::AtomicU64, time::Duration};
 
-    use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
+    use drizzle_proto::{Address, FileName, client::TrackerClient, net::transport::Transport};
     use tokio::sync::Semaphore;
 
     use super::*;
     use crate::{
+        identity::Identity,
         share::Sharer,
         store::{
             disk::Disk,
@@ -162,9 +163,10 @@ mod tests {
     fn context(folder: &Path) -> Context {
         let journal = Journal::open(&folder.join("state"), Disk::default()).unwrap();
         let partials = Partials::open(journal.folder(), Disk::default()).unwrap();
+        let journal = Arc::new(journal);
         let transport = Transport::plaintext();
         let sharer = Sharer {
-            journal: Arc::new(journal),
+            journal: journal.clone(),
             partials: Arc::new(partials),
             holdings: Arc::default(),
             dir: folder.to_owned(),
@@ -174,7 +176,7 @@ mod tests {
         Context {
             tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
             transport,
-            peer: PeerId::from_bytes([1; 16]),
+            identity: Identity::load(journal).unwrap(),
             sharer: Arc::new(sharer),
             budget: Arc::new(Semaphore::new(1)),
             downloaded: AtomicU64::new(0),

@@ -1,8 +1,12 @@
 //! Where peers are reached: both address families, addresses that change, and addresses that are wrong.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use drizzle_tests::{Run, content::random, host::Host, process::Process};
+use drizzle_proto::PeerId;
+use drizzle_tests::{Cluster, Run, cluster::Options, content::random, host::Host, process::Process};
 use tempfile::TempDir;
 
 /// A folder for a test, with one for logs in it.
@@ -166,4 +170,72 @@ async fn a_peer_whose_address_changes_is_found_at_the_new_one_within_a_renewal()
     assert_eq!(one.stderr().matches("address changed").count(), 1, "one clear line: {}", one.stderr());
     let status = place.cli(&hosts[1], &["status"]).await.expect(0);
     assert_eq!(status.events[0]["advertise"], "10.77.0.9:7401");
+}
+
+/// A copy of a stopped peer's whole folder, state and all, as a machine image has it.
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn a_peer_started_from_a_copied_state_folder_takes_a_new_id_and_leaves_the_original_alone() {
+    let cluster = Cluster::with_tracker_args(["--lease", "3s"]).await;
+    let mut original = cluster.peer_with("original", Options::default().file("a", b"content")).await;
+    cluster.until_held("a", 1).await;
+    let id = original.id();
+    assert_eq!(original.daemon.terminate().await, 0);
+    let copied = cluster.folder().join("copy");
+    copy_folder(&original.dir, &copied);
+    fs::write(original.path("b"), "of the original alone").unwrap();
+    original.daemon.restart().await;
+    cluster.until_held("b", 1).await;
+
+    let mut copy = cluster.peer_with("copy", Options::default().dir(copied)).await;
+    assert_eq!(copy.id(), id, "it cannot know better at first");
+    // Begun while it takes the original for itself, the download finds the original once it has an id of its own.
+    let run = copy.download("b").await;
+    assert_eq!(run.sources().into_keys().collect::<Vec<_>>(), [original.address().to_string()]);
+    cluster.until_held("a", 2).await;
+    let status = copy.status().await;
+    let new: PeerId = status.peer_id.parse().unwrap();
+    assert_ne!(new, id);
+    assert!(status.tracker_connected);
+    let warning = status.warnings.join("\n");
+    assert!(warning.contains("copy of the state folder") && warning.contains(&id.to_string()), "{warning}");
+    let shown = copy.cli(["status"]).await.expect(0);
+    assert!(shown.events[0]["warnings"].to_string().contains("copy of the state folder"), "{}", shown.events[0]);
+    let log = copy.daemon.process.stderr();
+    assert!(log.contains("ERROR") && log.contains("takes a new id"), "{log}");
+
+    let log = original.daemon.process.stderr();
+    assert!(!log.contains("lease has ended") && !log.contains("WARN"), "the original is left alone: {log}");
+    assert_eq!(original.status().await.warnings, [""; 0]);
+
+    copy.daemon.restart().await;
+    assert_eq!(copy.id(), new, "it keeps the new id");
+    cluster.until_held("a", 2).await;
+    copy.cli(["unshare", "a"]).await.expect(0);
+    assert_eq!(
+        cluster.holders("a").await.into_keys().collect::<Vec<_>>(),
+        [id],
+        "the name is not the copy's to withdraw"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_is_killed_and_started_at_another_address_keeps_its_id() {
+    let cluster = Cluster::with_tracker_args(["--lease", "2s"]).await;
+    let mut peer = cluster.peer_with("one", Options::default().file("a", b"content")).await;
+    cluster.until_held("a", 1).await;
+    let (id, before) = (peer.id(), peer.address());
+    peer.daemon.kill();
+    let peer = cluster.peer_with("again", Options::default().dir(&peer.dir)).await;
+    assert_ne!(peer.address(), before);
+    let found = drizzle_tests::until("it holds its file at the new address", async || {
+        cluster.holders("a").await.remove(&id).filter(|holder| *holder.peer.address() == peer.address().into())
+    });
+    found.await;
+    let status = peer.status().await;
+    assert_eq!((status.peer_id.parse(), status.warnings), (Ok(id), vec![]));
 }
