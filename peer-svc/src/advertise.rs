@@ -5,16 +5,18 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
-use drizzle_engine::advertise::{Choice, Way, choose};
+use drizzle_engine::advertise::{Choice, Way, choose, is_of_one_link};
 use drizzle_proto::{Address, Families};
 use tokio::net::TcpStream;
 
 /// Of several ways to the tracker, each may take this long to show that it is one.
 const TRY: Duration = Duration::from_secs(1);
+
+const ONLY_HERE: &str = "only peers on this machine can reach that address; give the right one with --advertise";
 
 /// Addresses that no machine has (RFC 5737, RFC 3849): the way to them is the way out of this network.
 const OUTSIDE: [([u16; 8], Families); 2] =
@@ -24,7 +26,7 @@ const OUTSIDE: [([u16; 8], Families); 2] =
 #[derive(Debug, Clone)]
 pub(crate) enum Advertise {
     /// As told with `--advertise`, or the one address that is listened on.
-    Fixed(Address),
+    Fixed(Told),
     /// The local address that routes to the tracker.
     Routed(Routed),
 }
@@ -64,14 +66,81 @@ pub(crate) enum AdvertiseError {
     NotListened { tracker: Address, reached: Families, listens: SocketAddr, listened: Families },
 }
 
+/// An address at which no other machine can reach this one.
+#[derive(Debug, thiserror::Error)]
+#[error("--advertise {address}: {reason}; give HOST:PORT, at which other peers reach this one, or leave it out")]
+pub(crate) struct Unusable {
+    address: Address,
+    reason: String,
+}
+
+/// The address of `--advertise`, which some machine may have.
+#[derive(Debug)]
+pub(crate) struct Given {
+    address: Address,
+    ips: Vec<IpAddr>,
+}
+
+impl Given {
+    /// Refused if no machine can be reached there, whatever the network.
+    pub(crate) async fn check(address: Address) -> Result<Self, Unusable> {
+        let unusable = |reason: String| Unusable { address: address.clone(), reason };
+        let ips: Vec<IpAddr> = match address.ip() {
+            Some(ip) => vec![ip.to_canonical()],
+            None => {
+                let found = tokio::net::lookup_host(address.as_str()).await;
+                let found = found.map_err(|error| unusable(format!("the name cannot be looked up ({error})")))?;
+                found.map(|address| address.ip()).collect()
+            }
+        };
+        match ips.iter().find_map(|ip| fault(*ip)) {
+            Some(fault) => Err(unusable(fault.to_owned())),
+            None => Ok(Self { address, ips }),
+        }
+    }
+
+    /// With a doubt if nothing listens there, or only this machine can reach it.
+    pub(crate) fn told(self, families: Families, tracker: &Address) -> Told {
+        let Self { address, ips } = self;
+        let is_forwarded = ips.iter().all(|ip| !families.cover(*ip));
+        let doubt = is_forwarded.then(|| {
+            format!("--listen takes {families} only, so something else must take connections to that address and pass them on")
+        });
+        Told { doubt: doubt.or_else(|| loopback_doubt(&address, tracker)), address }
+    }
+}
+
 impl Advertise {
+    /// The one address that is listened on.
+    pub(crate) fn listened(address: Address, tracker: &Address) -> Self {
+        Self::Fixed(Told { doubt: loopback_doubt(&address, tracker), address })
+    }
+
     /// The address to tell other peers. `told` is the one that was told last: it stays while it is good.
     pub(crate) async fn address(&self, told: Option<&Address>) -> Result<Told, AdvertiseError> {
         match self {
-            Self::Fixed(address) => Ok(Told { address: address.clone(), doubt: None }),
+            Self::Fixed(told) => Ok(told.clone()),
             Self::Routed(routed) => routed.address(told).await,
         }
     }
+}
+
+/// Why an address cannot be a machine's.
+fn fault(ip: IpAddr) -> Option<&'static str> {
+    if ip.is_unspecified() {
+        Some("this means every address of a machine, and other peers need one")
+    } else if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        Some("this means many machines, and not this one")
+    } else if is_of_one_link(ip) {
+        Some("an address of one link needs a zone, which is called otherwise on each machine")
+    } else {
+        None
+    }
+}
+
+/// Beside a tracker elsewhere, a loopback address is hardly meant.
+fn loopback_doubt(address: &Address, tracker: &Address) -> Option<String> {
+    (address.is_loopback() && !tracker.is_loopback()).then(|| ONLY_HERE.to_owned())
 }
 
 impl Routed {
@@ -88,9 +157,7 @@ impl Routed {
 
     fn sure(&self, ip: IpAddr) -> Told {
         let address: Address = SocketAddr::new(ip, self.listens.port()).into();
-        let doubt = address.is_loopback().then(|| {
-            "only peers on this machine can reach that address; give the right one with --advertise".to_owned()
-        });
+        let doubt = address.is_loopback().then(|| ONLY_HERE.to_owned());
         Told { address, doubt }
     }
 
@@ -169,6 +236,46 @@ mod tests {
 
     fn told(address: &str) -> Told {
         Told { address: Address::new(address).unwrap(), doubt: None }
+    }
+
+    async fn told_by_option(address: &str, families: Families) -> Result<Told, String> {
+        let (address, tracker) = (Address::new(address).unwrap(), Address::new("tracker:7400").unwrap());
+        let given = Given::check(address).await.map_err(|error| error.to_string())?;
+        Ok(given.told(families, &tracker))
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_no_machines_is_refused_and_the_reason_told() {
+        for (address, reason) in [
+            ("0.0.0.0:7401", "every address"),
+            ("[::]:7401", "every address"),
+            ("[::ffff:0.0.0.0]:7401", "every address"),
+            ("224.0.0.1:7401", "many machines"),
+            ("255.255.255.255:7401", "many machines"),
+            ("[ff02::1]:7401", "many machines"),
+            ("[fe80::1]:7401", "a zone"),
+            ("no-such-host.invalid:7401", "cannot be looked up"),
+        ] {
+            let error = told_by_option(address, Families::Both).await.unwrap_err();
+            assert!(error.starts_with(&format!("--advertise {address}: ")), "{error}");
+            assert!(error.contains(reason) && error.contains("give HOST:PORT"), "{error}");
+        }
+        for address in ["10.0.0.1:7401", "[2001:db8::1]:7401"] {
+            assert_eq!(told_by_option(address, Families::Both).await, Ok(told(address)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_may_be_meant_is_told_with_a_doubt() {
+        let doubt = async |address, families| told_by_option(address, families).await.unwrap().doubt.unwrap();
+        assert!(doubt("[2001:db8::1]:7401", Families::V4).await.contains("takes IPv4 only"));
+        assert!(doubt("localhost:7401", Families::Both).await.contains("only peers on this machine"));
+        let (address, far, near) = ("127.0.0.1:7401", "tracker:7400", "127.0.0.1:7400");
+        let (address, [far, near]) = (Address::new(address).unwrap(), [far, near].map(|a| Address::new(a).unwrap()));
+        for (tracker, doubted) in [(far, true), (near, false)] {
+            let told = Advertise::listened(address.clone(), &tracker).address(None).await.unwrap();
+            assert_eq!(told.doubt.is_some(), doubted);
+        }
     }
 
     #[tokio::test]

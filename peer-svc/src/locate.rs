@@ -44,10 +44,10 @@ pub(crate) async fn watch(
             }
             Ended::Renamed => {
                 let now = *own.borrow_and_update();
-                if let Some(change) = view.renamed(now) {
-                    if out.send(Located::Change(change)).await.is_err() {
-                        return;
-                    }
+                if let Some(change) = view.renamed(now)
+                    && out.send(Located::Change(change)).await.is_err()
+                {
+                    return;
                 }
                 continue;
             }

@@ -31,7 +31,7 @@ use tonic::server::NamedService;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
-    advertise::{Advertise, Routed},
+    advertise::{Advertise, Given, Routed, Unusable},
     config::Config,
     control::{Backend, ControlService},
     download::{BUDGET_KIB, Context},
@@ -87,9 +87,18 @@ pub enum BindError {
     /// A label is given twice, or there are too many.
     #[error("--label: {0}")]
     Labels(#[from] LabelError),
+    /// Other peers cannot reach the advertised address.
+    #[error("{0}")]
+    Advertise(String),
     /// The tracker's address makes no connection, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
+}
+
+impl From<Unusable> for BindError {
+    fn from(error: Unusable) -> Self {
+        Self::Advertise(error.to_string())
+    }
 }
 
 impl BindError {
@@ -175,8 +184,17 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
+    let given = match config.advertise.clone() {
+        Some(address) => Some(Given::check(address).await?),
+        None => None,
+    };
     let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
     let Listening { listener: control_listener, address: control, .. } = listen(config.control, "--control")?;
+    let advertise = match given {
+        Some(given) => Advertise::Fixed(given.told(families, &config.tracker)),
+        None if !peer.ip().is_unspecified() => Advertise::listened(peer.into(), &config.tracker),
+        None => Advertise::Routed(Routed { tracker: config.tracker.clone(), listens: peer, families }),
+    };
     // The one source of randomness: everything random below is decided by seeds that it gives out.
     let mut seeds = match config.seed {
         Some(seed) => StdRng::seed_from_u64(seed),
@@ -215,11 +233,6 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
-    let advertise = match config.advertise.clone() {
-        Some(address) => Advertise::Fixed(address),
-        None if !peer.ip().is_unspecified() => Advertise::Fixed(peer.into()),
-        None => Advertise::Routed(Routed { tracker: config.tracker.clone(), listens: peer, families }),
-    };
     let member = Membership {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),

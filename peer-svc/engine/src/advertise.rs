@@ -116,7 +116,7 @@ mod tests {
             match &chosen {
                 Choice::Tell(ip) => prop_assert!(may_be_told(ip)),
                 Choice::Try(ways) => prop_assert!(ways.len() > 1 && ways.iter().all(|way| may_be_told(&way.local))),
-                Choice::NotListened(_) => prop_assert!(!locals.iter().any(|ip| may_be_told(ip))),
+                Choice::NotListened(_) => prop_assert!(!locals.iter().any(may_be_told)),
             }
             if let Some(told) = told.filter(may_be_told) {
                 prop_assert_eq!(chosen, Choice::Tell(told));

@@ -239,3 +239,19 @@ async fn a_peer_that_is_killed_and_started_at_another_address_keeps_its_id() {
     let status = peer.status().await;
     assert_eq!((status.peer_id.parse(), status.warnings), (Ok(id), vec![]));
 }
+
+#[tokio::test]
+async fn an_address_that_no_peer_can_reach_is_refused_at_start() {
+    let place = Place::new();
+    let dir = place.path("one");
+    for address in ["0.0.0.0:7401", "[::]:7401", "no-such-host.invalid:7401", "10.0.0.1:0", "10.0.0.1"] {
+        let ports = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+        let args = [&["--tracker", "127.0.0.1:1", "--dir", &dir, "--advertise", address][..], &ports].concat();
+        let args: Vec<_> = args.into_iter().map(Into::into).collect();
+        let mut peer = Process::start("the peer", "peer-svc", &args, &place.logs());
+        assert_ne!(peer.ended().await, 0);
+        let (said, error) = (peer.stdout(), peer.stderr());
+        assert_eq!(said, "", "it is never ready");
+        assert!(error.contains("--advertise") && error.contains(address) && error.contains("HOST:PORT"), "{error}");
+    }
+}
