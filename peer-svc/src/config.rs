@@ -42,8 +42,8 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_TRACKER", value_parser = Address::from_url)]
     pub tracker: Address,
 
-    /// Where other peers fetch chunks; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7401")]
+    /// Where other peers fetch chunks; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401")]
     pub listen: SocketAddr,
 
     /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
@@ -58,7 +58,8 @@ pub struct Config {
     #[arg(long, env = "DRIZZLE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Address told to other peers [default: the local address that routes to the tracker, with the real port]
+    /// Address told to other peers [default: the local address that routes to the tracker and is listened on, with the
+    /// real port]
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
     pub advertise: Option<Address>,
 

@@ -26,6 +26,8 @@
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
 //! | `readiness` | whether there is a lease, for health checks |
+//! | `identity` | which peer this is: its id, and what tells this run from others |
+//! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
@@ -34,11 +36,13 @@
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
 
+mod advertise;
 mod config;
 mod control;
 mod download;
 mod fetch;
 mod holdings;
+mod identity;
 mod locate;
 mod notices;
 mod readiness;

@@ -19,10 +19,10 @@ fn main() -> ExitCode {
     shell::run("peer-svc", uploads + OTHER_BLOCKING_THREADS, async {
         match (cli.command, cli.serve) {
             (Some(Command::Healthcheck { address, ready: false }), _) => {
-                Ok(health::check(&Transport::plaintext(), &address).await?)
+                Ok(health::check(&Transport::plaintext(), &address.asked_locally()).await?)
             }
             (Some(Command::Healthcheck { address, ready: true }), _) => {
-                Ok(health::check_ready(&Transport::plaintext(), &address).await?)
+                Ok(health::check_ready(&Transport::plaintext(), &address.asked_locally()).await?)
             }
             (None, Some(config)) => shell::serve(config.log_format, bind(config)).await,
             (None, None) => Err("--tracker and --dir are missing; see --help".into()),

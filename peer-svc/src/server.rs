@@ -17,6 +17,7 @@ use drizzle_proto::{
     client::TrackerClient,
     labels::LabelError,
     net::{
+        listen::{self, Listening},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
@@ -24,23 +25,22 @@ use drizzle_proto::{
     wire,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
+    advertise::{Advertise, Given, Routed, Unusable},
     config::Config,
     control::{Backend, ControlService},
     download::{Context, MEMORY},
     fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
+    identity::Identity,
     notices::heed,
     readiness,
-    register::{Advertise, Membership, Outage, Standing},
+    register::{Membership, Outage, Standing},
     serve::{PeerService, Uploads},
     share::Sharer,
     status::Monitor,
@@ -89,9 +89,18 @@ pub enum BindError {
     /// A label is given twice, or there are too many.
     #[error("--label: {0}")]
     Labels(#[from] LabelError),
+    /// Other peers cannot reach the advertised address.
+    #[error("{0}")]
+    Advertise(String),
     /// The tracker's address makes no connection, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
+}
+
+impl From<Unusable> for BindError {
+    fn from(error: Unusable) -> Self {
+        Self::Advertise(error.to_string())
+    }
 }
 
 impl BindError {
@@ -105,7 +114,7 @@ impl BindError {
 pub struct Handle {
     peer: SocketAddr,
     control: SocketAddr,
-    id: PeerId,
+    identity: Identity,
     drain: Duration,
     faults: mpsc::Receiver<Fault>,
     tasks: TaskTracker,
@@ -125,9 +134,9 @@ impl Handle {
         self.control
     }
 
-    /// Who it is.
+    /// Which peer it is.
     pub fn id(&self) -> PeerId {
-        self.id
+        self.identity.id()
     }
 
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
@@ -150,7 +159,7 @@ impl Handle {
 
 impl Daemon for Handle {
     fn ready(&self) -> String {
-        format!("peer={} control={} id={}", self.peer, self.control, self.id)
+        format!("peer={} control={} id={}", self.peer, self.control, self.id())
     }
 
     async fn failed(&mut self) -> Failure {
@@ -177,8 +186,17 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
-    let (peer_listener, peer) = listen(config.listen, "--listen").await?;
-    let (control_listener, control) = listen(config.control, "--control").await?;
+    let given = match config.advertise.clone() {
+        Some(address) => Some(Given::check(address).await?),
+        None => None,
+    };
+    let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
+    let Listening { listener: control_listener, address: control, .. } = listen(config.control, "--control")?;
+    let advertise = match given {
+        Some(given) => Advertise::Fixed(given.told(families, &config.tracker)),
+        None if !peer.ip().is_unspecified() => Advertise::listened(peer.into(), &config.tracker),
+        None => Advertise::Routed(Routed { tracker: config.tracker.clone(), listens: peer, families }),
+    };
     // The one source of randomness: everything random below is decided by seeds that it gives out.
     let mut seeds = match config.seed {
         Some(seed) => StdRng::seed_from_u64(seed),
@@ -189,7 +207,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
     // Not from the seed: two peers that were given the same one are still two peers.
-    let id = journal.peer_id(rand::random()).map_err(BindError::state)?;
+    let identity = Identity::load(journal.clone()).map_err(BindError::state)?;
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -203,9 +221,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         stop: stop.clone(),
     });
     let context = Arc::new(Context {
-        connections: Arc::new(Connections::new(transport.clone(), id)),
+        connections: Arc::new(Connections::new(transport.clone(), identity.clone())),
         tracker: tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         downloaded: AtomicU64::new(0),
@@ -217,15 +235,10 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
-    let advertise = match config.advertise.clone() {
-        Some(address) => Advertise::Fixed(address),
-        None if !peer.ip().is_unspecified() => Advertise::Fixed(peer.into()),
-        None => Advertise::Routed { tracker: config.tracker.clone(), port: peer.port() },
-    };
     let member = Membership {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         labels: labels.clone(),
         advertise,
         holdings: holdings.clone(),
@@ -233,6 +246,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         notices,
         seed: seeds.random(),
         outage: Outage::default(),
+        looking: false,
+        last_lease: None,
     };
     let (fault, faults) = mpsc::channel(3);
     let membership_ended = membership.clone();
@@ -287,7 +302,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         .serve_with_incoming_shutdown(control_incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
-    Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })
+    Ok(Handle { peer, control, identity, drain: config.drain, faults, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.
@@ -297,11 +312,8 @@ fn usable_dir(path: &Path) -> Result<PathBuf, BindError> {
     path.canonicalize().map_err(fail)
 }
 
-async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {
-    let fail = |source| BindError::Listen { address, option, source };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let bound = listener.local_addr().map_err(fail)?;
-    Ok((listener, bound))
+fn listen(address: SocketAddr, option: &'static str) -> Result<Listening, BindError> {
+    listen::listen(address).map_err(|source| BindError::Listen { address, option, source })
 }
 
 /// Shares the folder, saying now and then how far hashing is.

@@ -50,7 +50,7 @@ impl Monitor {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let sharer = &self.context.sharer;
         Snapshot {
-            peer: self.context.peer,
+            peer: self.context.identity.id(),
             labels: self.labels.clone(),
             tracker: self.tracker.clone(),
             standing: self.standing.borrow().clone(),

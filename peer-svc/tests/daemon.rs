@@ -10,7 +10,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, Labels, Layout, Manifest, PeerInfo,
+    Address, Digest, Labels, Layout, Manifest, PeerClaim, PeerInfo,
     net::{
         shell::{Drained, LogFormat},
         transport::{CALL_TIMEOUT, Transport},
@@ -56,7 +56,7 @@ impl tracker_server::Tracker for FakeTracker {
         request: Request<wire::RegisterPeerRequest>,
     ) -> Result<Response<wire::RegisterPeerResponse>, Status> {
         self.0.registrations.fetch_add(1, Ordering::Relaxed);
-        *self.0.registered.lock().unwrap() = Some(request.into_inner().try_into()?);
+        *self.0.registered.lock().unwrap() = Some(PeerClaim::try_from(request.into_inner())?.peer);
         Ok(Response::new(wire::RegisterPeerResponse { lease_id: 7, lease_millis: 150, renew_millis: 50 }))
     }
 

@@ -1,13 +1,16 @@
 //! Clients that speak domain types. Every unary call has a deadline, so that a tracker that hangs is
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId, PeerInfo,
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
@@ -74,10 +77,18 @@ pub struct FileSummary {
     pub partial_holders: u32,
 }
 
-/// Talks to the tracker. Cheap to clone; reconnects by itself.
+/// Talks to the tracker. Cheap to clone; all clones share one connection, which is made again when it is lost.
 #[derive(Debug, Clone)]
 pub struct TrackerClient {
-    inner: tracker_client::TrackerClient<Channel>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    transport: Transport,
+    tracker: Address,
+    /// Replaced as a whole, so that the lock is held for a moment only.
+    current: Mutex<tracker_client::TrackerClient<Channel>>,
 }
 
 fn timed<T>(message: T) -> Request<T> {
@@ -97,12 +108,26 @@ async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        Ok(Self { inner: tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?) })
+        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?));
+        Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
+    }
+
+    fn inner(&self) -> tracker_client::TrackerClient<Channel> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the next call of every clone over a new connection: the present one hangs when this machine's address has
+    /// changed, for as long as it takes to notice.
+    pub fn reconnect(&self) {
+        if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker) {
+            let new = tracker_client::TrackerClient::new(channel);
+            *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
     }
 
     /// Opens a lease.
-    pub async fn register_peer(&mut self, peer: &PeerInfo) -> Result<Lease, ClientError> {
-        let answer = call(self.inner.register_peer(timed(peer.into()))).await?;
+    pub async fn register_peer(&mut self, claim: impl Into<PeerClaim>) -> Result<Lease, ClientError> {
+        let answer = call(self.inner().register_peer(timed((&claim.into()).into()))).await?;
         let renew = Duration::from_millis(answer.renew_millis.into());
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());
@@ -113,7 +138,7 @@ impl TrackerClient {
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
     pub async fn register_chunk(&mut self, lease: u64, files: &[FileChunks]) -> Result<Vec<FileOutcome>, ClientError> {
         let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
-        let answer = call(self.inner.register_chunk(timed(request))).await?;
+        let answer = call(self.inner().register_chunk(timed(request))).await?;
         if answer.results.len() != files.len() {
             return Err(WireError::Bounds("results").into());
         }
@@ -122,20 +147,20 @@ impl TrackerClient {
 
     /// Keeps a lease alive; returns files whose names were released meanwhile.
     pub async fn renew_lease(&mut self, lease: u64) -> Result<Vec<FileInfo>, ClientError> {
-        let answer = call(self.inner.renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
+        let answer = call(self.inner().renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
         Ok(answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?)
     }
 
     /// Ends a lease.
     pub async fn leave(&mut self, lease: u64) -> Result<(), ClientError> {
-        call(self.inner.leave(timed(wire::LeaveRequest { lease_id: lease }))).await?;
+        call(self.inner().leave(timed(wire::LeaveRequest { lease_id: lease }))).await?;
         Ok(())
     }
 
     /// Takes a file back; whether its name is free now.
     pub async fn withdraw_file(&mut self, lease: u64, name: &FileName) -> Result<bool, ClientError> {
         let request = wire::WithdrawFileRequest { lease_id: lease, name: name.to_string() };
-        Ok(call(self.inner.withdraw_file(timed(request))).await?.name_released)
+        Ok(call(self.inner().withdraw_file(timed(request))).await?.name_released)
     }
 
     /// One page of names, and the token of the next page unless this is the last.
@@ -157,7 +182,7 @@ impl TrackerClient {
         &mut self,
         request: wire::ListFilesRequest,
     ) -> Result<wire::ListFilesResponse, ClientError> {
-        call(self.inner.list_files(timed(request))).await
+        call(self.inner().list_files(timed(request))).await
     }
 
     /// `FileLocations`, passed through unconverted.
@@ -165,7 +190,7 @@ impl TrackerClient {
         &mut self,
         request: wire::FileLocationsRequest,
     ) -> Result<wire::FileLocationsResponse, ClientError> {
-        call(self.inner.file_locations(timed(request))).await
+        call(self.inner().file_locations(timed(request))).await
     }
 
     /// A file's whole manifest, page by page, checked against its id.
@@ -223,7 +248,7 @@ impl TrackerClient {
         name: &FileName,
     ) -> Result<impl Stream<Item = Result<HolderChanges, ClientError>> + Unpin + Send + use<>, ClientError> {
         // No deadline on the request: it would end the stream.
-        let stream = call(self.inner.watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
+        let stream = call(self.inner().watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
         Ok(stream.map(|message| Ok(message?.try_into()?)))
     }
 }

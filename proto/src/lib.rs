@@ -8,6 +8,7 @@
 //! | [`digest`] | SHA-256 digests and [`FileId`] |
 //! | [`name`] | file names that cannot escape a folder |
 //! | [`identity`] | peers: ids, addresses, both with labels |
+//! | [`families`] | IPv4, IPv6 or both |
 //! | [`labels`] | what a peer says of where it is |
 //! | [`manifest`] | the hashes that decide what a file is |
 //! | [`holder`] | which peer holds which chunks of a file, and how that changes |
@@ -34,6 +35,7 @@ pub mod convert;
 #[cfg(feature = "daemon")]
 pub mod database;
 pub mod digest;
+pub mod families;
 pub mod holder;
 pub mod identity;
 pub mod labels;
@@ -57,7 +59,8 @@ pub use chunk_set::{ChunkRanges, ChunkSet};
 #[cfg(feature = "net")]
 pub use convert::WireError;
 pub use digest::{Digest, FileId};
-pub use identity::{Address, PeerId, PeerInfo};
+pub use families::Families;
+pub use identity::{Address, PeerClaim, PeerId, PeerInfo, Session};
 pub use labels::Labels;
 pub use layout::{ChunkCount, ChunkIndex, Layout};
 pub use manifest::{FileInfo, Manifest};

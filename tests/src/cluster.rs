@@ -367,6 +367,13 @@ impl Daemon {
 }
 
 async fn ready(process: &mut Process, name: &str) -> BTreeMap<String, String> {
+    let line = ready_line(process, name).await;
+    let pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// What a daemon says after the word "ready", once it does.
+pub(crate) async fn ready_line(process: &mut Process, name: &str) -> String {
     let line = until(&format!("the ready line of {name}"), async || {
         let code = process.exit_code();
         let line = process.stdout().split_once('\n').map(|(line, _)| line.to_owned());
@@ -379,8 +386,7 @@ async fn ready(process: &mut Process, name: &str) -> BTreeMap<String, String> {
     })
     .await;
     let rest = line.strip_prefix("ready ").unwrap_or_else(|| panic!("{name} said {line:?} instead of being ready"));
-    let pairs = rest.split(' ').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    rest.to_owned()
 }
 
 fn write(path: &Path, bytes: &[u8]) {

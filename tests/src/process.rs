@@ -71,7 +71,20 @@ impl Process {
     ///
     /// # Panics
     /// If it cannot be started.
-    pub fn start_with(
+    pub fn start_with(name: &str, program: &str, args: &[OsString], logs: &Path, outputs: [Output; 2]) -> Self {
+        Self::start_as(&[], name, program, args, logs, outputs)
+    }
+
+    /// [`Process::start`] by way of a command that becomes the program, such as `ip netns exec HOST`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_by(starter: &[&str], name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_as(starter, name, program, args, logs, [Output::Kept; 2])
+    }
+
+    fn start_as(
+        starter: &[&str],
         name: &str,
         program: &str,
         args: &[OsString],
@@ -82,7 +95,10 @@ impl Process {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let stdout = logs.join(format!("{count}-{program}.out"));
         let stderr = logs.join(format!("{count}-{program}.err"));
-        let mut command = Command::new(binaries::path(program));
+        let mut line: Vec<OsString> = starter.iter().map(OsString::from).collect();
+        line.push(binaries::path(program).into());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DRIZZLE_")) {
             command.env_remove(variable);
         }

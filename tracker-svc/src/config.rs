@@ -1,10 +1,6 @@
 //! The command line and the environment, checked before anything is opened.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use drizzle_proto::{Address, net::shell::LogFormat};
@@ -16,8 +12,8 @@ use drizzle_proto::{Address, net::shell::LogFormat};
 #[derive(Debug, Parser)]
 #[command(name = "tracker-svc", version, subcommand_negates_reqs = true, max_term_width = 100)]
 pub struct Cli {
-    /// Where to serve gRPC; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7400")]
+    /// Where to serve gRPC; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,
 
     /// Folder for the catalogue of names and manifests; made if it is not there
@@ -77,12 +73,7 @@ impl Cli {
 
     /// Where a tracker on this machine answers.
     pub fn local_address(&self) -> Address {
-        let ip = match self.listen.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        SocketAddr::new(ip, self.listen.port()).into()
+        Address::from(self.listen).asked_locally()
     }
 }
 
@@ -117,7 +108,7 @@ mod tests {
     fn a_health_check_asks_this_machine_by_default() {
         let asked = |listen: &str| Cli::parse_from(["tracker-svc", "--listen", listen, "healthcheck"]).local_address();
         assert_eq!(asked("0.0.0.0:7400").as_str(), "127.0.0.1:7400");
-        assert_eq!(asked("[::]:1").as_str(), "[::1]:1");
+        assert_eq!(asked("[::]:1").as_str(), "127.0.0.1:1", "which answers on a machine without IPv6, too");
         assert_eq!(asked("10.0.0.1:1").as_str(), "10.0.0.1:1");
         for text in ["h:1", "http://h:1"] {
             let cli = Cli::parse_from(["tracker-svc", "healthcheck", "--address", text]);

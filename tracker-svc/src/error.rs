@@ -1,6 +1,6 @@
 //! What the tracker refuses, and the one table from that to a gRPC status.
 
-use drizzle_proto::{FileName, WireError};
+use drizzle_proto::{Address, FileName, PeerId, WireError};
 use tokio::task::JoinError;
 use tonic::Status;
 
@@ -15,6 +15,30 @@ pub enum Error {
     /// The lease ended, or this tracker was restarted since.
     #[error("the lease is not known; register the peer again and announce everything again")]
     UnknownLease,
+    /// Another process has this peer's id, and it is not clear yet whether it is alive.
+    #[error(
+        "the peer id {peer} is held by a process at {}; if that was this peer before a restart, its lease ends soon",
+        told(.holder)
+    )]
+    IdInUse {
+        /// The id.
+        peer: PeerId,
+        /// Where the other process is.
+        holder: Option<Address>,
+        /// Whether the claimant asks for the first time.
+        first: bool,
+    },
+    /// Another process has this peer's id, and is alive.
+    #[error(
+        "the peer id {peer} belongs to a live peer at {}: this peer works on a copy of its state folder, and needs an id of its own",
+        told(.holder)
+    )]
+    CopiedState {
+        /// The id.
+        peer: PeerId,
+        /// Where the other process is, if it is not away at the moment.
+        holder: Option<Address>,
+    },
     /// The name stands for nothing.
     #[error("there is no file {:?}", .0.as_str())]
     NoSuchFile(FileName),
@@ -48,10 +72,16 @@ impl Error {
     }
 }
 
+fn told(holder: &Option<Address>) -> &str {
+    holder.as_ref().map_or("an address of its own", Address::as_str)
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let text = error.to_string();
         match error {
+            Error::IdInUse { .. } => Status::aborted(text),
+            Error::CopiedState { .. } => Status::already_exists(text),
             Error::UnknownLease => Status::failed_precondition(text),
             Error::NoSuchFile(_) => Status::not_found(text),
             Error::NotYours(_) => Status::permission_denied(text),

@@ -5,7 +5,7 @@
 use std::{pin::Pin, time::Instant};
 
 use drizzle_proto::{
-    FileName, WireError,
+    FileName, PeerClaim, WireError,
     announcement::{FileChunks, FileOutcome},
     convert::hashes_to_wire,
     layout::MAX_CHUNKS,
@@ -49,7 +49,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
-        let lease_id = self.registry.register_peer(request.into_inner().try_into()?, Instant::now())?;
+        let lease_id = self.registry.register_peer(PeerClaim::try_from(request.into_inner())?, Instant::now())?;
         let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis: lease_millis / 3 }))
     }

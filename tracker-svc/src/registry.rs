@@ -22,7 +22,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Digest, FileInfo, FileName, Manifest, PeerId, PeerInfo,
+    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
     limits::MAX_HASHES,
@@ -36,7 +36,7 @@ use crate::{
     census::{Census, Counts},
     error::Error,
     limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
-    live::{Live, News, Replaced, Watch, staging::Staged},
+    live::{Live, News, Opened, Watch, identities::Ruling, staging::Staged},
     verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
 
@@ -145,21 +145,15 @@ impl Registry {
     }
 
     /// Opens a lease.
-    pub fn register_peer(&self, peer: PeerInfo, now: Instant) -> Result<u64, Error> {
-        let (lease, replaced) = self.inner.with(|Guarded { live, rng, .. }| {
+    pub fn register_peer(&self, claim: impl Into<PeerClaim>, now: Instant) -> Result<u64, Error> {
+        let claim = claim.into();
+        let (peer, address) = (claim.peer.id(), claim.peer.address().clone());
+        let opened = self.inner.with(|Guarded { live, rng, .. }| {
             let candidates = std::iter::repeat_with(|| rng.random::<u64>()).take(16);
-            live.open_lease(candidates, peer.clone(), now)
-        })?;
-        let (peer, address) = (peer.id(), peer.address());
-        match replaced {
-            Replaced::Nothing => info!(%peer, %address, "peer registered"),
-            Replaced::SamePlace => info!(%peer, %address, "peer registered anew"),
-            Replaced::OtherPlace(before) => warn!(
-                %peer, %address, %before,
-                "peer registered at another address while its lease was live: it moved, or two peers share one id"
-            ),
-        }
-        Ok(lease)
+            live.open_lease(candidates, claim, now)
+        });
+        log_opened(peer, &address, &opened);
+        Ok(opened?.lease)
     }
 
     /// Prolongs a lease; files whose names were released meanwhile.
@@ -169,7 +163,7 @@ impl Registry {
 
     /// Ends a lease, if it is known.
     pub fn leave(&self, lease: u64) {
-        if let Some((peer, files)) = self.inner.with(|guarded| guarded.live.close_lease(lease)) {
+        if let Some((peer, files)) = self.inner.with(|guarded| guarded.live.leave(lease)) {
             info!(%peer, files, "peer left");
         }
     }
@@ -451,6 +445,37 @@ impl Inner {
             None => Vec::new(),
         };
         Ok((file, hashes))
+    }
+}
+
+fn log_opened(peer: PeerId, address: &Address, opened: &Result<Opened, Error>) {
+    match opened {
+        Ok(Opened { ruling, before, .. }) => {
+            let before = before.as_ref().map(Address::as_str);
+            match ruling {
+                Ruling::Free => info!(%peer, %address, "peer registered"),
+                Ruling::SamePlace => info!(%peer, %address, "peer registered anew"),
+                Ruling::Moved => info!(%peer, %address, before, "peer moved to another address"),
+                Ruling::Original => warn!(
+                    %peer, %address, copy = before,
+                    "two processes had this peer id: the first one got it back from a copy of its state folder"
+                ),
+                _ => warn!(
+                    %peer, %address, before,
+                    "peer registered at another address while its lease was live: it moved, or two peers share one id"
+                ),
+            }
+        }
+        Err(Error::IdInUse { first: false, .. }) => {}
+        Err(Error::IdInUse { holder, .. }) => {
+            let holder = holder.as_ref().map(Address::as_str);
+            info!(%peer, %address, holder, "peer id is claimed from another address; waiting whether its holder is alive");
+        }
+        Err(Error::CopiedState { holder, .. }) => {
+            let holder = holder.as_ref().map(Address::as_str);
+            warn!(%peer, %address, holder, "a peer was refused: it works on a copy of the state folder of a live peer");
+        }
+        Err(error) => warn!(%peer, %address, %error, "peer refused"),
     }
 }
 

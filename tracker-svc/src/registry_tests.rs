@@ -1,6 +1,6 @@
 //! The registry over a catalogue in memory, with a clock that the test turns.
 
-use drizzle_proto::{Address, ChunkSet, Digest, Labels, Layout};
+use drizzle_proto::{Address, ChunkSet, Digest, Labels, Layout, PeerInfo};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,7 +41,7 @@ async fn announce(registry: &Registry, lease: u64, entry: FileChunks, now: Insta
 fn leases_are_named_by_the_seed() {
     let start = Instant::now();
     let id =
-        |seed| Registry::new(MemoryCatalogue::default(), LEASE, seed, start).register_peer(peer(1), start).unwrap();
+        |seed| Registry::new(MemoryCatalogue::default(), LEASE, seed, start).register_peer(&peer(1), start).unwrap();
     assert_eq!(id(1), id(1));
     assert_ne!(id(1), id(2));
 }
@@ -50,8 +50,8 @@ fn leases_are_named_by_the_seed() {
 async fn an_owners_withdrawal_reaches_holders_and_watches() {
     let start = Instant::now();
     let registry = registry(start);
-    let owner = registry.register_peer(peer(1), start).unwrap();
-    let holder = registry.register_peer(peer(2), start).unwrap();
+    let owner = registry.register_peer(&peer(1), start).unwrap();
+    let holder = registry.register_peer(&peer(2), start).unwrap();
     for lease in [owner, holder] {
         assert_eq!(announce(&registry, lease, entry(1, 1, "0-3"), start).await, FileOutcome::Registered);
     }
@@ -72,8 +72,8 @@ async fn an_owners_withdrawal_reaches_holders_and_watches() {
 async fn the_last_holder_releases_a_name_only_when_its_owner_had_time_to_come_back() {
     let start = Instant::now();
     let registry = registry(start);
-    let owner = registry.register_peer(peer(1), start).unwrap();
-    let holder = registry.register_peer(peer(2), start).unwrap();
+    let owner = registry.register_peer(&peer(1), start).unwrap();
+    let holder = registry.register_peer(&peer(2), start).unwrap();
     announce(&registry, owner, entry(1, 1, "0-3"), start).await;
     announce(&registry, holder, entry(1, 1, "0-3"), start).await;
     registry.leave(owner);
@@ -91,7 +91,7 @@ async fn the_last_holder_releases_a_name_only_when_its_owner_had_time_to_come_ba
 async fn a_lease_that_is_over_is_unknown_before_and_after_it_is_reaped() {
     let start = Instant::now();
     let registry = registry(start);
-    let lease = registry.register_peer(peer(1), start).unwrap();
+    let lease = registry.register_peer(&peer(1), start).unwrap();
     announce(&registry, lease, entry(1, 1, "0-3"), start).await;
     let end = start + LEASE;
     assert!(matches!(registry.renew(lease, end), Err(Error::UnknownLease)));
@@ -106,7 +106,8 @@ async fn a_lease_that_is_over_is_unknown_before_and_after_it_is_reaped() {
 async fn the_census_counts() {
     let start = Instant::now();
     let registry = registry(start);
-    let (one, two) = (registry.register_peer(peer(1), start).unwrap(), registry.register_peer(peer(2), start).unwrap());
+    let (one, two) =
+        (registry.register_peer(&peer(1), start).unwrap(), registry.register_peer(&peer(2), start).unwrap());
     announce(&registry, one, entry(1, 1, "0-3"), start).await;
     announce(&registry, two, entry(1, 1, "0"), start).await;
     announce(&registry, two, entry(1, 2, "0"), start).await;
@@ -164,7 +165,7 @@ proptest! {
                         held.retain(|(peer, _), _| leases.contains_key(peer));
                     }
                     Event::Register(n) => {
-                        leases.insert(n, (registry.register_peer(peer(n), now).unwrap(), now + LEASE));
+                        leases.insert(n, (registry.register_peer(&peer(n), now).unwrap(), now + LEASE));
                         held.retain(|(peer, _), _| *peer != n);
                     }
                     Event::Renew(n) => if let Some((lease, end)) = leases.get_mut(&n) {

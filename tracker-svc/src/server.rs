@@ -5,13 +5,14 @@ use std::{net::SocketAddr, time::Instant};
 use drizzle_proto::{
     net::{
         health::READY,
+        listen::{Listening, listen},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
     },
     wire::tracker_server::{SERVICE_NAME, TrackerServer},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::info;
@@ -69,8 +70,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let directory = config.data_dir.clone();
     let catalogue = tokio::task::spawn_blocking(move || RedbCatalogue::open(&directory)).await??;
     let failed = |source| ServerError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let Listening { listener, address, families } = listen(config.listen).map_err(failed)?;
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
@@ -99,7 +99,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         .add_service(reflection_alpha)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
-    info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
+    info!(%address, %families, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
     Ok(Tracker { address, config, registry, health, faults, tasks, stop, cut })
 }
 

@@ -25,6 +25,7 @@ struct Status<'a> {
     shared_files: u32,
     partial_files: u32,
     refused: &'a [String],
+    warnings: &'a [String],
     upload_slots: u32,
     uploads_running: u32,
     uploaded_bytes: u64,
@@ -80,6 +81,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
         shared_files: status.shared_files,
         partial_files: status.partial_files,
         refused: &status.refused,
+        warnings: &status.warnings,
         upload_slots: status.upload_slots,
         uploads_running: status.uploads_running,
         uploaded_bytes: status.uploaded_bytes,
@@ -126,6 +128,9 @@ fn text(status: &wire::StatusResponse) -> String {
     if let Some(now) = status.hashing {
         let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
         line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
+    }
+    for warning in &status.warnings {
+        line("warning", warning.clone());
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

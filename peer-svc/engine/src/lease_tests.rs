@@ -57,6 +57,23 @@ fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
 }
 
 #[test]
+fn a_peer_that_moved_registers_at_once_but_not_in_a_tight_loop() {
+    let start = Instant::now();
+    let mut lease = held(start);
+    let now = start + EVERY;
+    assert_eq!(lease.next(now), Some(Call::Renew(7)));
+    assert_eq!(lease.moved(6, now), Change::Nothing, "of an earlier lease");
+    assert_eq!(lease.moved(7, now), Change::Moved);
+    assert_eq!((lease.id(), lease.next(now)), (None, Some(Call::Register)));
+    assert_eq!(lease.renewed(7, Answer::Taken, now), Change::Nothing);
+    lease.registered(Terms { id: 8, ..TERMS }, now);
+    // An address that flickers is told, each time a little later.
+    assert_eq!(lease.moved(8, now), Change::Moved);
+    assert_eq!(lease.next(now), None);
+    assert_eq!(lease.next(lease.wake_at().unwrap()), Some(Call::Register));
+}
+
+#[test]
 fn a_tracker_that_is_away_is_told_once_and_asked_ever_less_often() {
     let start = Instant::now();
     let mut lease = held(start);
@@ -119,6 +136,7 @@ enum Event {
     Register(bool),
     Renewal(Answer),
     Announcement(Answer),
+    Moved,
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -129,6 +147,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(Event::Register),
         2 => answer().prop_map(Event::Renewal),
         2 => answer().prop_map(Event::Announcement),
+        1 => Just(Event::Moved),
     ]
 }
 
@@ -252,6 +271,10 @@ proptest! {
                     if counts {
                         model.renewed(answer, now);
                     }
+                },
+                Event::Moved => if let Some(id) = lease.id() {
+                    prop_assert_eq!(lease.moved(id, now), Change::Moved);
+                    model.lost(now);
                 },
                 Event::Announcement(answer) => if let Some(id) = model.announcing.take() {
                     let counts = lease.id() == Some(id);

@@ -5,6 +5,7 @@
 //! | [`schedule`] | what to fetch next, from which holder, and which holders to avoid |
 //! | [`slots`] | which requests get an upload slot |
 //! | [`pace`] | when a stream has stalled or drips, on either end |
+//! | [`advertise`] | at which of its addresses other peers are to reach this one |
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
@@ -18,6 +19,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment, whichever"))]
 
+pub mod advertise;
 pub mod announce;
 pub mod holder_view;
 pub mod lease;

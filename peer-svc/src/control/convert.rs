@@ -188,6 +188,7 @@ impl From<Snapshot> for wire::StatusResponse {
         Self {
             peer_id: snapshot.peer.to_string(),
             labels: snapshot.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            warnings: standing.concerns.texts().cloned().collect(),
             advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),
             tracker: snapshot.tracker.to_string(),
             tracker_connected: standing.lease.is_some(),

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use drizzle_proto::{ChunkSet, FileName, Manifest, client::TrackerClient};
+
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
+    identity::Identity,
     share::Sharer,
     store::paths,
 };
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
 pub(crate) const MEMORY: u64 = 64 << 20;
@@ -24,8 +26,8 @@ pub(crate) struct Context {
     pub(crate) connections: Arc<Connections>,
     /// For manifests and holders.
     pub(crate) tracker: TrackerClient,
-    /// This peer.
-    pub(crate) peer: PeerId,
+    /// Which peer this is.
+    pub(crate) identity: Identity,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Memory for chunks in flight.

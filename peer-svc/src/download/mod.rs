@@ -97,7 +97,8 @@ pub(crate) async fn run(
     };
     let (located_to, located) = mpsc::channel(LOCATED);
     let file = job.manifest.id();
-    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
+    let own = context.identity.changes();
+    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, own, job.seed, located_to);
     let watch = tokio::spawn(watch);
     // The file stays open as long as the download runs.
     let Prepared { partial, file: _file, stored, unproved, offered } = prepared;

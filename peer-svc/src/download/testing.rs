@@ -6,33 +6,35 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{Address, ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
+use drizzle_proto::{Address, ChunkSet, FileName, Manifest, client::TrackerClient, net::transport::Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Context, Job};
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
+    identity::Identity,
     share::Sharer,
     store::{disk::Disk, hash::HashProgress, journal::Journal, partials::Partials},
 };
 
 /// A peer whose folder is `folder`, on a disk; its tracker is away.
 pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
-    let journal = Journal::open(&folder.join("state"), disk.clone()).unwrap();
+    let journal = Arc::new(Journal::open(&folder.join("state"), disk.clone()).unwrap());
     let partials = Partials::open(journal.folder(), disk).unwrap();
     let transport = Transport::plaintext();
     let sharer = Sharer {
-        journal: Arc::new(journal),
+        journal: journal.clone(),
         partials: Arc::new(partials),
         holdings: Arc::default(),
         dir: folder.to_owned(),
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     };
+    let identity = Identity::load(journal).unwrap();
     Context {
         tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-        connections: Arc::new(Connections::new(transport, PeerId::from_bytes([1; 16]))),
-        peer: PeerId::from_bytes([1; 16]),
+        connections: Arc::new(Connections::new(transport, identity.clone())),
+        identity,
         sharer: Arc::new(sharer),
         memory: ChunkMemory::new(1),
         downloaded: AtomicU64::new(0),

@@ -12,6 +12,7 @@ use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
 
 use super::error::FetchError;
+use crate::identity::Identity;
 
 /// Connections to one holder at once: four streams over four connections are a fifth faster than over
 /// one, because each connection has a task and a socket buffer of its own.
@@ -25,7 +26,7 @@ const IDLE_HOLDERS: usize = 64;
 pub(crate) struct Connections {
     transport: Transport,
     /// This peer, which each request names.
-    own: PeerId,
+    own: Identity,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
 }
 
@@ -54,12 +55,12 @@ impl Drop for Lent {
 
 impl Connections {
     /// None yet.
-    pub(crate) fn new(transport: Transport, own: PeerId) -> Self {
+    pub(crate) fn new(transport: Transport, own: Identity) -> Self {
         Self { transport, own, pool: Mutex::default() }
     }
 
     pub(super) fn own(&self) -> PeerId {
-        self.own
+        self.own.id()
     }
 
     /// The least used connection to a holder, or a new one while there are few.

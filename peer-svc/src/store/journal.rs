@@ -225,6 +225,16 @@ impl Journal {
         })
     }
 
+    /// Replaces this peer's id.
+    pub(crate) fn replace_peer_id(&self, id: PeerId) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            write.open_table(META)?.insert(PEER_ID, &id.as_bytes()[..])?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
     /// Every hashed file.
     pub(crate) fn shares(&self) -> Result<Vec<(FileName, ShareRecord)>, JournalError> {
         self.run(|database| {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
 //! | [`accept`] | accepting, and what becomes of it when that fails |
+//! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`open_files`] | the limit of open files |
@@ -15,6 +16,7 @@
 pub mod accept;
 pub mod cut;
 pub mod health;
+pub mod listen;
 #[cfg(feature = "daemon")]
 pub mod open_files;
 #[cfg(feature = "daemon")]

@@ -26,8 +26,7 @@ fn absurd_text() -> Vec<String> {
 }
 
 async fn lease(cluster: &Cluster) -> u64 {
-    let peer =
-        RegisterPeerRequest { peer_id: "a".repeat(32), address: "127.0.0.1:9".into(), labels: Default::default() };
+    let peer = RegisterPeerRequest { peer_id: "a".repeat(32), address: "127.0.0.1:9".into(), ..Default::default() };
     cluster.tracker.wire().register_peer(peer).await.unwrap().into_inner().lease_id
 }
 
@@ -37,14 +36,13 @@ async fn peers_and_leases_at_the_tracker() {
     let mut tracker = cluster.tracker.wire();
     let address = "127.0.0.1:9".to_owned();
     for peer_id in absurd_text() {
-        let request = RegisterPeerRequest { peer_id, address: address.clone(), labels: Default::default() };
+        let request = RegisterPeerRequest { peer_id, address: address.clone(), ..Default::default() };
         assert_code(tracker.register_peer(request).await, &[Code::InvalidArgument], "peer id");
     }
     let addresses =
         ["host", ":1", "host:0", "host:65536", "host:-1", "host:1/x", "ho st:1", "[::1:1", "u@h:1", "a\n:1"];
     for address in addresses.map(str::to_owned).into_iter().chain(absurd_text()) {
-        let request =
-            RegisterPeerRequest { peer_id: "a".repeat(32), address: address.clone(), labels: Default::default() };
+        let request = RegisterPeerRequest { peer_id: "a".repeat(32), address: address.clone(), ..Default::default() };
         assert_code(tracker.register_peer(request).await, &[Code::InvalidArgument], &address);
     }
     for lease_id in [0, 1, u64::MAX] {

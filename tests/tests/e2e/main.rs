@@ -5,6 +5,7 @@
 //! and the last slow test of each would hold up the next.
 
 mod absurd;
+mod addresses;
 mod bad_peers;
 mod crash;
 mod elsewhere;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo};
+use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo, Session};
 
 use crate::limits::MAX_RELEASED;
 
@@ -19,13 +19,21 @@ pub struct Lease {
     pub id: u64,
     /// The peer as others know it.
     pub peer: PeerInfo,
+    /// The process that holds it, if that tells.
+    pub session: Option<Session>,
     /// Names of the files in whose swarm it is a holder.
     pub files: HashSet<FileName>,
     released: VecDeque<FileInfo>,
+    renewed: Instant,
     expires: Instant,
 }
 
 impl Lease {
+    /// When it was opened or last renewed.
+    pub fn renewed(&self) -> Instant {
+        self.renewed
+    }
+
     /// Notes that a file of this peer was released.
     pub fn note_released(&mut self, file: FileInfo) {
         if self.released.len() == MAX_RELEASED {
@@ -61,12 +69,12 @@ impl Leases {
     }
 
     /// Opens a lease with an id that is not in use. An earlier lease of the peer must have been closed.
-    pub fn open(&mut self, id: u64, peer: PeerInfo, now: Instant) {
+    pub fn open(&mut self, id: u64, peer: PeerInfo, session: Option<Session>, now: Instant) {
         debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer.id()));
         let expires = now + self.lasts;
         let (files, released) = (HashSet::new(), VecDeque::new());
         self.by_peer.insert(peer.id(), id);
-        let lease = Lease { id, peer, files, released, expires };
+        let lease = Lease { id, peer, session, files, released, renewed: now, expires };
         self.by_id.insert(id, lease);
         self.queue.insert((expires, id));
     }
@@ -88,7 +96,17 @@ impl Leases {
 
     /// Whether a peer has a live lease.
     pub fn is_alive(&self, peer: PeerId, now: Instant) -> bool {
-        self.by_peer.get(&peer).is_some_and(|&id| self.get(id, now).is_some())
+        self.of_live_peer(peer, now).is_some()
+    }
+
+    /// The live lease of a peer.
+    pub fn of_live_peer(&self, peer: PeerId, now: Instant) -> Option<&Lease> {
+        self.by_peer.get(&peer).and_then(|&id| self.get(id, now))
+    }
+
+    /// A lease, live or about to be reaped.
+    pub fn find(&self, id: u64) -> Option<&Lease> {
+        self.by_id.get(&id)
     }
 
     /// The lease of a peer, whether or not its time is over.
@@ -102,7 +120,7 @@ impl Leases {
     pub fn renew(&mut self, id: u64, budget: usize, now: Instant) -> Option<Vec<FileInfo>> {
         let lease = self.by_id.get_mut(&id).filter(|lease| lease.expires > now)?;
         self.queue.remove(&(lease.expires, id));
-        lease.expires = now + self.lasts;
+        (lease.renewed, lease.expires) = (now, now + self.lasts);
         self.queue.insert((lease.expires, id));
         let mut told = Vec::new();
         let mut bytes = 0;
@@ -145,7 +163,7 @@ mod tests {
 
     fn open(leases: &mut Leases, id: u64, now: Instant) {
         let peer = PeerId::from_bytes([u8::try_from(id).unwrap(); 16]);
-        leases.open(id, PeerInfo::new(peer, "h:1".parse().unwrap(), Default::default()), now);
+        leases.open(id, PeerInfo::new(peer, "h:1".parse().unwrap(), Default::default()), None, now);
     }
 
     #[test]

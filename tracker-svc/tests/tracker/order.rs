@@ -74,8 +74,8 @@ async fn a_later_call_waits_for_an_earlier_one_even_if_that_was_cancelled() {
     let catalogue = RedbCatalogue::open(dir.path()).unwrap();
     let now = Instant::now();
     let registry = Registry::new(Slow { catalogue, begun, let_go: Mutex::new(gate) }, LONG, 1, now);
-    let lease = registry.register_peer(info(1), now).unwrap();
-    let other = registry.register_peer(info(2), now).unwrap();
+    let lease = registry.register_peer(&info(1), now).unwrap();
+    let other = registry.register_peer(&info(2), now).unwrap();
 
     let first = tokio::spawn({
         let registry = registry.clone();

@@ -32,13 +32,11 @@ async fn malformed_fields_fail_alone_and_name_themselves() {
         (good_id.clone(), format!("{}:1", "h".repeat(1 << 20)), "address"),
     ] {
         told(
-            raw.register_peer(wire::RegisterPeerRequest { peer_id, address, labels: Default::default() })
-                .await
-                .unwrap_err(),
+            raw.register_peer(wire::RegisterPeerRequest { peer_id, address, ..Default::default() }).await.unwrap_err(),
             field,
         );
     }
-    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address, labels: Default::default() };
+    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address, ..Default::default() };
     let lease_id = raw.register_peer(lease).await.unwrap().into_inner().lease_id;
 
     let files = vec![wire::FileChunks::default(); 4097];
