@@ -260,6 +260,13 @@ impl Peer {
         self.wire().status(StatusRequest {}).await.expect("the daemon tells its status").into_inner()
     }
 
+    /// Starts it again, and waits until it has a lease of its own. What the tracker lists from then on was announced
+    /// by the new process: before, the killed one's lease may still stand.
+    pub async fn restart(&mut self) {
+        self.daemon.restart().await;
+        until("the restarted peer's lease", async || self.status().await.tracker_connected.then_some(())).await;
+    }
+
     /// Starts `peer-cli` against it.
     pub fn start_cli<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Running {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();

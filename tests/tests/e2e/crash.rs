@@ -112,7 +112,7 @@ async fn a_downloader_killed_just_after_the_end_has_the_file() {
     two.download("A").await;
     two.daemon.kill();
     a.assert_at(&two.path("A"));
-    two.daemon.restart().await;
+    two.restart().await;
     cluster.until_held("A", 2).await;
     assert_eq!(two.download("A").await.fetched(), 0);
 }
