@@ -102,8 +102,8 @@ impl Failure {
     pub(crate) fn from_status(status: &Status) -> Self {
         let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
         Self::new(status.code().into(), reason)
+            // Of a destination that is taken the daemon itself says what to do.
             .hint_if(Exit::Unreachable, "`peer-cli status` shows which tracker the daemon uses.")
-            .hint_if(Exit::DestinationExists, "Move it away, or choose another place with -o.")
     }
 
     /// How a download ended badly.

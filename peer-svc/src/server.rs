@@ -17,6 +17,7 @@ use drizzle_proto::{
     client::TrackerClient,
     labels::LabelError,
     net::{
+        innermost,
         listen::{self, Listening},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
@@ -183,7 +184,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         None => dir.join(STATE_DIR),
     };
     let labels = Labels::merged(&config.label)?;
-    let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
+    let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
     let given = match config.advertise.clone() {

@@ -74,7 +74,7 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
     for entry in walkdir::WalkDir::new(root).into_iter().filter_entry(|entry| !own(entry)) {
         let result = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
-            ShareError::from(HashError::Io { path, source: error.into() })
+            ShareError::from(HashError::Io { path, source: bare(error) })
         });
         let result = result.and_then(|entry| {
             if !entry.file_type().is_file() {
@@ -82,7 +82,7 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
             }
             let metadata = entry
                 .metadata()
-                .map_err(|error| HashError::Io { path: entry.path().to_owned(), source: error.into() })?;
+                .map_err(|error| HashError::Io { path: entry.path().to_owned(), source: bare(error) })?;
             let name = name_of(entry.path(), base)?;
             Ok(Some(Found { name, path: entry.into_path(), stamp: Stamp::of(&metadata) }))
         });
@@ -92,6 +92,12 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
         }
     }
     (found, skipped)
+}
+
+/// What the system said, without the path that walkdir puts around it: it is told already.
+fn bare(error: walkdir::Error) -> std::io::Error {
+    let text = error.to_string();
+    error.into_io_error().unwrap_or_else(|| std::io::Error::other(text))
 }
 
 fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
@@ -426,5 +432,15 @@ mod tests {
         let sharer = sharer(folder.path());
         sharer.share_folder(&|_| false).unwrap();
         assert_eq!(sharer.holdings.counts().shared, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told_with_its_path_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let (found, skipped) = scan(&gone, &gone, &folder.path().join("state"));
+        assert_eq!(found, []);
+        let told = skipped[0].to_string();
+        assert_eq!(told, format!("cannot read {}: No such file or directory (os error 2)", gone.display()));
     }
 }

@@ -2,6 +2,7 @@
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
 use std::{
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,10 @@ use crate::{
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
     manifest::ManifestError,
-    net::transport::{CALL_TIMEOUT, Transport},
+    net::{
+        innermost,
+        transport::{CALL_TIMEOUT, Transport},
+    },
     wire::{self, peer_client, tracker_client},
 };
 
@@ -23,7 +27,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The other end said no, or could not be reached.
-    #[error("{}", .0.message())]
+    #[error("{}", status_text(.0))]
     Status(#[from] Status),
     /// The other end sent something that cannot be.
     #[error("malformed answer: {0}")]
@@ -31,6 +35,16 @@ pub enum ClientError {
     /// The manifest that the tracker sent contradicts itself.
     #[error("malformed manifest: {0}")]
     Manifest(#[from] ManifestError),
+}
+
+/// What a status says: of one that the transport made up, what happened on the connection, which its own message
+/// ("transport error") leaves out.
+pub fn status_text(status: &Status) -> String {
+    match status.source() {
+        Some(source) => innermost(source).to_string(),
+        None if status.message().is_empty() => status.code().description().to_owned(),
+        None => status.message().to_owned(),
+    }
 }
 
 impl ClientError {
@@ -277,5 +291,26 @@ impl PeerClient {
         let (file_id, requester) = (file.to_string(), requester.to_string());
         let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_fails_says_why_and_once() {
+        let nowhere = Address::new("127.0.0.1:1").unwrap();
+        let mut tracker = TrackerClient::new(&Transport::plaintext(), &nowhere).unwrap();
+        let error = tracker.renew_lease(1).await.unwrap_err();
+        assert!(error.is_unreachable());
+        assert_eq!(error.to_string(), "Connection refused (os error 111)");
+    }
+
+    #[test]
+    fn what_the_other_end_says_is_told_as_it_is() {
+        let text = |status: Status| ClientError::from(status).to_string();
+        assert_eq!(text(Status::not_found("there is no file \"a\"")), "there is no file \"a\"");
+        assert_eq!(text(Status::internal("")), "Internal error", "never an empty line");
     }
 }

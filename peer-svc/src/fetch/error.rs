@@ -1,6 +1,7 @@
 //! Why a fetch fails, and whose fault that is.
 
 use drizzle_engine::{pace, schedule::Offence};
+use drizzle_proto::client::status_text;
 use tonic::{Code, Status};
 
 use crate::{shortage::Shortage, verify::Mismatch};
@@ -34,7 +35,7 @@ impl FetchError {
             _ => Offence::Refused,
         };
         // A remote text is cut: it goes to logs and reports.
-        Self::Offence(offence, status.message().chars().filter(|c| !c.is_control()).take(200).collect())
+        Self::Offence(offence, status_text(status).chars().filter(|c| !c.is_control()).take(200).collect())
     }
 
     /// A status that ends a stream which had begun: the holder was reached and had the chunk.

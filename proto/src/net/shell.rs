@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::open_files;
+use super::{innermost, open_files};
 use crate::panics;
 
 /// After the work, for threads that hang in the kernel: a dead disk must not keep the program.
@@ -67,7 +67,7 @@ pub trait Daemon: Sized {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The server gave up, for instance because its listener failed.
-    #[error("the {part} failed: {source}")]
+    #[error("the {part} failed: {}", innermost(.source))]
     Serve {
         /// Which server.
         part: &'static str,

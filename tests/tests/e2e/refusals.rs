@@ -8,8 +8,9 @@ use std::{
 };
 
 use drizzle_tests::{
-    Cluster,
+    Cluster, Content,
     process::{Output, Process},
+    until,
 };
 
 /// Runs a program that ends by itself: its exit code and what it says on stderr.
@@ -117,7 +118,7 @@ async fn damaged_state_is_told_in_one_line_or_healed() {
                 args.push(one.dir.clone().into());
             }
             let mut run = Process::start_with(program, program, &args, &logs, [Output::Kept; 2]);
-            let code = drizzle_tests::until("an end or a ready line", async || {
+            let code = until("an end or a ready line", async || {
                 if run.stdout().contains('\n') { Some(None) } else { run.exit_code().map(Some) }
             });
             if let Some(code) = code.await {
@@ -140,4 +141,27 @@ async fn a_cli_without_a_daemon_says_so_without_a_backtrace() {
         assert_eq!(said.lines().count(), 2, "what happened, and what to do: {said}");
         assert_eq!(said.matches("Connection refused").count(), 1, "{said}");
     }
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told_once() {
+    let mut cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    let two = cluster.peer("two").await;
+    one.share(&Content::small_chunks("A", 1, 2)).await;
+    fs::write(two.path("A"), b"mine").unwrap();
+    let logs = cluster.folder().join("logs");
+    let control = two.control().to_owned();
+    let told = async |args: &[&str]| ended("peer-cli", &[&["--peer", &control], args].concat(), &logs).await;
+
+    let (code, said) = told(&["download", "A"]).await;
+    assert_eq!(code, 6);
+    assert_eq!(said.to_lowercase().matches("move it away").count(), 1, "{said}");
+    assert_eq!(said.matches("-o").count(), 1, "{said}");
+
+    cluster.tracker.daemon.kill();
+    let (code, said) = told(&["files"]).await;
+    assert_eq!(code, 5);
+    assert!(said.starts_with("peer-cli: the tracker cannot be reached: Connection refused (os error 111)\n"), "{said}");
+    assert_eq!(said.lines().count(), 2, "what happened, and what to do: {said}");
 }
