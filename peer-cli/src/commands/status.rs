@@ -30,6 +30,7 @@ struct Status<'a> {
     uploaded_bytes: u64,
     downloaded_bytes: u64,
     hashing: Option<Hashing>,
+    hanging_files: &'a [String],
     transfers: Vec<Transfer<'a>>,
 }
 
@@ -90,6 +91,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
             bytes_done: now.bytes_done,
             bytes_total: now.bytes_total,
         }),
+        hanging_files: &status.hanging_files,
         transfers: status.transfers.iter().filter_map(transfer).collect(),
     }
 }
@@ -126,6 +128,9 @@ fn text(status: &wire::StatusResponse) -> String {
     if let Some(now) = status.hashing {
         let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
         line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
+    }
+    for path in &status.hanging_files {
+        line("hanging", format!("{path}: its disk or network mount does not answer"));
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

@@ -95,13 +95,15 @@ fn place(context: &Context, job: &Job, partial: &PartialFile, offered: bool) -> 
     }
     let stamp = match assemble(partial, &path) {
         Ok(stamp) => stamp,
-        Err(AssembleError::Exists(path)) => match inspect(&path, &job.manifest, &CancellationToken::new()) {
-            Ok(Existing::Same(stamp)) => {
-                partial.discard().map_err(Failure::Storage)?;
-                stamp
+        Err(AssembleError::Exists(path)) => {
+            match inspect(sharer.holdings.calls(), &path, &job.manifest, &CancellationToken::new()) {
+                Ok(Existing::Same(stamp)) => {
+                    partial.discard().map_err(Failure::Storage)?;
+                    stamp
+                }
+                _ => return Err(Failure::Exists(path)),
             }
-            _ => return Err(Failure::Exists(path)),
-        },
+        }
         Err(error) => return Err(Failure::Assemble(error)),
     };
     if offered {

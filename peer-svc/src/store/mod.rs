@@ -6,6 +6,7 @@
 //! | [`assemble`] | a complete partial file put in place in one step |
 //! | [`partials`] | the folder of partial files |
 //! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
+//! | [`calls`] | calls that may hang, and opening only what is a regular file |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
 //! | [`hash`] | manifests of local files |
@@ -17,6 +18,7 @@
 //! Nothing here knows of the network, of holdings, or of what runs.
 
 pub(crate) mod assemble;
+pub(crate) mod calls;
 pub(crate) mod disk;
 pub(crate) mod extents;
 pub(crate) mod hash;
