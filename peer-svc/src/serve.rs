@@ -7,7 +7,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use drizzle_engine::{
+    calls::LATE,
     pace::{self, Pace, Verdict},
     slots::{Answer, Grant, Requester, Slots},
 };
@@ -31,7 +32,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     holdings::{Holdings, ReadError, Readable},
     shortage::Shortage,
-    store::read::read_exact,
+    store::{calls::Calls, read::read_exact},
 };
 
 /// Messages read ahead of the transport.
@@ -54,6 +55,9 @@ pub(crate) enum ServeError {
     /// No slot is free for this requester.
     #[error("all {0} upload slots are taken, or kept for a peer that waits; ask another holder, or again shortly")]
     Busy(usize),
+    /// Opening it takes too long.
+    #[error("the disk or network mount of the file does not answer")]
+    Hangs,
     /// The daemon stops.
     #[error("the peer is shutting down")]
     Stopping,
@@ -79,7 +83,7 @@ impl From<ServeError> for Status {
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),
             // As good as no slot: the caller goes elsewhere, and blames nobody.
             ServeError::Read(ReadError::Io(error)) if is_short(&error) => Status::resource_exhausted(text),
-            ServeError::Read(ReadError::Io(_)) | ServeError::Panicked => Status::internal(text),
+            ServeError::Read(ReadError::Io(_)) | ServeError::Hangs | ServeError::Panicked => Status::internal(text),
             ServeError::Busy(_) => Status::resource_exhausted(text),
             ServeError::Stopping => Status::unavailable(text),
         }
@@ -99,6 +103,45 @@ pub(crate) struct Uploads {
     /// What is demanded of a receiver.
     limits: pace::Limits,
     sent: Arc<AtomicU64>,
+    /// Streams that may hold a slot.
+    readers: Mutex<Vec<Weak<Reader>>>,
+}
+
+/// The reading end of a stream. Reading may hang, which costs its thread, but is not to cost the slot.
+#[derive(Debug)]
+struct Reader {
+    slot: Mutex<Option<Slot>>,
+    /// Since when a read has not returned.
+    reads_since: Mutex<Option<Instant>>,
+}
+
+impl Reader {
+    /// Reads the next message.
+    fn read(&self, calls: &Calls, readable: &Readable, offset: u64, len: usize) -> std::io::Result<Bytes> {
+        let set = |since| *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        let read = || read_exact(&readable.file, offset, len);
+        set(Some(Instant::now()));
+        let message = match &readable.path {
+            Some(path) => calls.run(path, read),
+            None => read(),
+        };
+        set(None);
+        message
+    }
+
+    fn hangs(&self, now: Instant) -> bool {
+        let since = *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| now.saturating_duration_since(since) >= LATE)
+    }
+
+    /// Whether another peer was refused for want of a slot.
+    fn is_wanted(&self) -> bool {
+        self.slot().as_ref().is_some_and(Slot::is_wanted)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Slot>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a monitor may ask of the uploads.
@@ -166,7 +209,13 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 impl Uploads {
     /// With this many slots, at least one, and these demands on each receiver.
     pub(crate) fn new(holdings: Arc<Holdings>, slots: usize, limits: pace::Limits) -> Self {
-        Self { holdings, slots: Arc::new(Mutex::new(Slots::new(slots))), limits, sent: Arc::default() }
+        Self {
+            holdings,
+            slots: Arc::new(Mutex::new(Slots::new(slots))),
+            limits,
+            sent: Arc::default(),
+            readers: Mutex::default(),
+        }
     }
 
     /// How many slots there are and are taken, and what was sent.
@@ -180,6 +229,7 @@ impl Uploads {
     }
 
     fn take_slot(&self, requester: Requester) -> Result<Slot, ServeError> {
+        self.free_slots_of_hanging_reads();
         let mut slots = lock(&self.slots);
         let answer = slots.ask(requester, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
@@ -189,12 +239,26 @@ impl Uploads {
         }
     }
 
+    /// A read that hangs keeps its thread until the kernel lets go of it, and its slot no longer than a caller waits.
+    fn free_slots_of_hanging_reads(&self) {
+        let (now, mut freed) = (Instant::now(), Vec::new());
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).retain(|reader| {
+            let Some(reader) = reader.upgrade() else { return false };
+            if reader.hangs(now) {
+                freed.extend(reader.slot().take());
+            }
+            true
+        });
+    }
+
     /// Begins to stream a chunk from an offset to its end.
     pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
         let ChunkRequest { file, chunk, offset, requester } = request;
         let slot = self.take_slot(requester)?;
         let holdings = self.holdings.clone();
-        let opened = tokio::task::spawn_blocking(move || holdings.open_chunk(file, chunk)).await;
+        let opened = tokio::task::spawn_blocking(move || holdings.open_chunk(file, chunk));
+        // The thread goes on; the slot is for a file that can be read.
+        let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
         let readable = opened.map_err(ServeError::of_task)??;
         if offset >= readable.len {
             return Err(ServeError::Offset { offset, len: readable.len });
@@ -203,42 +267,51 @@ impl Uploads {
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that is not polled would keep it.
-        let reader = tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
-        Ok(ChunkStream { messages, reader, left: left.into(), sent: self.sent.clone() })
+        let reader = Arc::new(Reader { slot: Mutex::new(Some(slot)), reads_since: Mutex::default() });
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
+        let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
+        let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
+        let reading = tokio::task::spawn_blocking(move || {
+            read_ahead(&runtime, holdings.calls(), &readable, offset, &sender, &reader, pace, sent);
+        });
+        Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone() })
     }
 }
 
 type Message = Result<Bytes, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
+#[expect(clippy::too_many_arguments, reason = "what one stream consists of")]
 fn read_ahead(
     runtime: &Handle,
+    calls: &Calls,
     readable: &Readable,
     offset: u32,
     sender: &mpsc::Sender<Message>,
-    slot: Slot,
+    reader: &Reader,
     mut pace: Pace,
+    sent: impl Fn(u64),
 ) {
     let mut at = offset;
     while at < readable.len {
         let len = MESSAGE_SIZE.min((readable.len - at) as usize);
-        let message = read_exact(&readable.file, readable.offset + u64::from(at), len)
+        let message = reader
+            .read(calls, readable, readable.offset + u64::from(at), len)
             .map_err(|error| Status::internal(format!("cannot read: {error}")));
         let failed = message.is_err();
-        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, &slot)).and_then(|mut room| room.next()) else {
+        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
             return;
         };
         permit.send(message);
         if failed {
             return;
         }
-        let now = Instant::now();
-        pace.moved(len as u64, now);
-        lock(&slot.slots).sent(len as u64, now);
+        pace.moved(len as u64, Instant::now());
+        sent(len as u64);
         at += u32::try_from(len).unwrap_or(u32::MAX);
     }
     // All is read, not all is taken.
-    let _ = runtime.block_on(room(sender, READ_AHEAD, &mut pace, &slot));
+    let _ = runtime.block_on(room(sender, READ_AHEAD, &mut pace, reader));
 }
 
 /// Waits for room in the channel; `None` if the stream is gone, or its receiver is too slow to keep the slot.
@@ -246,7 +319,7 @@ async fn room<'a>(
     sender: &'a mpsc::Sender<Message>,
     messages: usize,
     pace: &mut Pace,
-    slot: &Slot,
+    reader: &Reader,
 ) -> Option<mpsc::PermitIterator<'a, Message>> {
     let reserve = sender.reserve_many(messages);
     tokio::pin!(reserve);
@@ -255,9 +328,9 @@ async fn room<'a>(
             Ok(room) => return room.ok(),
             Err(_) => match pace.look(Instant::now()) {
                 Verdict::Fine => {}
-                Verdict::Drips(_) if !slot.is_wanted() => {}
+                Verdict::Drips(_) if !reader.is_wanted() => {}
                 verdict @ (Verdict::Silent | Verdict::Drips(_)) => {
-                    tracing::trace!(target: "drizzle::decisions", requester = ?slot.requester, ?verdict, "upload given up");
+                    tracing::trace!(target: "drizzle::decisions", ?verdict, "upload given up");
                     return None;
                 }
             },

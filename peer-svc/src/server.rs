@@ -29,6 +29,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
+use tonic_health::server::HealthReporter;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
@@ -60,6 +61,8 @@ const STATE_DIR: &str = ".drizzle";
 const NOTICES: usize = 1024;
 /// For what was cut to notice.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+/// Hanging disks are looked for this often.
+const DISKS: Duration = Duration::from_secs(1);
 /// The log hears of long hashing this often.
 const HASHING: Duration = Duration::from_secs(5);
 
@@ -281,6 +284,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PeerServer<PeerService>>().await;
     health.set_serving::<ControlServer<ControlService>>().await;
+    let disks = watch_disks(health.clone(), holdings, stop.clone());
+    tasks.spawn(shell::guard("task that looks after the disks", disks, fault.clone()));
     let names = [PeerServer::<PeerService>::NAME, ControlServer::<ControlService>::NAME];
     let ready = async move { readiness::tell(standing_told, health, &names, ready_until).await };
     tasks.spawn(shell::guard("task that tells whether it is ready", ready, fault.clone()));
@@ -315,6 +320,25 @@ fn usable_dir(path: &Path) -> Result<PathBuf, BindError> {
 
 fn listen(address: SocketAddr, option: &'static str) -> Result<Listening, BindError> {
     listen::listen(address).map_err(|source| BindError::Listen { address, option, source })
+}
+
+/// While calls on shared files hang, this peer does not serve all that it said it would: its health says so.
+async fn watch_disks(health: HealthReporter, holdings: Arc<Holdings>, stop: CancellationToken) {
+    let mut hung = false;
+    let mut ticks = tokio::time::interval(DISKS);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let hanging = holdings.calls().hanging();
+        if hung == hanging.is_empty() {
+            hung = !hung;
+            if let Some(path) = hanging.first() {
+                tracing::error!(path = %path.display(), files = hanging.len(), "the disk or network mount of shared files does not answer; other files are served");
+                health.set_not_serving::<PeerServer<PeerService>>().await;
+            } else {
+                tracing::info!("every disk answers again");
+                health.set_serving::<PeerServer<PeerService>>().await;
+            }
+        }
+    }
 }
 
 /// Shares the folder, saying now and then how far hashing is.

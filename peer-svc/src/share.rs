@@ -217,8 +217,8 @@ impl Sharer {
                 _ => HashError::Io { path: path.clone(), source },
             };
             // Names say where a file is, so a link is followed here, once, by its owner's own wish.
-            let path = path.canonicalize().map_err(fail)?;
-            let metadata = path.metadata().map_err(fail)?;
+            let look = || path.canonicalize().and_then(|path| path.metadata().map(|metadata| (path, metadata)));
+            let (path, metadata) = self.holdings.calls().run(path, look).map_err(fail)?;
             let base = if path.starts_with(&self.dir) { &self.dir } else { path.parent().unwrap_or(&path) };
             if metadata.is_dir() {
                 let (more, reasons) = scan(&path, base, self.journal.folder());
@@ -263,7 +263,7 @@ impl Sharer {
             let hashed: Vec<(FileName, Result<ShareRecord, HashError>)> = group
                 .par_iter()
                 .map(|file| {
-                    let result = hash_file(&file.path, chunk_size, progress, &self.stop);
+                    let result = hash_file(self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
                     progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
                     let record = result.map(|(manifest, stamp)| ShareRecord {
                         path: file.path.clone(),
@@ -303,7 +303,8 @@ impl Sharer {
             return Ok(false);
         };
         let chunk_size = Some(registered.layout.chunk_size());
-        let (manifest, stamp) = hash_file(&path, chunk_size, &HashProgress::default(), &self.stop)?;
+        let (manifest, stamp) =
+            hash_file(self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
         if manifest.id() != registered.id {
             return Ok(false);
         }

@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     pub(crate) transfers: Vec<TransferStatus>,
     /// How far hashing the folder is.
     pub(crate) hashing: HashState,
+    /// Files whose disk or network mount does not answer.
+    pub(crate) hanging: Vec<PathBuf>,
 }
 
 /// What a snapshot is taken of.
@@ -60,6 +62,7 @@ impl Monitor {
             downloaded: self.context.downloaded.load(Ordering::Relaxed),
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
+            hanging: sharer.holdings.calls().hanging(),
         }
     }
 }

@@ -290,10 +290,11 @@ impl Transfers {
             }
             _ => None,
         });
+        let calls = context.sharer.holdings.calls();
         let stamp = match known {
             // Hashed before and not touched since: no need to read it all again.
-            Some(stamp) if matches!(open_unchanged(&path, stamp), Ok(Some(_))) => stamp,
-            _ => match inspect(&path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
+            Some(stamp) if matches!(open_unchanged(calls, &path, stamp), Ok(Some(_))) => stamp,
+            _ => match inspect(calls, &path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
                 Existing::Nothing => {
                     if *destination == Destination::Named {
                         Self::way_is_free(&context.sharer.dir, &job.name)?;

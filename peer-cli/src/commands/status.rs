@@ -31,6 +31,7 @@ struct Status<'a> {
     uploaded_bytes: u64,
     downloaded_bytes: u64,
     hashing: Option<Hashing>,
+    hanging_files: &'a [String],
     transfers: Vec<Transfer<'a>>,
 }
 
@@ -92,6 +93,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
             bytes_done: now.bytes_done,
             bytes_total: now.bytes_total,
         }),
+        hanging_files: &status.hanging_files,
         transfers: status.transfers.iter().filter_map(transfer).collect(),
     }
 }
@@ -131,6 +133,9 @@ fn text(status: &wire::StatusResponse) -> String {
     }
     for warning in &status.warnings {
         line("warning", warning.clone());
+    }
+    for path in &status.hanging_files {
+        line("hanging", format!("{path}: its disk or network mount does not answer"));
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

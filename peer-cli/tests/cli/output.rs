@@ -203,6 +203,7 @@ fn status() {
         peer_id: "01".repeat(16),
         tracker: "http://t:7400".into(),
         refused: vec!["b".into()],
+        hanging_files: vec!["/mnt/c".into()],
         transfers: vec![wire::Transfer {
             file: Some(file("a")),
             bytes_wanted: 10 * MIB,
@@ -217,7 +218,7 @@ fn status() {
     };
     let daemon = Daemon::start(Script { status, ..Script::default() });
     let ran = daemon.run(&["status"]);
-    for part in ["away", "refused   b:", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
+    for part in ["away", "refused   b:", "hanging   /mnt/c: its disk", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
     let json = daemon.run(&["--json", "status"]).json().remove(0);

@@ -12,6 +12,7 @@
 //! | [`memory`] | which fetch gets memory for its chunk |
 //! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`waiting`] | why a download waits, and when it gives up |
+//! | [`calls`] | which calls to the file system hang, and which are not begun for that |
 //! | [`retry`] | when to try again |
 //!
 //! Pure: state and events go in, decisions come out; `now` and a seeded random source are arguments. Nothing here
@@ -21,6 +22,7 @@
 
 pub mod advertise;
 pub mod announce;
+pub mod calls;
 pub mod holder_view;
 pub mod lease;
 pub mod memory;

@@ -187,6 +187,7 @@ impl From<Snapshot> for wire::StatusResponse {
         let Snapshot { hashing, holdings, uploads, standing, .. } = snapshot;
         Self {
             peer_id: snapshot.peer.to_string(),
+            hanging_files: snapshot.hanging.iter().take(100).map(|path| path.to_string_lossy().into_owned()).collect(),
             labels: snapshot.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             warnings: standing.concerns.texts().cloned().collect(),
             advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),

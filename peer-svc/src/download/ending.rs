@@ -24,6 +24,7 @@ use crate::{
     share::IsDownloading,
     store::{
         assemble::{AssembleError, assemble},
+        calls::Calls,
         journal::ShareRecord,
         partials::record,
         paths,
@@ -185,7 +186,7 @@ fn place(
     };
     let stamp = match placed {
         Ok(stamp) => stamp,
-        Err(AssembleError::Exists(path)) => there_already(job, partial, path)?,
+        Err(AssembleError::Exists(path)) => there_already(sharer.holdings.calls(), job, partial, path)?,
         Err(error) => return Err(Failure::Assemble(error)),
     };
     // What was held under the name may be gone since, or be what the tracker refused: then this is the file to offer.
@@ -202,8 +203,8 @@ fn place(
 }
 
 /// The destination appeared in the meantime: fine, if it is the same file.
-fn there_already(job: &Job, partial: &PartialFile, path: PathBuf) -> Result<Stamp, Failure> {
-    match inspect(&path, &job.manifest, &CancellationToken::new()) {
+fn there_already(calls: &Calls, job: &Job, partial: &PartialFile, path: PathBuf) -> Result<Stamp, Failure> {
+    match inspect(calls, &path, &job.manifest, &CancellationToken::new()) {
         Ok(Existing::Same(stamp)) => {
             partial.discard().map_err(Failure::Storage)?;
             Ok(stamp)

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     holdings::{Backing, Held},
     store::{
+        calls::Calls,
         place::{Moved, Opened, Place, folder_above},
         prove::prove,
         read::{open_unchanged, read_verified},
@@ -75,7 +76,7 @@ pub(super) fn held_elsewhere(context: &Context, name: &FileName) -> Option<Held>
     let holdings = &context.sharer.holdings;
     let held = holdings.get(name)?;
     let Backing::Shared { path, stamp } = &held.backing else { return None };
-    if matches!(open_unchanged(path, *stamp), Ok(None)) {
+    if matches!(open_unchanged(holdings.calls(), path, *stamp), Ok(None)) {
         tracing::info!(%name, path = %path.display(), "no longer there as it was shared: no longer offered");
         holdings.drop_changed(name, held.manifest.id(), *stamp);
         return None;
@@ -93,7 +94,7 @@ fn copy_local(
 ) -> io::Result<()> {
     for held in context.sharer.holdings.with_content(job.manifest.id()) {
         let file: Arc<File> = match held.backing {
-            Backing::Shared { path, stamp } => match open_unchanged(&path, stamp) {
+            Backing::Shared { path, stamp } => match open_unchanged(context.sharer.holdings.calls(), &path, stamp) {
                 Ok(Some(file)) => Arc::new(file),
                 Ok(None) | Err(_) => continue,
             },
@@ -128,8 +129,13 @@ pub(crate) enum Existing {
 }
 
 /// Compares what stands at a path with a manifest, by hash. Interrupted, it takes the file for another.
-pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationToken) -> io::Result<Existing> {
-    let metadata = match std::fs::symlink_metadata(path) {
+pub(crate) fn inspect(
+    calls: &Calls,
+    path: &Path,
+    manifest: &Manifest,
+    cancel: &CancellationToken,
+) -> io::Result<Existing> {
+    let metadata = match calls.run(path, || std::fs::symlink_metadata(path)) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Existing::Nothing);
         }
@@ -138,8 +144,8 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
     if !metadata.is_file() || metadata.len() != manifest.layout().size() {
         return Ok(Existing::Other);
     }
-    let file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let (file, metadata) = calls.open(path)?;
+    let stamp = Stamp::of(&metadata);
     let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count()), cancel).is_full();
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }

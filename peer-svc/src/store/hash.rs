@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{extents::Extents, stamp::Stamp};
+use super::{calls::Calls, extents::Extents, stamp::Stamp};
 use crate::shortage::wait_out;
 
 /// Why a file was not hashed.
@@ -97,6 +97,7 @@ impl HashProgress {
 
 /// Hashes one file in the given chunks, or in default ones.
 pub(crate) fn hash_file(
+    calls: &Calls,
     path: &Path,
     chunk_size: Option<u32>,
     progress: &HashProgress,
@@ -104,13 +105,10 @@ pub(crate) fn hash_file(
 ) -> Result<(Manifest, Stamp), HashError> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => HashError::NotFound(path.to_owned()),
+        io::ErrorKind::InvalidInput => HashError::NotRegular(path.to_owned()),
         _ => HashError::Io { path: path.to_owned(), source },
     };
-    let file = wait_out("hash files", stop, || File::open(path)).map_err(fail)?;
-    let metadata = file.metadata().map_err(fail)?;
-    if !metadata.is_file() {
-        return Err(HashError::NotRegular(path.to_owned()));
-    }
+    let (file, metadata) = wait_out("hash files", stop, || calls.open(path)).map_err(fail)?;
     let stamp = Stamp::of(&metadata);
     let layout = match chunk_size {
         Some(chunk_size) => Layout::new(stamp.size, chunk_size)?,

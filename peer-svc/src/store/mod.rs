@@ -7,6 +7,7 @@
 //! | [`partials`] | the folder of partial files |
 //! | [`place`] | where the data of a download lies, so that its last step is a rename |
 //! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
+//! | [`calls`] | calls that may hang, and opening only what is a regular file |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
 //! | [`hash`] | manifests of local files |
@@ -18,6 +19,7 @@
 //! Nothing here knows of the network, of holdings, or of what runs.
 
 pub(crate) mod assemble;
+pub(crate) mod calls;
 pub(crate) mod disk;
 pub(crate) mod extents;
 pub(crate) mod hash;

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use drizzle_tests::{Cluster, Content, Running, binaries};
+use drizzle_tests::{Cluster, Content, Running, binaries, cluster::Options, dead_disk::DeadDisk, until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 
@@ -85,4 +85,37 @@ async fn a_peer_without_a_free_file_waits_says_so_blames_no_peer_and_goes_on_whe
     a.assert_at(&two.path("A"));
     let said = two.daemon.process.stderr().lines().filter(|line| line.contains("limit of open files:")).count();
     assert_eq!(said, 1, "said once");
+}
+
+/// More files than a daemon has threads lie on a mount whose server is gone, and all of them are asked for.
+#[tokio::test]
+async fn a_dead_mount_below_some_shared_files_costs_the_others_nothing_and_heals() {
+    const FILES: usize = 60;
+    let cluster = Cluster::start().await;
+    let mut options = Options::default().file("good", b"the other disk");
+    for number in 0..FILES {
+        options = options.file(&format!("dead/{number}"), format!("file {number}").as_bytes());
+    }
+    let (one, two) = (cluster.peer_with("one", options).await, cluster.peer("two").await);
+    until("every file listed", async || (cluster.listed().await.len() == FILES + 1).then_some(())).await;
+
+    let Some(disk) = DeadDisk::mount(&one.dir.join("dead")) else { return };
+    let mut asking: Vec<Running> =
+        (0..FILES).map(|number| two.start_cli(["download", &format!("dead/{number}"), "--timeout", "1000s"])).collect();
+    for download in &mut asking {
+        download.until("a failed chunk", |events| events.iter().any(|event| event["step"] == "failed")).await;
+    }
+    let run = two.cli(["download", "good"]).await.expect(0);
+    assert_eq!(run.blamed(), []);
+    let more = cluster.folder().join("more");
+    fs::write(&more, "more").unwrap();
+    one.cli(["share", more.to_str().unwrap()]).await.expect(0);
+    assert!(!one.status().await.hanging_files.is_empty(), "status says what hangs");
+
+    disk.end();
+    for (number, download) in asking.into_iter().enumerate() {
+        download.ended().await.expect(0);
+        assert_eq!(fs::read(two.path(&format!("dead/{number}"))).unwrap(), format!("file {number}").as_bytes());
+    }
+    until("all disks answer", async || one.status().await.hanging_files.is_empty().then_some(())).await;
 }
