@@ -8,9 +8,9 @@ use std::{
 };
 
 use drizzle_proto::{ChunkSet, FileName, Manifest, client::TrackerClient, net::transport::Transport};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::{identity::Identity, share::Sharer, store::paths};
+use crate::{identity::Identity, register::Standing, share::Sharer, store::paths};
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
 pub(crate) const BUDGET_KIB: usize = 64 << 10;
@@ -23,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) tracker: TrackerClient,
     /// Which peer this is.
     pub(crate) identity: Identity,
+    /// Where it is reached.
+    pub(crate) standing: watch::Receiver<Standing>,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Memory for chunks in flight, in KiB.

@@ -88,7 +88,11 @@ pub(crate) async fn run(
     let Prepared { partial, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
     let mut driver = Driver {
-        connections: Arc::new(Connections::new(context.transport.clone(), context.identity.clone())),
+        connections: Arc::new(Connections::new(
+            context.transport.clone(),
+            context.identity.clone(),
+            context.standing.clone(),
+        )),
         context: context.clone(),
         partial: partial.clone(),
         offered,

@@ -177,6 +177,7 @@ mod tests {
             tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
             transport,
             identity: Identity::load(journal).unwrap(),
+            standing: tokio::sync::watch::channel(Default::default()).1,
             sharer: Arc::new(sharer),
             budget: Arc::new(Semaphore::new(1)),
             downloaded: AtomicU64::new(0),
