@@ -193,6 +193,8 @@ pub(crate) fn offence(blame: &wire::Blame) -> &'static str {
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
         Offence::Unreachable => "unreachable",
+        Offence::OtherPeer => "another peer answers there; set --advertise on both",
+        Offence::OwnAddress => "that is this peer's own address; set --advertise on both",
         Offence::Unspecified => "unknown offence",
     }
 }

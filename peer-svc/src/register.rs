@@ -15,7 +15,7 @@ use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
     Address, FileInfo, FileName, Labels, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
-    client::{ClientError, TrackerClient},
+    client::{ClientError, Renewal, TrackerClient},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -70,12 +70,14 @@ pub(crate) struct Concerns {
     copied: Option<String>,
     /// Others may not reach the address told to them.
     doubt: Option<String>,
+    /// What the tracker said: another peer tells the same address.
+    warned: Option<String>,
 }
 
 impl Concerns {
     /// All of them.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
-        [&self.contested, &self.copied, &self.doubt].into_iter().flatten()
+        [&self.contested, &self.copied, &self.doubt, &self.warned].into_iter().flatten()
     }
 }
 
@@ -144,8 +146,8 @@ enum RegisterError {
 /// A call that has ended.
 #[derive(Debug)]
 enum Ended {
-    Registered(Result<(Terms, Told), RegisterError>),
-    Renewed(u64, Result<Vec<FileInfo>, ClientError>),
+    Registered(Result<(Terms, Told, Option<String>), RegisterError>),
+    Renewed(u64, Result<Renewal, ClientError>),
     /// At which address this peer is reached now, looked up under this lease.
     Looked(u64, Result<Told, AdvertiseError>),
     Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
@@ -207,7 +209,7 @@ impl Membership {
                     let peer = PeerInfo::new(identity.id(), told.address.clone(), labels);
                     let claim = PeerClaim { peer, session: Some(identity.session()), last_lease };
                     Ended::Registered(match tracker.register_peer(claim.clone()).await {
-                        Ok(lease) => Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told)),
+                        Ok(lease) => Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told, lease.warning)),
                         Err(error) if error.code() == Code::Aborted => Err(RegisterError::IdInUse(error)),
                         Err(error) if error.code() == Code::AlreadyExists => {
                             let copied = claim.peer.id();
@@ -248,7 +250,7 @@ impl Membership {
     fn apply(&mut self, ended: Ended, lease: &mut Lease, unsaid: &mut VecDeque<Notice>) -> Change {
         let now = Instant::now();
         match ended {
-            Ended::Registered(Ok((terms, Told { address, doubt }))) => {
+            Ended::Registered(Ok((terms, Told { address, doubt }, warning))) => {
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
                 if let Some(doubt) = &doubt {
@@ -260,6 +262,7 @@ impl Membership {
                     standing.concerns.doubt = doubt;
                     standing.advertised = Some(address);
                 });
+                self.heed_warning(warning);
                 self.holdings.announce_everything();
                 lease.registered(terms, now)
             }
@@ -269,7 +272,10 @@ impl Membership {
             }
             Ended::Renewed(id, result) => {
                 let answer = self.answer(&result);
-                unsaid.extend(result.into_iter().flatten().map(Notice::Released));
+                if let Ok(Renewal { released, warning }) = result {
+                    unsaid.extend(released.into_iter().map(Notice::Released));
+                    self.heed_warning(warning);
+                }
                 lease.renewed(id, answer, now)
             }
             Ended::Looked(id, looked) => {
@@ -341,6 +347,21 @@ impl Membership {
                 self.standing.send_modify(|standing| standing.concerns.contested = Some(text));
             }
         }
+    }
+
+    /// What the tracker wants a person to look into: told once, and once that it is over.
+    fn heed_warning(&self, warning: Option<String>) {
+        self.standing.send_if_modified(|standing| {
+            let known = &mut standing.concerns.warned;
+            let news = *known != warning;
+            match (&known, &warning) {
+                (_, Some(warning)) if news => tracing::warn!("the tracker warns: {warning}"),
+                (Some(over), None) => tracing::info!("no longer so: {over}"),
+                _ => {}
+            }
+            *known = warning.clone();
+            news
+        });
     }
 
     fn answer<T>(&mut self, result: &Result<T, ClientError>) -> Answer {

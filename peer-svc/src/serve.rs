@@ -20,7 +20,7 @@ use drizzle_engine::{
     pace::{self, Pace, Verdict},
     slots::{Answer, Grant, Requester, Slots},
 };
-use drizzle_proto::{FileId, PeerId, WireError, convert, limits::MESSAGE_SIZE, wire};
+use drizzle_proto::{FileId, PeerId, WireError, client::PEER_ID_TRAILER, convert, limits::MESSAGE_SIZE, wire};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     holdings::{Holdings, ReadError, Readable},
+    identity::Identity,
     shortage::Shortage,
     store::{calls::Calls, read::read_exact},
 };
@@ -58,6 +59,14 @@ pub(crate) enum ServeError {
     /// Opening it takes too long.
     #[error("the disk or network mount of the file does not answer")]
     Hangs,
+    /// The requester means another peer, which tells this one's address.
+    #[error("this is peer {own}, and not peer {meant}, which tells the same address: set --advertise on both")]
+    OtherPeer {
+        /// This peer.
+        own: PeerId,
+        /// The peer that was asked for.
+        meant: PeerId,
+    },
     /// The daemon stops.
     #[error("the peer is shutting down")]
     Stopping,
@@ -84,6 +93,13 @@ impl From<ServeError> for Status {
             // As good as no slot: the caller goes elsewhere, and blames nobody.
             ServeError::Read(ReadError::Io(error)) if is_short(&error) => Status::resource_exhausted(text),
             ServeError::Read(ReadError::Io(_)) | ServeError::Hangs | ServeError::Panicked => Status::internal(text),
+            ServeError::OtherPeer { own, .. } => {
+                let mut status = Status::aborted(text);
+                if let Ok(own) = own.to_string().parse() {
+                    status.metadata_mut().insert(PEER_ID_TRAILER, own);
+                }
+                status
+            }
             ServeError::Busy(_) => Status::resource_exhausted(text),
             ServeError::Stopping => Status::unavailable(text),
         }
@@ -169,10 +185,7 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
     type Error = WireError;
 
     fn try_from(request: wire::FetchChunkRequest) -> Result<Self, WireError> {
-        let requester = match request.requester.as_str() {
-            "" => None,
-            id => Some(id.parse::<PeerId>()?),
-        };
+        let requester = convert::optional_peer(&request.requester)?;
         let file = convert::file_id(&request.file_id)?;
         Ok(Self { file, chunk: request.chunk, offset: request.offset, requester })
     }
@@ -374,17 +387,28 @@ impl Stream for ChunkStream {
     }
 }
 
+/// Whether this peer is the one that a requester means.
+fn is_meant(own: PeerId, meant: PeerId) -> Result<(), ServeError> {
+    if meant == own { Ok(()) } else { Err(ServeError::OtherPeer { own, meant }) }
+}
+
 /// The gRPC adapter.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerService(pub(crate) Arc<Uploads>);
+pub(crate) struct PeerService {
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) identity: Identity,
+}
 
 #[tonic::async_trait]
 impl wire::peer_server::Peer for PeerService {
     type FetchChunkStream = ChunkStream;
 
     async fn fetch_chunk(&self, request: Request<wire::FetchChunkRequest>) -> Result<Response<ChunkStream>, Status> {
-        let request = request.into_inner().try_into()?;
-        Ok(Response::new(self.0.open(request).await?))
+        let request = request.into_inner();
+        if let Some(meant) = convert::optional_peer(&request.holder)? {
+            is_meant(self.identity.id(), meant)?;
+        }
+        Ok(Response::new(self.uploads.open(request.try_into()?).await?))
     }
 }
 

@@ -224,17 +224,18 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
+    let standing = watch::Sender::new(Standing::default());
     let context = Arc::new(Context {
-        connections: Arc::new(Connections::new(transport.clone(), identity.clone())),
+        connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
         tracker: tracker.clone(),
         identity: identity.clone(),
+        standing: standing.subscribe(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into(), pace::SENDING));
-    let standing = watch::Sender::new(Standing::default());
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
@@ -296,7 +297,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
-        .add_service(PeerServer::new(PeerService(uploads)))
+        .add_service(PeerServer::new(PeerService { uploads, identity: identity.clone() }))
         .add_service(health_service.clone())
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport

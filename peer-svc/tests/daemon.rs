@@ -57,7 +57,12 @@ impl tracker_server::Tracker for FakeTracker {
     ) -> Result<Response<wire::RegisterPeerResponse>, Status> {
         self.0.registrations.fetch_add(1, Ordering::Relaxed);
         *self.0.registered.lock().unwrap() = Some(PeerClaim::try_from(request.into_inner())?.peer);
-        Ok(Response::new(wire::RegisterPeerResponse { lease_id: 7, lease_millis: 150, renew_millis: 50 }))
+        Ok(Response::new(wire::RegisterPeerResponse {
+            lease_id: 7,
+            lease_millis: 150,
+            renew_millis: 50,
+            ..Default::default()
+        }))
     }
 
     async fn register_chunk(
@@ -197,7 +202,13 @@ async fn patiently<T>(refusal: Code, mut call: impl AsyncFnMut() -> Result<T, St
 }
 
 fn request(file_id: &str, chunk: u32) -> wire::FetchChunkRequest {
-    wire::FetchChunkRequest { file_id: file_id.to_owned(), chunk, offset: 0, requester: "11".repeat(16) }
+    wire::FetchChunkRequest {
+        file_id: file_id.to_owned(),
+        chunk,
+        offset: 0,
+        requester: "11".repeat(16),
+        ..Default::default()
+    }
 }
 
 /// Takes a slot and keeps it: nothing of the stream is read. Slots that were taken before are free a moment after.

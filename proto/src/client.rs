@@ -72,12 +72,23 @@ impl From<ClientError> for Status {
 }
 
 /// A granted lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Names the lease in later calls.
     pub id: u64,
     /// Renew it this often.
     pub renew_every: Duration,
+    /// What the peer's operator should look into.
+    pub warning: Option<String>,
+}
+
+/// What a renewal tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// Files whose names were released since the last one.
+    pub released: Vec<FileInfo>,
+    /// What the peer's operator should look into.
+    pub warning: Option<String>,
 }
 
 /// A file and how many hold it.
@@ -103,6 +114,12 @@ struct Shared {
     tracker: Address,
     /// Replaced as a whole, so that the lock is held for a moment only.
     current: Mutex<tracker_client::TrackerClient<Channel>>,
+}
+
+/// A text of another program, for a person: cut, and without control characters.
+fn said(text: String) -> Option<String> {
+    let text: String = text.chars().filter(|c| !c.is_control()).take(1000).collect();
+    if text.is_empty() { None } else { Some(text) }
 }
 
 fn timed<T>(message: T) -> Request<T> {
@@ -146,7 +163,7 @@ impl TrackerClient {
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());
         }
-        Ok(Lease { id: answer.lease_id, renew_every: renew })
+        Ok(Lease { id: answer.lease_id, renew_every: renew, warning: said(answer.warning) })
     }
 
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
@@ -159,10 +176,11 @@ impl TrackerClient {
         Ok(answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// Keeps a lease alive; returns files whose names were released meanwhile.
-    pub async fn renew_lease(&mut self, lease: u64) -> Result<Vec<FileInfo>, ClientError> {
+    /// Keeps a lease alive.
+    pub async fn renew_lease(&mut self, lease: u64) -> Result<Renewal, ClientError> {
         let answer = call(self.inner().renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
-        Ok(answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?)
+        let released = answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?;
+        Ok(Renewal { released, warning: said(answer.warning) })
     }
 
     /// Ends a lease.
@@ -267,6 +285,9 @@ impl TrackerClient {
     }
 }
 
+/// Names the peer that answers, in the trailers of a refusal because another one was meant: see `peer.proto`.
+pub const PEER_ID_TRAILER: &str = "drizzle-peer-id";
+
 /// Asks one other peer for chunks. Cheap to clone; connects when first used.
 #[derive(Debug, Clone)]
 pub struct PeerClient {
@@ -279,7 +300,7 @@ impl PeerClient {
         Ok(Self { inner: peer_client::PeerClient::new(transport.connect_lazy(address)?) })
     }
 
-    /// Streams a chunk from `offset` (bytes) on. The bytes are as untrusted as their sender; the caller
+    /// Streams a chunk from `offset` (bytes) on, from `holder` and no other peer. The bytes are as untrusted as their sender; the caller
     /// bounds the wait for each message.
     pub async fn fetch_chunk(
         &mut self,
@@ -287,9 +308,10 @@ impl PeerClient {
         chunk: crate::ChunkIndex,
         offset: u32,
         requester: PeerId,
+        holder: PeerId,
     ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
-        let (file_id, requester) = (file.to_string(), requester.to_string());
-        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester };
+        let (file_id, requester, holder) = (file.to_string(), requester.to_string(), holder.to_string());
+        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
     }
 }

@@ -70,6 +70,11 @@ pub fn file_id(text: &str) -> Result<FileId, WireError> {
     text.parse().map_err(|_| WireError::Digest("file_id"))
 }
 
+/// A field that names a peer, or is empty.
+pub fn optional_peer(text: &str) -> Result<Option<PeerId>, WireError> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
+}
+
 /// A list of chunk hashes, at most [`MAX_HASHES`].
 pub fn hashes(texts: &[String]) -> Result<Vec<Digest>, WireError> {
     if texts.len() > MAX_HASHES {

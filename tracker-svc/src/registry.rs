@@ -37,7 +37,7 @@ use crate::{
     error::Error,
     limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
     live::{Live, News, Opened, Watch, identities::Ruling, staging::Staged},
-    verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
+    verdict::{judge, outcome_of, same_address, wrong_hashes, wrong_layout},
 };
 
 /// The tracker's domain. Cheap to clone.
@@ -153,7 +153,16 @@ impl Registry {
             live.open_lease(candidates, claim, now)
         });
         log_opened(peer, &address, &opened);
-        Ok(opened?.lease)
+        let lease = opened?.lease;
+        if let Some(warning) = self.warning(lease, now) {
+            warn!(%peer, "{warning}");
+        }
+        Ok(lease)
+    }
+
+    /// What the operator of a lease's peer should look into.
+    pub fn warning(&self, lease: u64, now: Instant) -> Option<String> {
+        self.inner.with(|guarded| guarded.live.same_address(lease, now).map(same_address))
     }
 
     /// Prolongs a lease; files whose names were released meanwhile.

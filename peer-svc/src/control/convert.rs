@@ -97,6 +97,8 @@ fn offence(offence: Offence) -> wire::Offence {
         Offence::Refused => Wire::Refused,
         Offence::NotHeld => Wire::NotHeld,
         Offence::Unreachable => Wire::Unreachable,
+        Offence::OtherPeer => Wire::OtherPeer,
+        Offence::OwnAddress => Wire::OwnAddress,
     }
 }
 

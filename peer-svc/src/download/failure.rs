@@ -199,6 +199,8 @@ fn offence_text(offence: Offence) -> &'static str {
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
         Offence::Unreachable => "unreachable",
+        Offence::OtherPeer => "another peer answers there",
+        Offence::OwnAddress => "that is this peer's own address",
     }
 }
 

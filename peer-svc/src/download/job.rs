@@ -8,16 +8,19 @@ use std::{
 };
 
 use drizzle_proto::{ChunkSet, FileName, Manifest, client::TrackerClient};
+use tokio::sync::watch;
 
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
+    register::Standing,
     share::Sharer,
     store::paths,
 };
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
 pub(crate) const MEMORY: u64 = 64 << 20;
+
 
 /// What every download of a daemon needs.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) tracker: TrackerClient,
     /// Which peer this is.
     pub(crate) identity: Identity,
+    /// Where it is reached.
+    pub(crate) standing: watch::Receiver<Standing>,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Memory for chunks in flight.

@@ -31,10 +31,12 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         stop: CancellationToken::new(),
     };
     let identity = Identity::load(journal).unwrap();
+    let standing = tokio::sync::watch::channel(Default::default()).1;
     Context {
         tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-        connections: Arc::new(Connections::new(transport, identity.clone())),
+        connections: Arc::new(Connections::new(transport, identity.clone(), standing.clone())),
         identity,
+        standing,
         sharer: Arc::new(sharer),
         memory: ChunkMemory::new(1),
         downloaded: AtomicU64::new(0),

@@ -32,8 +32,17 @@ enum Happening {
 
 fn happenings() -> impl Strategy<Value = Happening> {
     use Offence::*;
-    let offences =
-        proptest::sample::select(vec![WrongBytes, Changed, Stalled, BrokeOff, Refused, NotHeld, Unreachable]);
+    let offences = proptest::sample::select(vec![
+        WrongBytes,
+        Changed,
+        Stalled,
+        BrokeOff,
+        Refused,
+        NotHeld,
+        Unreachable,
+        OtherPeer,
+        OwnAddress,
+    ]);
     prop_oneof![
         4 => (0u64..2_000).prop_map(Happening::Pass),
         4 => Just(Happening::Wake),

@@ -1,7 +1,10 @@
 //! Why a fetch fails, and whose fault that is.
 
 use drizzle_engine::{pace, schedule::Offence};
-use drizzle_proto::client::status_text;
+use drizzle_proto::{
+    PeerId, PeerInfo,
+    client::{PEER_ID_TRAILER, status_text},
+};
 use tonic::{Code, Status};
 
 use crate::{shortage::Shortage, verify::Mismatch};
@@ -21,6 +24,31 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
+    /// The holder tells the address of this peer.
+    pub(super) fn own_address(holder: &PeerInfo) -> Self {
+        let text = format!(
+            "peer {} tells {}, which is my own address: set --advertise on both peers",
+            holder.id(),
+            holder.address()
+        );
+        Self::Offence(Offence::OwnAddress, text)
+    }
+
+    /// A status in answer to a request to `holder` by this peer, `own`.
+    pub(super) fn begun(status: &Status, holder: &PeerInfo, own: PeerId) -> Self {
+        let answers = status.metadata().get(PEER_ID_TRAILER).and_then(|id| id.to_str().ok()?.parse::<PeerId>().ok());
+        match answers.filter(|_| status.code() == Code::Aborted) {
+            Some(id) if id == own => Self::own_address(holder),
+            Some(id) => {
+                let (meant, address) = (holder.id(), holder.address());
+                let text =
+                    format!("peer {id} answers at {address}, and not peer {meant}: set --advertise on both peers");
+                Self::Offence(Offence::OtherPeer, text)
+            }
+            None => Self::status(status),
+        }
+    }
+
     pub(super) fn status(status: &Status) -> Self {
         if let Some(shortage) = Shortage::of(status) {
             return Self::Short(shortage);

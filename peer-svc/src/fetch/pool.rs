@@ -11,8 +11,10 @@ use std::{
 use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
 
+use tokio::sync::watch;
+
 use super::error::FetchError;
-use crate::identity::Identity;
+use crate::{identity::Identity, register::Standing};
 
 /// Connections to one holder at once: four streams over four connections are a fifth faster than over
 /// one, because each connection has a task and a socket buffer of its own.
@@ -27,6 +29,8 @@ pub(crate) struct Connections {
     transport: Transport,
     /// This peer, which each request names.
     own: Identity,
+    /// The address at which it says it is reached.
+    standing: watch::Receiver<Standing>,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
 }
 
@@ -55,8 +59,8 @@ impl Drop for Lent {
 
 impl Connections {
     /// None yet.
-    pub(crate) fn new(transport: Transport, own: Identity) -> Self {
-        Self { transport, own, pool: Mutex::default() }
+    pub(crate) fn new(transport: Transport, own: Identity, standing: watch::Receiver<Standing>) -> Self {
+        Self { transport, own, standing, pool: Mutex::default() }
     }
 
     pub(super) fn own(&self) -> PeerId {
@@ -65,6 +69,10 @@ impl Connections {
 
     /// The least used connection to a holder, or a new one while there are few.
     pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
+        // Another peer's requests to this one would be answered here, and a peer's own are no use.
+        if self.standing.borrow().advertised.as_ref() == Some(peer.address()) {
+            return Err(FetchError::own_address(peer));
+        }
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
             // A large swarm must not cost a socket for every peer that was ever asked.

@@ -255,3 +255,69 @@ async fn an_address_that_no_peer_can_reach_is_refused_at_start() {
         assert!(error.contains("--advertise") && error.contains(address) && error.contains("HOST:PORT"), "{error}");
     }
 }
+
+/// The texts of the chunk events of a run that failed.
+fn reasons(run: &Run) -> Vec<&str> {
+    let failed = run.events.iter().filter(|event| event["event"] == "chunk" && event["step"] == "failed");
+    failed.map(|event| event["reason"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_holder_that_tells_the_downloaders_own_address_is_told_apart_and_both_are_warned() {
+    let cluster = Cluster::with_tracker_args(["--lease", "3s"]).await;
+    let downloader = cluster.peer("downloader").await;
+    let address = downloader.address().to_string();
+    let options = Options::default().file("a", b"content").args(["--advertise", &address]);
+    let source = cluster.peer_with("source", options).await;
+    cluster.until_held("a", 1).await;
+
+    let run = downloader.cli(["download", "a", "--timeout", "2s"]).await.expect(7);
+    let reasons = reasons(&run);
+    assert!(!reasons.is_empty());
+    for reason in reasons {
+        assert!(reason.contains("my own address: set --advertise"), "{reason}");
+        assert!(reason.contains(&source.id().to_string()), "{reason}");
+    }
+    let blamed = run.blamed();
+    assert_eq!((blamed.len(), &blamed[0].0), (1, &address));
+    assert!(blamed[0].1.contains("own address; set --advertise"), "{}", blamed[0].1);
+
+    for (peer, other) in [(&downloader, &source), (&source, &downloader)] {
+        drizzle_tests::until("the status warns of the other peer", async || {
+            let warnings = peer.status().await.warnings.join("\n");
+            (warnings.contains(&other.id().to_string()) && warnings.contains("--advertise")).then_some(())
+        })
+        .await;
+        assert_eq!(peer.daemon.process.stderr().matches("the tracker warns").count(), 1, "once");
+    }
+    assert!(cluster.tracker.daemon.process.stderr().contains("tells the same address"));
+
+    drop(source);
+    drizzle_tests::until("the warning ends with its reason", async || {
+        downloader.status().await.warnings.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_holder_at_whose_address_another_peer_answers_is_told_apart_from_one_that_lacks_the_chunk() {
+    let cluster = Cluster::start().await;
+    let other = cluster.peer("other").await;
+    let address = other.address().to_string();
+    let options = Options::default().file("a", b"content").args(["--advertise", &address]);
+    let source = cluster.peer_with("source", options).await;
+    cluster.until_held("a", 1).await;
+    let downloader = cluster.peer("downloader").await;
+    let run = downloader.cli(["download", "a", "--timeout", "2s"]).await.expect(7);
+    let reasons = reasons(&run);
+    assert!(!reasons.is_empty());
+    let expected = format!("peer {} answers at {address}, and not peer {}", other.id(), source.id());
+    assert!(reasons.iter().all(|reason| reason.contains(&expected)), "{reasons:?}");
+    assert!(run.blamed()[0].1.contains("another peer answers"), "{:?}", run.blamed());
+
+    // The one that answers has the content as well: it is asked under its own name.
+    let copy = other.path("a");
+    fs::write(&copy, "content").unwrap();
+    other.cli(["share", copy.to_str().unwrap()]).await.expect(0);
+    downloader.download("a").await;
+}

@@ -1,14 +1,14 @@
 //! Which peers are alive, and what each of them has told.
 //!
 //! A peer lives as long as its lease is renewed. Invariants: a peer has at most one lease; the queue holds
-//! exactly one entry for each lease. Never reads the clock: `now` is passed in, so that expiry is testable.
+//! exactly one entry for each lease, and so do the addresses. Never reads the clock: `now` is passed in, so that expiry is testable.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo, Session};
+use drizzle_proto::{Address, FileInfo, FileName, PeerId, PeerInfo, Session};
 
 use crate::limits::MAX_RELEASED;
 
@@ -49,13 +49,20 @@ pub struct Leases {
     lasts: Duration,
     by_id: HashMap<u64, Lease>,
     by_peer: HashMap<PeerId, u64>,
+    by_address: HashMap<Address, Vec<u64>>,
     queue: BTreeSet<(Instant, u64)>,
 }
 
 impl Leases {
     /// No lease yet; each will last this long after its last renewal.
     pub fn new(lasts: Duration) -> Self {
-        Self { lasts, by_id: HashMap::new(), by_peer: HashMap::new(), queue: BTreeSet::new() }
+        Self {
+            lasts,
+            by_id: HashMap::new(),
+            by_peer: HashMap::new(),
+            by_address: HashMap::new(),
+            queue: BTreeSet::new(),
+        }
     }
 
     /// How many peers are alive.
@@ -74,6 +81,7 @@ impl Leases {
         let expires = now + self.lasts;
         let (files, released) = (HashSet::new(), VecDeque::new());
         self.by_peer.insert(peer.id(), id);
+        self.by_address.entry(peer.address().clone()).or_default().push(id);
         let lease = Lease { id, peer, session, files, released, renewed: now, expires };
         self.by_id.insert(id, lease);
         self.queue.insert((expires, id));
@@ -102,6 +110,13 @@ impl Leases {
     /// The live lease of a peer.
     pub fn of_live_peer(&self, peer: PeerId, now: Instant) -> Option<&Lease> {
         self.by_peer.get(&peer).and_then(|&id| self.get(id, now))
+    }
+
+    /// A live peer that tells the same address as the peer of this lease, if there is one.
+    pub fn same_address(&self, id: u64, now: Instant) -> Option<&PeerInfo> {
+        let told = self.by_id.get(&id)?.peer.address();
+        let mut others = self.by_address.get(told)?.iter().filter(|other| **other != id);
+        others.find_map(|&other| Some(&self.get(other, now)?.peer))
     }
 
     /// A lease, live or about to be reaped.
@@ -137,6 +152,12 @@ impl Leases {
     pub fn close(&mut self, id: u64) -> Option<Lease> {
         let lease = self.by_id.remove(&id)?;
         self.by_peer.remove(&lease.peer.id());
+        if let Some(leases) = self.by_address.get_mut(lease.peer.address()) {
+            leases.retain(|lease| *lease != id);
+            if leases.is_empty() {
+                self.by_address.remove(lease.peer.address());
+            }
+        }
         self.queue.remove(&(lease.expires, id));
         Some(lease)
     }
@@ -196,7 +217,23 @@ mod tests {
         assert!(leases.close(1).is_some());
         assert!(leases.close(1).is_none());
         assert!(leases.of_peer(PeerId::from_bytes([1; 16])).is_none());
-        assert!(leases.is_empty() && leases.queue.is_empty());
+        assert!(leases.is_empty() && leases.queue.is_empty() && leases.by_address.is_empty());
+    }
+
+    #[test]
+    fn peers_that_tell_one_address_know_of_each_other_while_both_live() {
+        let mut leases = Leases::new(LASTS);
+        let start = Instant::now();
+        for id in 1..=3 {
+            open(&mut leases, id, start);
+        }
+        let other = |leases: &Leases, id, now| leases.same_address(id, now).map(|peer| peer.id().as_bytes()[0]);
+        assert_eq!(other(&leases, 1, start), Some(2));
+        assert_eq!(other(&leases, 2, start), Some(1));
+        leases.close(2);
+        assert_eq!(other(&leases, 1, start), Some(3));
+        leases.renew(1, 0, start + LASTS / 2);
+        assert_eq!(other(&leases, 1, start + LASTS), None, "its time is over");
     }
 
     #[test]

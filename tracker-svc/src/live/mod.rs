@@ -30,7 +30,7 @@ use crate::{
     verdict::judge,
 };
 use drizzle_proto::{
-    Address, FileInfo, FileName, PeerClaim, PeerId,
+    Address, FileInfo, FileName, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
 };
@@ -147,6 +147,11 @@ impl Live {
         let id = id.ok_or(Error::TooManyPeers)?;
         self.leases.open(id, claim.peer, claim.session, now);
         Ok(Opened { lease: id, ruling, before })
+    }
+
+    /// A live peer that tells the same address as the peer of this lease, if there is one.
+    pub fn same_address(&self, lease: u64, now: Instant) -> Option<&PeerInfo> {
+        self.leases.same_address(lease, now)
     }
 
     /// Ends a lease because its process ends.

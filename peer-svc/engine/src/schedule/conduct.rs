@@ -142,7 +142,12 @@ impl Conduct {
                 self.soft.charge(NOT_HELD_REST, SOFT_REST_MAX, now);
                 &self.soft
             }
-            Offence::Stalled | Offence::BrokeOff | Offence::Refused | Offence::Unreachable => {
+            Offence::Stalled
+            | Offence::BrokeOff
+            | Offence::Refused
+            | Offence::Unreachable
+            | Offence::OtherPeer
+            | Offence::OwnAddress => {
                 self.soft.charge(SOFT_REST, SOFT_REST_MAX, now);
                 &self.soft
             }
