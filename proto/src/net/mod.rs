@@ -8,8 +8,9 @@
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`reflection`] | gRPC reflection for grpcurl |
 //! | [`shell`] | the runtime, the log, the ready line, signals and the end of a daemon |
+//! | [`stderr`] | stderr that neither fails nor hangs, for the log |
 //!
-//! The last two come with the feature `daemon`.
+//! The last three come with the feature `daemon`.
 
 pub mod accept;
 pub mod cut;
@@ -18,6 +19,8 @@ pub mod health;
 pub mod reflection;
 #[cfg(feature = "daemon")]
 pub mod shell;
+#[cfg(feature = "daemon")]
+pub mod stderr;
 pub mod transport;
 
 /// The last link of an error's chain says what happened; those above it, of a transport, only where.
