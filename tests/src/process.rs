@@ -34,6 +34,8 @@ pub enum Output {
     FullDisk,
     /// Into a pipe that nobody reads any more.
     NoReader,
+    /// Into a pipe whose reader sleeps: it is soon full.
+    SleepingReader,
 }
 
 impl Output {
@@ -44,6 +46,12 @@ impl Output {
             Self::Kept => file.into(),
             Self::FullDisk => File::options().write(true).open("/dev/full").expect("Linux has it").into(),
             Self::NoReader => std::io::pipe().expect("a pipe can be made").1.into(),
+            Self::SleepingReader => {
+                let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+                // Open until this process ends.
+                std::mem::forget(reader);
+                writer.into()
+            }
         }
     }
 }

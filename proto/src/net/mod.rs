@@ -10,6 +10,7 @@
 //! | [`open_files`] | the limit of open files |
 //! | [`reflection`] | gRPC reflection for grpcurl |
 //! | [`shell`] | the runtime, the log, the ready line, signals and the end of a daemon |
+//! | [`stderr`] | stderr that neither fails nor hangs, for the log |
 //!
 //! The last three come with the feature `daemon`.
 
@@ -23,6 +24,8 @@ pub mod open_files;
 pub mod reflection;
 #[cfg(feature = "daemon")]
 pub mod shell;
+#[cfg(feature = "daemon")]
+pub mod stderr;
 pub mod transport;
 
 /// The last link of an error's chain says what happened; those above it, of a transport, only where.

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{innermost, open_files};
+use super::{innermost, open_files, stderr::Stderr};
 use crate::panics;
 
 /// After the work, for threads that hang in the kernel: a dead disk must not keep the program.
@@ -142,8 +142,7 @@ pub fn run(name: &str, blocking_threads: usize, work: impl Future<Output = Resul
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr is no reason to panic.
-            let _ = writeln!(io::stderr(), "{name}: {error}");
+            let _ = writeln!(Stderr, "{name}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -186,27 +185,12 @@ fn start_logging(format: LogFormat) {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
-        .with_writer(|| BestEffort);
+        .with_writer(|| Stderr);
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
     panics::log();
-}
-
-/// Stderr as long as it takes something: a closed terminal or a full disk behind it must not fail a task that
-/// only wanted to log.
-struct BestEffort;
-
-impl Write for BestEffort {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

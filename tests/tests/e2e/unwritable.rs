@@ -1,4 +1,5 @@
-//! Logs and ready lines that nobody can write: a full disk behind a redirection, a terminal or a pipe that is gone.
+//! Logs and ready lines that cannot be written: a full disk behind a redirection, a pipe whose reader is gone or
+//! sleeps.
 //! Logging is best effort, so the daemons work as if it were there.
 
 use std::{ffi::OsString, fs};
@@ -40,6 +41,11 @@ async fn daemons_work_with_a_log_on_a_full_disk() {
 #[tokio::test]
 async fn daemons_work_with_a_log_whose_reader_left() {
     works_with_log(Output::NoReader).await;
+}
+
+#[tokio::test]
+async fn daemons_work_with_a_log_whose_reader_sleeps() {
+    works_with_log(Output::SleepingReader).await;
 }
 
 async fn serves_without_ready_line(stdout: Output) {
