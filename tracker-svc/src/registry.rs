@@ -129,9 +129,10 @@ impl Registry {
         self.inner.lease
     }
 
-    /// How much there is of everything.
+    /// How much there is of everything that lives in memory. Never asks the catalogue: a shutdown begins with this, and
+    /// a disk that hangs must not hold it up.
     pub fn census(&self, now: Instant) -> Census {
-        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(), guarded.counts));
+        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(now), guarded.counts));
         Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
     }
 

@@ -144,13 +144,19 @@ impl Live {
         std::mem::take(&mut self.news)
     }
 
-    /// How much there is. Looks at every swarm.
-    pub fn counts_all(&self) -> LiveCounts {
-        let holders = self.swarms.values().map(|known| known.swarm.peers().count()).sum();
+    /// How much there is, without what a lease holds that is over and not yet reaped. Looks at every swarm.
+    pub fn counts_all(&self, now: Instant) -> LiveCounts {
+        let holders = |known: &LiveSwarm| known.swarm.peers().filter(|peer| self.is_alive(*peer, now)).count();
+        let swarms = self.swarms.values().map(|known| (holders(known), known.swarm.watchers()));
+        let (mut live, mut held) = (0, 0);
+        for (holders, watchers) in swarms {
+            live += usize::from(holders + watchers > 0);
+            held += holders;
+        }
         LiveCounts {
-            peers: self.leases.len(),
-            swarms: self.swarms.len(),
-            holders,
+            peers: self.leases.live(now),
+            swarms: live,
+            holders: held,
             watches: self.watchers,
             staged_bytes: self.staging.bytes(),
         }
