@@ -71,6 +71,8 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let address = listener.local_addr().map_err(failed)?;
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    // Not an option: a tracker that was given the same seed at each start would give new peers the very leases that
+    // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
     tasks.spawn(reap(registry.clone(), stop.clone()));
     let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
