@@ -242,6 +242,12 @@ impl Live {
         Ok(self.staging.add(lease, entry, now))
     }
 
+    /// Whether a name's owner, or a holder of its file, is alive.
+    pub fn is_attended(&self, name: &FileName, owner: PeerId, now: Instant) -> bool {
+        let holders = self.swarms.get(name).into_iter().flat_map(|known| known.swarm.peers());
+        self.is_alive(owner, now) || holders.into_iter().any(|peer| self.is_alive(peer, now))
+    }
+
     /// Whether the peer holds some of the file, and whether another one does.
     pub fn holders(&self, name: &FileName, peer: PeerId) -> (bool, bool) {
         let Some(entry) = self.swarms.get(name) else { return (false, false) };
