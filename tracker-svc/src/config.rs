@@ -24,6 +24,11 @@ pub struct Cli {
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_LEASE", default_value = "15s", value_parser = lease)]
     pub lease: Duration,
 
+    /// A name whose owner and holders are all away for this long is free for any content; "never" keeps it for ever.
+    /// Time in which the tracker itself was down does not count
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_RELEASE_AFTER", default_value = "30d", value_parser = release_after)]
+    pub release_after: Duration,
+
     /// How long calls in progress may take to finish when the tracker is stopped
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
     pub drain: Duration,
@@ -60,6 +65,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long a lease lasts.
     pub lease: Duration,
+    /// After how long without owner and holder a name is released; [`Duration::MAX`] is never.
+    pub release_after: Duration,
     /// How long a shutdown waits for calls in progress.
     pub drain: Duration,
 }
@@ -68,7 +75,8 @@ impl Cli {
     /// What to serve, unless a subcommand is to be run.
     pub fn config(&self) -> Option<Config> {
         let data_dir = self.data_dir.clone()?;
-        Some(Config { listen: self.listen, data_dir, lease: self.lease, drain: self.drain })
+        let (lease, release_after, drain) = (self.lease, self.release_after, self.drain);
+        Some(Config { listen: self.listen, data_dir, lease, release_after, drain })
     }
 
     /// Where a tracker on this machine answers.
@@ -84,6 +92,20 @@ fn lease(text: &str) -> Result<Duration, String> {
     if allowed.contains(&lease) { Ok(lease) } else { Err("a lease lasts from 100ms to 1h".to_owned()) }
 }
 
+/// "never", or a time that a restart of a machine does not fill by accident.
+fn release_after(text: &str) -> Result<Duration, String> {
+    if text == "never" {
+        return Ok(Duration::MAX);
+    }
+    let after = humantime::parse_duration(text).map_err(|error| format!("{error}, such as 30d or never"))?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 24 * 3600);
+    if allowed.contains(&after) {
+        Ok(after)
+    } else {
+        Err("names are released after 1s to 100 years, or never".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,12 +114,17 @@ mod tests {
     fn serving_needs_a_data_dir_and_a_health_check_does_not() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["tracker-svc"], args].concat());
         assert_eq!(parse(&["--data-dir", "d"]).unwrap().config().unwrap().data_dir, PathBuf::from("d"));
+        let released = |text: &str| parse(&["--data-dir", "d", "--release-after", text]).unwrap().release_after;
+        assert_eq!((released("2h"), released("never")), (Duration::from_secs(7200), Duration::MAX));
         assert!(parse(&["healthcheck"]).unwrap().command.is_some());
         assert!(parse(&["--listen", "127.0.0.1:1", "healthcheck", "--address", "h:1"]).is_ok());
         for bad in [
             &["--data-dir", "d", "--listen", "nowhere"][..],
             &["--data-dir", "d", "--lease", "1ms"],
             &["--data-dir", "d", "--lease", "2h"],
+            &["--data-dir", "d", "--release-after", "0s"],
+            &["--data-dir", "d", "--release-after", "200years"],
+            &["--data-dir", "d", "--release-after", "soon"],
             &["--data-dir", "d", "--log-format", "xml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");

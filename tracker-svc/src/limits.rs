@@ -42,6 +42,9 @@ pub const NAMES_BUDGET: usize = 768 << 10;
 /// threads must be left for reading.
 pub const MAX_WRITING: usize = 32;
 
+/// Names that are looked at in one step when the tracker looks for those that no peer attends to.
+pub const SWEEP_PAGE: usize = 1000;
+
 /// Bytes of hashes that one lease may have staged: two of the largest manifests.
 pub const MAX_STAGED_BY_LEASE: usize = 16 << 20;
 

@@ -32,10 +32,10 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
-    catalogue::{Catalogue, Claim, Verdict},
+    catalogue::{Catalogue, Claim, Record, Verdict},
     census::{Census, Counts},
     error::Error,
-    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
+    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET, SWEEP_PAGE},
     live::{Live, News, Opened, Watch, identities::Ruling, staging::Staged},
     verdict::{judge, outcome_of, same_address, wrong_hashes, wrong_layout},
 };
@@ -129,9 +129,10 @@ impl Registry {
         self.inner.lease
     }
 
-    /// How much there is of everything.
+    /// How much there is of everything that lives in memory. Never asks the catalogue: a shutdown begins with this, and
+    /// a disk that hangs must not hold it up.
     pub fn census(&self, now: Instant) -> Census {
-        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(), guarded.counts));
+        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(now), guarded.counts));
         Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
     }
 
@@ -231,11 +232,39 @@ impl Registry {
         self.writing(turn, move |inner| inner.withdraw(lease, &name, now)).await
     }
 
+    /// Frees the names that had neither a live owner nor a live holder for `limit`, as far as trackers ran; how many.
+    /// `base` is what [`Registry::attendance`] said at the start. Does nothing before each peer had a lease's time to
+    /// come back after a restart.
+    pub async fn release_unattended(&self, base: Duration, limit: Duration, now: Instant) -> Result<usize, Error> {
+        let up = now.saturating_duration_since(self.inner.started);
+        if up < self.inner.lease {
+            return Ok(0);
+        }
+        let clock = (base + up).as_secs();
+        let (mut after, mut released) = (None, 0);
+        loop {
+            let from: Option<FileName> = after.take();
+            let (freed, last) =
+                self.blocking(move |inner| inner.sweep(from.as_ref(), clock, limit.as_secs(), now)).await?;
+            released += freed;
+            match last {
+                Some(last) => after = Some(last),
+                None => return Ok(released),
+            }
+        }
+    }
+
+    /// How long trackers ran on this catalogue before, as far as it was noted.
+    pub async fn attendance(&self) -> Result<Duration, Error> {
+        self.blocking(|inner| Ok(Duration::from_secs(inner.catalogue.clock()?))).await
+    }
+
     /// A page of names with a prefix, in byte order, after the given one.
     pub async fn list(&self, prefix: String, after: Option<FileName>, limit: usize) -> Result<Listing, Error> {
         // One more than wanted tells whether there is another page.
         let read = move |inner: &Inner| Ok(inner.catalogue.list(&prefix, after.as_ref(), limit + 1)?);
-        let mut names: Vec<FileInfo> = self.blocking(read).await?;
+        let page = self.blocking(read).await?;
+        let mut names: Vec<FileInfo> = page.into_iter().map(|record| record.file).collect();
         let mut bytes = 0;
         let fits = names.iter().take(limit).take_while(|file| {
             bytes += file.name.as_str().len() + 128;
@@ -442,6 +471,40 @@ impl Inner {
         });
         info!(%peer, %name, id = %record.file.id, released, "file withdrawn");
         Ok(released)
+    }
+
+    /// One page of [`Registry::release_unattended`]: how many were freed, and where the next page begins.
+    fn sweep(
+        &self,
+        after: Option<&FileName>,
+        clock: u64,
+        limit: u64,
+        now: Instant,
+    ) -> Result<(usize, Option<FileName>), Error> {
+        let page = self.catalogue.list("", after, SWEEP_PAGE)?;
+        let last = page.last().filter(|_| page.len() == SWEEP_PAGE).map(|record| record.file.name.clone());
+        let attended: Vec<(FileName, bool)> = self.with(|Guarded { live, .. }| {
+            let attended = page.iter().map(|record| {
+                let name = &record.file.name;
+                (name.clone(), live.is_attended(name, record.owner, now))
+            });
+            attended.collect()
+        });
+        let mut freed = 0;
+        for name in self.catalogue.attend(&attended, clock, limit)? {
+            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(record) = self.catalogue.get(&name)? else { continue };
+            // A peer may have come since the page was judged.
+            if self.with(|Guarded { live, .. }| live.is_attended(&name, record.owner, now)) {
+                continue;
+            }
+            if let Some(Record { file, owner }) = self.catalogue.expire(&name, clock, limit)? {
+                self.with(|Guarded { live, .. }| live.release(&name, owner));
+                info!(%name, id = %file.id, %owner, "name released: neither its owner nor a holder was seen for --release-after");
+                freed += 1;
+            }
+        }
+        Ok((freed, last))
     }
 
     fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {

@@ -1,6 +1,9 @@
 //! Brings the tracker up, and down again without leaving anything behind.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use drizzle_proto::{
     net::{
@@ -73,6 +76,8 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let Listening { listener, address, families } = listen(config.listen).map_err(failed)?;
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    // Not an option: a tracker that was given the same seed at each start would give new peers the very leases that
+    // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
     let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
@@ -89,6 +94,10 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     tasks.spawn(shell::guard("task that looks whether it is ready", looking, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
     tasks.spawn(shell::guard("task that ends leases", reap(registry.clone(), stop.clone()), fault.clone()));
+    if config.release_after < Duration::MAX {
+        let releasing = release(registry.clone(), config.release_after, stop.clone());
+        tasks.spawn(shell::guard("task that releases names", releasing, fault.clone()));
+    }
     let mut incoming = transport.incoming(listener, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
@@ -149,6 +158,26 @@ impl Daemon for Tracker {
 
     async fn shutdown(self) -> Drained {
         Tracker::shutdown(self).await
+    }
+}
+
+/// Frees names that no peer attends to. Looks often enough that one is released at most an eighth of its time late,
+/// and seldom enough to cost nothing.
+async fn release(registry: Registry, after: Duration, stop: CancellationToken) {
+    let every = (after / 8).clamp(Duration::from_millis(100), Duration::from_secs(3600));
+    let mut base = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        // What the catalogue fails at is in the log; the next look may find it well.
+        if base.is_none() {
+            base = registry.attendance().await.ok();
+        }
+        if let Some(base) = base {
+            let _ = registry.release_unattended(base, after, Instant::now()).await;
+        }
     }
 }
 

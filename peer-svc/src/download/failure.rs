@@ -161,8 +161,8 @@ fn gave_up(why: &GivesUp, name: &FileName, patience: Duration) -> String {
     let seconds = patience.as_secs_f32();
     match why {
         GivesUp::Tainted(chunks) => format!(
-            "the bytes offered for chunks {} of {name} are not those first registered with the tracker, and no honest holder appeared within {seconds} s",
-            brief(chunks)
+            "the bytes offered for {} of {name} are not those first registered with the tracker, and no honest holder appeared within {seconds} s",
+            named(chunks)
         ),
         GivesUp::NoProgress(reason) => {
             format!("no chunk of {name} came for {seconds} s: {}", reason_text(reason))
@@ -180,8 +180,8 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
         Reason::Silence => return "its holders were asked and sent nothing".to_owned(),
         Reason::NoSupply(supply) => supply,
     };
-    let no_peer = format!("no peer holds chunks {}", brief(unheld));
-    let left_alone = format!("every holder of chunks {} has misbehaved and is left alone for a while", brief(avoided));
+    let no_peer = format!("no peer holds {}", named(unheld));
+    let left_alone = format!("every holder of {} has misbehaved and is left alone for a while", named(avoided));
     match (unheld.is_empty(), avoided.is_empty()) {
         (false, false) => format!("{no_peer}; {left_alone}"),
         (false, true) => no_peer,
@@ -209,13 +209,17 @@ pub(crate) fn failed_text(offence: Offence, detail: &str) -> String {
     format!("{}: {detail}", offence_text(offence))
 }
 
-/// Chunk ranges for a message, cut when long.
-fn brief(chunks: &ChunkSet) -> String {
+/// `chunk 3` or `chunks 0-2,5`, cut when long.
+fn named(chunks: &ChunkSet) -> String {
     const RANGES: usize = 12;
     let ranges = chunks.ranges();
     let shown = ChunkRanges::new(ranges.iter().take(RANGES)).unwrap_or_default();
-    let more = ranges.iter().skip(RANGES).len();
-    if more == 0 { shown.to_string() } else { format!("{shown} and {more} more ranges") }
+    let noun = if chunks.len() == 1 { "chunk" } else { "chunks" };
+    match ranges.iter().skip(RANGES).len() {
+        0 => format!("{noun} {shown}"),
+        1 => format!("{noun} {shown} and 1 more range"),
+        more => format!("{noun} {shown} and {more} more ranges"),
+    }
 }
 
 #[cfg(test)]
@@ -270,7 +274,23 @@ mod tests {
             reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone() }))
         };
         assert_eq!(reason(&set("0-2,5"), &none), "no peer holds chunks 0-2,5");
-        assert!(reason(&none, &set("7")).starts_with("every holder of chunks 7 has misbehaved"));
-        assert!(reason(&set("1"), &set("2")).contains("; every holder of chunks 2"));
+        assert_eq!(reason(&set("3"), &none), "no peer holds chunk 3");
+        assert!(reason(&none, &set("7")).starts_with("every holder of chunk 7 has misbehaved"));
+        assert!(reason(&none, &set("7-8")).starts_with("every holder of chunks 7-8 has misbehaved"));
+        assert!(reason(&set("1"), &set("2")).contains("; every holder of chunk 2 has"));
+        let tainted = gave_up(&GivesUp::Tainted(set("4")), &FileName::new("a").unwrap(), Duration::from_secs(1));
+        assert!(tainted.starts_with("the bytes offered for chunk 4 of a are not"), "{tainted}");
+    }
+
+    #[test]
+    fn long_lists_of_chunks_are_cut_and_the_rest_is_counted() {
+        let count = ChunkCount::new(100).unwrap();
+        let every_third = |ranges: u32| {
+            let ranges = ChunkRanges::new((0..ranges).map(|n| (3 * n, 3 * n + 1))).unwrap();
+            named(&ChunkSet::from_ranges(count, &ranges).unwrap())
+        };
+        assert!(every_third(12).ends_with(",33-34"), "{}", every_third(12));
+        assert!(every_third(13).ends_with(",33-34 and 1 more range"), "{}", every_third(13));
+        assert!(every_third(14).ends_with(",33-34 and 2 more ranges"), "{}", every_third(14));
     }
 }

@@ -65,12 +65,17 @@ impl Leases {
         }
     }
 
-    /// How many peers are alive.
+    /// How many leases are not over.
+    pub fn live(&self, now: Instant) -> usize {
+        self.queue.iter().rev().take_while(|(expires, _)| *expires > now).count()
+    }
+
+    /// How many leases there are, those included that are over and not yet reaped.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether no peer is alive.
+    /// Whether there is no lease.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
@@ -175,6 +180,7 @@ impl Leases {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test begins its own clock")]
 mod tests {
     use drizzle_proto::{FileId, Layout, digest::Digest};
 
@@ -202,6 +208,7 @@ mod tests {
         let alive = |id| leases.is_alive(PeerId::from_bytes([id; 16]), end);
         assert_eq!((alive(1), alive(2), alive(3)), (false, true, false));
         assert!(leases.renew(1, 0, end).is_none(), "too late");
+        assert_eq!((leases.live(end), leases.len()), (1, 2));
         assert_eq!(leases.pop_expired(end).map(|lease| lease.peer.id()), Some(PeerId::from_bytes([1; 16])));
         assert!(leases.pop_expired(end).is_none());
         assert!(leases.get(2, end).is_some());

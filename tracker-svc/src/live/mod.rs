@@ -172,13 +172,19 @@ impl Live {
         std::mem::take(&mut self.news)
     }
 
-    /// How much there is. Looks at every swarm.
-    pub fn counts_all(&self) -> LiveCounts {
-        let holders = self.swarms.values().map(|known| known.swarm.peers().count()).sum();
+    /// How much there is, without what a lease holds that is over and not yet reaped. Looks at every swarm.
+    pub fn counts_all(&self, now: Instant) -> LiveCounts {
+        let holders = |known: &LiveSwarm| known.swarm.peers().filter(|peer| self.is_alive(*peer, now)).count();
+        let swarms = self.swarms.values().map(|known| (holders(known), known.swarm.watchers()));
+        let (mut live, mut held) = (0, 0);
+        for (holders, watchers) in swarms {
+            live += usize::from(holders + watchers > 0);
+            held += holders;
+        }
         LiveCounts {
-            peers: self.leases.len(),
-            swarms: self.swarms.len(),
-            holders,
+            peers: self.leases.live(now),
+            swarms: live,
+            holders: held,
             watches: self.watchers,
             staged_bytes: self.staging.bytes(),
         }
@@ -262,6 +268,12 @@ impl Live {
     pub fn stage(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Staged, Error> {
         self.peer(lease, now)?;
         Ok(self.staging.add(lease, entry, now))
+    }
+
+    /// Whether a name's owner, or a holder of its file, is alive.
+    pub fn is_attended(&self, name: &FileName, owner: PeerId, now: Instant) -> bool {
+        let holders = self.swarms.get(name).into_iter().flat_map(|known| known.swarm.peers());
+        self.is_alive(owner, now) || holders.into_iter().any(|peer| self.is_alive(peer, now))
     }
 
     /// Whether the peer holds some of the file, and whether another one does.

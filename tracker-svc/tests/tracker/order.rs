@@ -48,8 +48,20 @@ impl Catalogue for Slow {
         self.catalogue.get(name)
     }
 
-    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError> {
         self.catalogue.list(prefix, after, limit)
+    }
+
+    fn clock(&self) -> Result<u64, CatalogueError> {
+        self.catalogue.clock()
+    }
+
+    fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
+        self.catalogue.attend(names, clock, limit)
+    }
+
+    fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError> {
+        self.catalogue.expire(name, clock, limit)
     }
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
