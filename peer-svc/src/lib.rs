@@ -27,6 +27,7 @@
 //! | `notices` | what the tracker refused or took back |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
+//! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
 //!
@@ -38,6 +39,7 @@ mod control;
 mod download;
 mod fetch;
 mod holdings;
+mod lanes;
 mod locate;
 mod notices;
 mod register;

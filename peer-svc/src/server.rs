@@ -39,6 +39,7 @@ use crate::{
     download::{Context, MEMORY},
     fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
+    lanes::Lanes,
     notices::heed,
     register::{Advertise, Membership, Outage, Standing},
     serve::{PeerService, Uploads},
@@ -204,7 +205,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
+    let lanes = Lanes::new(config.most_uploads()).map_err(|error| setup(&format!("cannot start threads: {error}")))?;
     let context = Arc::new(Context {
+        lanes: lanes.clone(),
         connections: Arc::new(Connections::new(transport.clone(), id)),
         tracker: tracker.clone(),
         peer: id,
@@ -213,7 +216,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
-    let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into(), pace::SENDING));
+    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));
     let standing = watch::Sender::new(Standing::default());
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
@@ -243,8 +246,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Ok(())
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
-    tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
-    tasks.spawn(share_folder(sharer.clone(), transfers.clone(), stop.clone()));
+    tasks.spawn(heed(noticed, sharer.clone(), transfers.clone(), lanes.clone()));
+    tasks.spawn(share_folder(sharer.clone(), transfers.clone(), lanes.clone(), stop.clone()));
 
     let backend = Arc::new(Backend {
         tracker,
@@ -257,6 +260,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
             transfers: transfers.clone(),
         },
         standing,
+        lanes,
         sharer,
         transfers,
         tasks: tasks.clone(),
@@ -321,10 +325,10 @@ async fn watch_disks(health: HealthReporter, holdings: Arc<Holdings>, stop: Canc
 }
 
 /// Shares the folder, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, stop: CancellationToken) {
+async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, stop: CancellationToken) {
     let mut hashing = {
         let sharer = sharer.clone();
-        tokio::task::spawn_blocking(move || sharer.share_folder(&|name| transfers.is_running(name)))
+        lanes.hashing.run(move || sharer.share_folder(&|name| transfers.is_running(name)))
     };
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {

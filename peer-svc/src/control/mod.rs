@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use self::sharing::ShareOrder;
 use crate::{
+    lanes::Lanes,
     register::Standing,
     share::{ShareError, Sharer},
     status::Monitor,
@@ -38,6 +39,8 @@ pub(crate) struct Backend {
     pub(crate) sharer: Arc<Sharer>,
     pub(crate) transfers: Arc<Transfers>,
     pub(crate) monitor: Monitor,
+    /// Threads for work that blocks.
+    pub(crate) lanes: Arc<Lanes>,
     /// Keeps count of background tasks.
     pub(crate) tasks: TaskTracker,
 }

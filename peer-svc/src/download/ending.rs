@@ -35,8 +35,8 @@ pub(super) async fn finish(
     let job = transfer.job().clone();
     let finished = match (ended, job.destination.is_some()) {
         (Ended::Complete, true) => {
-            let (context, job, partial) = (context.clone(), job.clone(), partial.clone());
-            match tokio::task::spawn_blocking(move || place(&context, &job, &partial, offered)).await {
+            let (here, job, partial) = (context.clone(), job.clone(), partial.clone());
+            match context.lanes.hashing.run(move || place(&here, &job, &partial, offered)).await {
                 Ok(placed) => placed.map(Some),
                 Err(error) => Err(Failure::Internal(error.to_string())),
             }
@@ -75,9 +75,9 @@ fn failed(failure: &Failure, reason: String, chunks: ChunkRanges, blamed: Vec<Bl
 
 /// Best effort: what cannot be recorded now is fetched again the next time.
 async fn save(context: &Arc<Context>, transfer: &Transfer, partial: &Arc<PartialFile>) {
-    let (context, partial) = (context.clone(), partial.clone());
+    let (here, partial) = (context.clone(), partial.clone());
     let (name, stored) = (transfer.job().name.clone(), transfer.stored().clone());
-    let saved = tokio::task::spawn_blocking(move || record(&context.sharer.journal, &name, &partial, &stored)).await;
+    let saved = context.lanes.disk.run(move || record(&here.sharer.journal, &name, &partial, &stored)).await;
     if let Ok(Err(error)) = saved {
         tracing::warn!(name = %transfer.job().name, %error, "cannot record the stored chunks");
     }

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
+    lanes::Lanes,
     share::Sharer,
     store::paths,
 };
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) peer: PeerId,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
+    /// Threads for work that blocks.
+    pub(crate) lanes: Arc<Lanes>,
     /// Memory for chunks in flight.
     pub(crate) memory: Arc<ChunkMemory>,
     /// Verified bytes since the start.

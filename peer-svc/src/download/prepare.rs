@@ -155,6 +155,7 @@ mod tests {
     use super::*;
     use crate::{
         fetch::{memory::ChunkMemory, pool::Connections},
+        lanes::Lanes,
         share::Sharer,
         store::{
             disk::Disk,
@@ -182,6 +183,7 @@ mod tests {
             connections: Arc::new(Connections::new(transport, PeerId::from_bytes([1; 16]))),
             peer: PeerId::from_bytes([1; 16]),
             sharer: Arc::new(sharer),
+            lanes: Lanes::new(1).unwrap(),
             memory: ChunkMemory::new(1),
             downloaded: AtomicU64::new(0),
         }
