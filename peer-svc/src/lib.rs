@@ -30,6 +30,7 @@
 //! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
+//! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
 //!
@@ -43,6 +44,7 @@ mod download;
 mod fetch;
 mod holdings;
 mod identity;
+mod lanes;
 mod locate;
 mod notices;
 mod readiness;

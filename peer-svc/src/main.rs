@@ -10,13 +10,12 @@ use peer_svc::{Cli, Command, bind};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for blocking work other than uploads, which take one each.
-const OTHER_BLOCKING_THREADS: usize = 32;
+/// Threads for short work that blocks and for looking up names; what is long has threads of its own.
+const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let uploads = cli.serve.as_ref().map_or(0, peer_svc::Config::most_uploads);
-    shell::run("peer-svc", uploads + OTHER_BLOCKING_THREADS, async {
+    shell::run("peer-svc", BLOCKING_THREADS, async {
         match (cli.command, cli.serve) {
             (Some(Command::Healthcheck { address, ready: false }), _) => {
                 Ok(health::check(&Transport::plaintext(), &address.asked_locally()).await?)

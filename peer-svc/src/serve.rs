@@ -32,6 +32,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     holdings::{Holdings, ReadError, Readable},
     identity::Identity,
+    lanes::Lanes,
     shortage::Shortage,
     store::{calls::Calls, read::read_exact},
 };
@@ -115,6 +116,7 @@ fn is_short(error: &std::io::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
+    lanes: Arc<Lanes>,
     slots: Arc<Mutex<Slots>>,
     /// What is demanded of a receiver.
     limits: pace::Limits,
@@ -221,9 +223,10 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 
 impl Uploads {
     /// With this many slots, at least one, and these demands on each receiver.
-    pub(crate) fn new(holdings: Arc<Holdings>, slots: usize, limits: pace::Limits) -> Self {
+    pub(crate) fn new(holdings: Arc<Holdings>, lanes: Arc<Lanes>, slots: usize, limits: pace::Limits) -> Self {
         Self {
             holdings,
+            lanes,
             slots: Arc::new(Mutex::new(Slots::new(slots))),
             limits,
             sent: Arc::default(),
@@ -269,7 +272,7 @@ impl Uploads {
         let ChunkRequest { file, chunk, offset, requester } = request;
         let slot = self.take_slot(requester)?;
         let holdings = self.holdings.clone();
-        let opened = tokio::task::spawn_blocking(move || holdings.open_chunk(file, chunk));
+        let opened = self.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
         // The thread goes on; the slot is for a file that can be read.
         let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
         let readable = opened.map_err(ServeError::of_task)??;
@@ -284,7 +287,7 @@ impl Uploads {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
         let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
         let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = self.lanes.uploads.run(move || {
             read_ahead(&runtime, holdings.calls(), &readable, offset, &sender, &reader, pace, sent);
         });
         Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone() })
@@ -436,7 +439,7 @@ mod tests {
         let holdings = Arc::new(Holdings::default());
         let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
         holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
-        (id, Uploads::new(holdings, slots, limits))
+        (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits))
     }
 
     fn request(file: FileId, requester: u8) -> ChunkRequest {

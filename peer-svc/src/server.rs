@@ -40,6 +40,7 @@ use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
     identity::Identity,
+    lanes::Lanes,
     notices::heed,
     readiness,
     register::{Membership, Outage, Standing},
@@ -99,6 +100,12 @@ pub enum BindError {
     /// The tracker's address makes no connection, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
+    /// Threads for work that blocks could not be started.
+    #[error("cannot start threads: {source}; raise the limit of processes (ulimit -u, TasksMax) and start again")]
+    Threads {
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl From<Unusable> for BindError {
@@ -225,7 +232,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         stop: stop.clone(),
     });
     let standing = watch::Sender::new(Standing::default());
+    let lanes = Lanes::new(config.most_uploads()).map_err(|source| BindError::Threads { source })?;
     let context = Arc::new(Context {
+        lanes: lanes.clone(),
         connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
         tracker: tracker.clone(),
         identity: identity.clone(),
@@ -235,7 +244,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
-    let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into(), pace::SENDING));
+    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
@@ -261,9 +270,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Ok(())
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
-    let notices = heed(noticed, sharer.clone(), transfers.clone());
+    let notices = heed(noticed, sharer.clone(), transfers.clone(), lanes.clone());
     tasks.spawn(shell::guard("task for the tracker's answers", notices, fault.clone()));
-    let sharing = share_folder(sharer.clone(), transfers.clone(), stop.clone());
+    let sharing = share_folder(sharer.clone(), transfers.clone(), lanes.clone(), stop.clone());
     tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
     let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
@@ -278,6 +287,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
             transfers: transfers.clone(),
         },
         standing,
+        lanes,
         sharer,
         transfers,
         tasks: tasks.clone(),
@@ -343,10 +353,10 @@ async fn watch_disks(health: HealthReporter, holdings: Arc<Holdings>, stop: Canc
 }
 
 /// Shares the folder, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, stop: CancellationToken) {
+async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, stop: CancellationToken) {
     let mut hashing = {
         let sharer = sharer.clone();
-        tokio::task::spawn_blocking(move || sharer.share_folder(&|name| transfers.is_running(name)))
+        lanes.hashing.run(move || sharer.share_folder(&|name| transfers.is_running(name)))
     };
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {

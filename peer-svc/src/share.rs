@@ -6,13 +6,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use drizzle_proto::{FileInfo, FileName, name::RESERVED_PREFIX};
-use rayon::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         partials::Partials,
         paths::path_of,
         stamp::Stamp,
+        turns::{Job, side_by_side},
     },
 };
 
@@ -240,7 +241,7 @@ impl Sharer {
         Ok((found, skipped))
     }
 
-    /// Hashes files on all cores, records them and offers them; one result for each, in no order.
+    /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
     pub(crate) fn share_found(
         &self,
         files: Vec<Found>,
@@ -249,6 +250,7 @@ impl Sharer {
         is_downloading: IsDownloading<'_>,
     ) -> Result<Hashed, JournalError> {
         progress.begin(files.len() as u64, files.iter().map(|file| file.stamp.size).sum());
+        let job = Job::begin();
         let mut results = Vec::with_capacity(files.len());
         let mut rest = &files[..];
         while !rest.is_empty() {
@@ -260,20 +262,18 @@ impl Sharer {
             });
             let (group, later) = rest.split_at(group.count());
             rest = later;
-            let hashed: Vec<(FileName, Result<ShareRecord, HashError>)> = group
-                .par_iter()
-                .map(|file| {
-                    let result = hash_file(self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
-                    progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
-                    let record = result.map(|(manifest, stamp)| ShareRecord {
-                        path: file.path.clone(),
-                        stamp,
-                        manifest,
-                        shared: true,
-                    });
-                    (file.name.clone(), record)
-                })
-                .collect();
+            let Ok(hashed) = side_by_side(group.len(), |at| {
+                let file = &group[at];
+                let result = hash_file(&job, self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
+                progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
+                let record = result.map(|(manifest, stamp)| ShareRecord {
+                    path: file.path.clone(),
+                    stamp,
+                    manifest,
+                    shared: true,
+                });
+                Ok::<_, Infallible>((file.name.clone(), record))
+            });
             let mut finished = Vec::new();
             for (name, record) in hashed {
                 let result = record.map(|record| {
@@ -304,7 +304,7 @@ impl Sharer {
         };
         let chunk_size = Some(registered.layout.chunk_size());
         let (manifest, stamp) =
-            hash_file(self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
+            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
         if manifest.id() != registered.id {
             return Ok(false);
         }

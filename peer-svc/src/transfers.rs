@@ -197,7 +197,7 @@ impl Transfers {
             return Ok(events);
         }
         let this = self.clone();
-        let checked = tokio::task::spawn_blocking(move || this.look(&job).map(|place| (job, place))).await;
+        let checked = self.context.lanes.hashing.run(move || this.look(&job).map(|place| (job, place))).await;
         let checked =
             checked.map_err(|error| if error.is_panic() { StartError::Panicked } else { StartError::Stopping });
         match checked?? {

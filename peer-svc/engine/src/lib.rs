@@ -10,6 +10,7 @@
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
 //! | [`memory`] | which fetch gets memory for its chunk |
+//! | [`turns`] | which job reads and hashes next |
 //! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`calls`] | which calls to the file system hang, and which are not begun for that |
@@ -30,5 +31,6 @@ pub mod pace;
 pub mod retry;
 pub mod schedule;
 pub mod slots;
+pub mod turns;
 pub mod uplink;
 pub mod waiting;

@@ -10,7 +10,7 @@ use tokio::{sync::watch, task::JoinError};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::{register::Standing, share::Sharer, status::Monitor, store::journal::JournalError, transfers::Transfers};
+use crate::{lanes::Lanes, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError, transfers::Transfers};
 
 /// What the Control service works on.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Backend {
     pub(crate) sharer: Arc<Sharer>,
     pub(crate) transfers: Arc<Transfers>,
     pub(crate) monitor: Monitor,
+    /// Threads for work that blocks.
+    pub(crate) lanes: Arc<Lanes>,
     /// Keeps count of background tasks.
     pub(crate) tasks: TaskTracker,
 }

@@ -70,7 +70,7 @@ pub(super) async fn finish(
                 let end = move || {
                     place(&context, &job, &partial, offered, &End { step: &step, events: &events, cancel: &cancel })
                 };
-                tokio::task::spawn_blocking(end)
+                context.lanes.hashing.run(end)
             };
             // Writing may take long on a slow disk; whoever gives up meanwhile is not to wait for that.
             let called_off = loop {
@@ -144,9 +144,9 @@ fn failed(failure: &Failure, reason: String, chunks: ChunkRanges, blamed: Vec<Bl
 
 /// Best effort: what cannot be recorded now is fetched again the next time.
 async fn save(context: &Arc<Context>, transfer: &Transfer, partial: &Arc<PartialFile>) {
-    let (context, partial) = (context.clone(), partial.clone());
+    let (here, partial) = (context.clone(), partial.clone());
     let (name, stored) = (transfer.job().name.clone(), transfer.stored().clone());
-    let saved = tokio::task::spawn_blocking(move || record(&context.sharer.journal, &name, &partial, &stored)).await;
+    let saved = context.lanes.disk.run(move || record(&here.sharer.journal, &name, &partial, &stored)).await;
     if let Ok(Err(error)) = saved {
         tracing::warn!(name = %transfer.job().name, %error, "cannot record the stored chunks");
     }

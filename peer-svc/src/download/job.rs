@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
+    lanes::Lanes,
     register::Standing,
     share::Sharer,
     store::paths,
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) standing: watch::Receiver<Standing>,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
+    /// Threads for work that blocks.
+    pub(crate) lanes: Arc<Lanes>,
     /// Memory for chunks in flight.
     pub(crate) memory: Arc<ChunkMemory>,
     /// Verified bytes since the start.

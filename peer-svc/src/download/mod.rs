@@ -77,9 +77,9 @@ pub(crate) async fn run(
 ) -> DownloadEvent {
     let start = Instant::now();
     let prepared = loop {
-        let (context, job, events, token) = (context.clone(), job.clone(), events.clone(), cancel.clone());
-        let prepare = move || prepare::prepare(&context, &job, &events, &token);
-        let prepared = tokio::task::spawn_blocking(prepare).await;
+        let (here, job, events, token) = (context.clone(), job.clone(), events.clone(), cancel.clone());
+        let prepare = move || prepare::prepare(&here, &job, &events, &token);
+        let prepared = context.lanes.hashing.run(prepare).await;
         let shortage = match &prepared {
             Ok(Err(Failure::Storage(error))) => Shortage::of_io(error),
             _ => None,
@@ -238,6 +238,7 @@ impl Driver {
                     partial: self.partial.clone(),
                     connections: self.context.connections.clone(),
                     memory: self.memory.clone(),
+                    lanes: self.context.lanes.clone(),
                     news: self.news.clone(),
                 };
                 let abort = self.tasks.spawn(async move { Report::Fetched(id, fetch_and_store(task).await) });
@@ -264,20 +265,22 @@ impl Driver {
             Effect::Tell(event) => self.events.send(event),
             Effect::Record(stored) => {
                 let (context, name, partial) = (self.context.clone(), name.clone(), self.partial.clone());
-                self.tasks.spawn_blocking(move || {
+                let record_it = move || {
                     let begun = Instant::now();
                     let result = record(&context.sharer.journal, &name, &partial, &stored);
                     Report::Recorded(result, begun.elapsed())
-                });
+                };
+                self.tasks.spawn_blocking_on(record_it, self.context.lanes.disk.handle());
             }
             Effect::Prove(checked) => {
                 let (partial, cancel) = (self.partial.clone(), self.cancel.clone());
-                self.tasks.spawn_blocking(move || {
+                let prove = move || {
                     let sound = partial.prove(&checked, &cancel);
                     // Cancelled, it read fewer: what it did not read is not unsound.
                     let checked = if cancel.is_cancelled() { sound.clone() } else { checked };
                     Report::Proved { checked, sound }
-                });
+                };
+                self.tasks.spawn_blocking_on(prove, self.context.lanes.hashing.handle());
             }
             Effect::Forget(peer) => self.context.connections.forget(peer),
             Effect::End(ended) => return Some(ended),

@@ -13,6 +13,7 @@ use super::job::{Context, Job};
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
+    lanes::Lanes,
     share::Sharer,
     store::{disk::Disk, hash::HashProgress, journal::Journal, partials::Partials},
 };
@@ -38,6 +39,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         identity,
         standing,
         sharer: Arc::new(sharer),
+        lanes: Lanes::new(1).unwrap(),
         memory: ChunkMemory::new(1),
         downloaded: AtomicU64::new(0),
     }

@@ -20,7 +20,10 @@ use drizzle_engine::schedule::{Fetch, FetchId};
 use tokio::{sync::mpsc, task::JoinError};
 
 use self::{error::FetchError, memory::Account, pool::Connections};
-use crate::store::write::{PartialFile, StoredChunk};
+use crate::{
+    lanes::Lanes,
+    store::write::{PartialFile, StoredChunk},
+};
 
 /// How a fetch ended without a stored chunk.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
+    /// Threads for writing.
+    pub(crate) lanes: Arc<Lanes>,
     /// This download's part of the memory for chunks in flight.
     pub(crate) memory: Arc<Account>,
     /// Hears of a fetch that has to wait for memory, and of its end.
@@ -66,7 +71,7 @@ pub(crate) enum Room {
 
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, memory, news, received } = task;
+    let FetchTask { fetch, partial, connections, lanes, memory, news, received } = task;
     let manifest = partial.manifest();
     let mut has_waited = false;
     let must_wait = async || {
@@ -81,7 +86,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &received).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
-    let written = tokio::task::spawn_blocking(move || {
+    let written = lanes.disk.run(move || {
         let stored = partial.write(&verified);
         drop((verified, room));
         stored

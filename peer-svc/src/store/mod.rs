@@ -11,6 +11,7 @@
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
 //! | [`hash`] | manifests of local files |
+//! | [`turns`] | turns at reading and hashing, so that small files are through soon |
 //! | [`extents`] | where a file has data and where holes |
 //! | [`paths`] | from names to paths, following no link |
 //! | [`stamp`] | what tells that a file is still the one that was hashed |
@@ -30,6 +31,7 @@ pub(crate) mod place;
 pub(crate) mod prove;
 pub(crate) mod read;
 pub(crate) mod stamp;
+pub(crate) mod turns;
 pub(crate) mod write;
 
 #[cfg(test)]
