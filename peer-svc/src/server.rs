@@ -214,6 +214,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
+    transfers.resume().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
     let advertise = match config.advertise.clone() {
         Some(address) => Advertise::Fixed(address),

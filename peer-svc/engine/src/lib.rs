@@ -8,6 +8,7 @@
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
 //!
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment, whichever"))]
 
 pub mod announce;
+pub mod callers;
 pub mod holder_view;
 pub mod lease;
 pub mod pace;

@@ -207,7 +207,7 @@ pub(crate) fn failed_text(offence: Offence, detail: &str) -> String {
 }
 
 /// Chunk ranges for a message, cut when long.
-fn brief(chunks: &ChunkSet) -> String {
+pub(crate) fn brief(chunks: &ChunkSet) -> String {
     const RANGES: usize = 12;
     let ranges = chunks.ranges();
     let shown = ChunkRanges::new(ranges.iter().take(RANGES)).unwrap_or_default();

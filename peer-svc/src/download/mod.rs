@@ -33,7 +33,7 @@ use std::{
 use drizzle_engine::schedule::FetchId;
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
-    failure::{failed_text, reason_text},
+    failure::{brief, failed_text, reason_text},
     job::{BUDGET_KIB, Context, Destination, Job, bytes_of},
     prepare::{Existing, inspect},
 };
@@ -69,6 +69,7 @@ pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
@@ -97,6 +98,7 @@ pub(crate) async fn run(
         partial: partial.clone(),
         offered,
         events: events.clone(),
+        patience,
         cancel: cancel.clone(),
         tasks: JoinSet::new(),
         received: HashMap::new(),
@@ -130,6 +132,8 @@ struct Driver {
     partial: Arc<PartialFile>,
     offered: bool,
     events: Broadcast,
+    /// As its callers want it.
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
@@ -166,6 +170,7 @@ impl Driver {
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
+                Ok(()) = self.patience.changed() => Input::Patience(*self.patience.borrow_and_update()),
                 _ = ticks.tick() => self.count(),
                 () = sleep_until(wake.into()) => Input::Woken,
             };

@@ -63,6 +63,8 @@ pub(super) enum Input {
     Panicked(String),
     /// So many bytes came from each holder so far, and so many fetches wait for memory; told at a steady pace.
     Counted { received: BTreeMap<PeerId, u64>, without_memory: usize },
+    /// Without progress it is to give up after this long from now on.
+    Patience(Duration),
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
 }
@@ -227,6 +229,7 @@ impl Transfer {
                 self.without_memory = without_memory;
                 self.received(&received, now);
             }
+            Input::Patience(patience) => self.waiting.be_patient(patience),
             Input::Woken => {}
         }
         Ok(())

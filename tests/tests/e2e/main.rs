@@ -6,6 +6,7 @@
 
 mod absurd;
 mod bad_peers;
+mod callers;
 mod crash;
 mod elsewhere;
 mod exits;
