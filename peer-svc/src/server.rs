@@ -238,7 +238,6 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
         tracker: tracker.clone(),
         identity: identity.clone(),
-        standing: standing.subscribe(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         downloaded: AtomicU64::new(0),
@@ -248,6 +247,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
+    transfers.resume().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
     let member = Membership {
         tracker: tracker.clone(),

@@ -113,7 +113,19 @@ mod tests {
             unreachable!()
         }
 
-        fn list(&self, _: &str, _: Option<&FileName>, _: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+        fn list(&self, _: &str, _: Option<&FileName>, _: usize) -> Result<Vec<Record>, CatalogueError> {
+            unreachable!()
+        }
+
+        fn clock(&self) -> Result<u64, CatalogueError> {
+            unreachable!()
+        }
+
+        fn attend(&self, _: &[(FileName, bool)], _: u64, _: u64) -> Result<Vec<FileName>, CatalogueError> {
+            unreachable!()
+        }
+
+        fn expire(&self, _: &FileName, _: u64, _: u64) -> Result<Option<Record>, CatalogueError> {
             unreachable!()
         }
 

@@ -97,8 +97,8 @@ async fn a_name_without_owner_and_holder_is_released_in_time() {
     let registry = registry(start);
     let base = registry.attendance().await.unwrap();
     let sweep = async |now| registry.release_unattended(base, LIMIT, now).await.unwrap();
-    let owner = registry.register_peer(peer(1), start).unwrap();
-    let holder = registry.register_peer(peer(2), start).unwrap();
+    let owner = registry.register_peer(&peer(1), start).unwrap();
+    let holder = registry.register_peer(&peer(2), start).unwrap();
     assert_eq!(announce(&registry, owner, entry(1, 1, "0-3"), start).await, FileOutcome::Registered);
     assert_eq!(announce(&registry, owner, entry(2, 2, "0-3"), start).await, FileOutcome::Registered);
     assert_eq!(announce(&registry, holder, entry(2, 2, "0-3"), start).await, FileOutcome::Registered);
@@ -114,7 +114,7 @@ async fn a_name_without_owner_and_holder_is_released_in_time() {
     }
     assert_eq!(sweep(now).await, 0, "too early");
     let due = gone + LIMIT + Duration::from_secs(1);
-    let late = registry.register_peer(peer(3), due).unwrap();
+    let late = registry.register_peer(&peer(3), due).unwrap();
     registry.renew(holder, now + LEASE / 2).unwrap();
     assert!(matches!(announce(&registry, late, entry(1, 3, "0-3"), due).await, FileOutcome::Refused { .. }));
     assert_eq!(sweep(due).await, 1, "the one without a holder");
@@ -130,7 +130,7 @@ async fn time_without_a_tracker_releases_no_name() {
     let dir = tempfile::tempdir().unwrap();
     let open = |now| Registry::new(crate::catalogue::RedbCatalogue::open(dir.path()).unwrap(), LEASE, 7, now);
     let first = open(start);
-    let owner = first.register_peer(peer(1), start).unwrap();
+    let owner = first.register_peer(&peer(1), start).unwrap();
     announce(&first, owner, entry(1, 1, "0-3"), start).await;
     let end = start + LEASE + LIMIT / 2;
     for at in [start + LEASE, end] {

@@ -92,7 +92,7 @@ fn the_request_has_absolute_paths_and_all_options() {
     run(&["share", "f", "../g"]);
     let path = |tail: &str| here.join(tail).into_os_string().into_string().unwrap();
     let ask = |output: String, timeout_millis| {
-        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, chunks: None, timeout_millis })
+        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, timeout_millis, ..Default::default() })
     };
     let up = here.parent().unwrap().join("g").into_os_string().into_string().unwrap();
     assert_eq!(

@@ -12,6 +12,7 @@
 //! | [`memory`] | which fetch gets memory for its chunk |
 //! | [`turns`] | which job reads and hashes next |
 //! | [`uplink`] | how many upload slots the uplink carries |
+//! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`calls`] | which calls to the file system hang, and which are not begun for that |
 //! | [`retry`] | when to try again |
@@ -24,6 +25,7 @@
 pub mod advertise;
 pub mod announce;
 pub mod calls;
+pub mod callers;
 pub mod holder_view;
 pub mod lease;
 pub mod memory;

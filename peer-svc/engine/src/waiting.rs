@@ -93,6 +93,11 @@ impl Waiting {
         Self { patience, progress_at: now, told: None }
     }
 
+    /// From now on it gives up after another time.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Bytes came: large chunks over slow links take longer than the patience.
     pub fn bytes_came(&mut self, now: Instant) {
         self.progress_at = now;
@@ -166,6 +171,10 @@ mod tests {
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end - Duration::from_nanos(1)), None);
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end), Some(GivesUp::NoProgress(Reason::Busy)));
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), Some(GivesUp::Tainted(all())));
+        waiting.be_patient(PATIENCE * 2);
+        assert_eq!((waiting.gives_up_at(), waiting.patience()), (later + PATIENCE * 2, PATIENCE * 2));
+        assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
+        waiting.be_patient(PATIENCE);
         waiting.chunk_stored(end);
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
     }

@@ -24,6 +24,12 @@ fn path(text: &str) -> Result<PathBuf, WireError> {
     if path.is_absolute() { Ok(path) } else { Err(WireError::Bounds("a path that is not absolute")) }
 }
 
+/// What a caller calls itself, among those of one download.
+pub(super) fn caller(name: String) -> Result<String, WireError> {
+    const LONGEST: usize = 64;
+    if name.len() <= LONGEST { Ok(name) } else { Err(WireError::Bounds("a caller's name of more than 64 bytes")) }
+}
+
 impl TryFrom<wire::DownloadRequest> for Request {
     type Error = WireError;
 
@@ -32,6 +38,7 @@ impl TryFrom<wire::DownloadRequest> for Request {
             name: FileName::new(&request.name)?,
             output: if request.output.is_empty() { None } else { Some(path(&request.output)?) },
             chunks: request.chunks.map(ChunkRanges::try_from).transpose()?,
+            caller: caller(request.caller)?,
             timeout: match request.timeout_millis {
                 0 => DEFAULT_TIMEOUT,
                 // A year is for ever, and does not overflow a clock.

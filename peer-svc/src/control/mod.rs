@@ -8,6 +8,7 @@ mod sharing;
 
 use std::{pin::Pin, sync::Arc};
 
+use drizzle_engine::callers::Leave;
 use drizzle_proto::{FileName, WireError, client::ClientError, wire};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -28,7 +29,7 @@ fn start_status(error: &StartError) -> Status {
             Status::invalid_argument(text)
         }
         StartError::DestinationExists(_) => Status::already_exists(text),
-        StartError::Conflict(_) => Status::failed_precondition(text),
+        StartError::Conflict { .. } => Status::failed_precondition(text),
         StartError::Journal(_) | StartError::Panicked => Status::internal(text),
         StartError::Stopping => Status::unavailable(text),
     }
@@ -113,11 +114,11 @@ impl wire::control_server::Control for ControlService {
         &self,
         request: Request<wire::CancelTransferRequest>,
     ) -> Result<Response<wire::CancelTransferResponse>, Status> {
-        let name = name(&request.into_inner().name)?;
-        if !self.0.transfers.cancel(&name).await {
-            return Err(Status::not_found(format!("no download of {name} runs")));
-        }
-        Ok(Response::new(wire::CancelTransferResponse {}))
+        let request = request.into_inner();
+        let (name, caller) = (name(&request.name)?, convert::caller(request.caller)?);
+        let left = self.0.transfers.leave(&name, Some(caller.as_str()).filter(|caller| !caller.is_empty())).await;
+        let left = left.ok_or_else(|| Status::not_found(format!("no download of {name} runs")))?;
+        Ok(Response::new(wire::CancelTransferResponse { goes_on: left == Leave::GoesOn }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {

@@ -65,10 +65,10 @@ pub(super) async fn finish(
         (Ended::Complete, true) => {
             let step = Arc::new(LastStep::default());
             let mut placing = {
-                let (context, job, partial, step) = (context.clone(), job.clone(), partial.clone(), step.clone());
+                let (here, job, partial, step) = (context.clone(), job.clone(), partial.clone(), step.clone());
                 let (events, cancel) = (run.events.clone(), run.cancel.clone());
                 let end = move || {
-                    place(&context, &job, &partial, offered, &End { step: &step, events: &events, cancel: &cancel })
+                    place(&here, &job, &partial, offered, &End { step: &step, events: &events, cancel: &cancel })
                 };
                 context.lanes.hashing.run(end)
             };

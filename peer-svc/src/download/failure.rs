@@ -210,7 +210,7 @@ pub(crate) fn failed_text(offence: Offence, detail: &str) -> String {
 }
 
 /// `chunk 3` or `chunks 0-2,5`, cut when long.
-fn named(chunks: &ChunkSet) -> String {
+pub(crate) fn named(chunks: &ChunkSet) -> String {
     const RANGES: usize = 12;
     let ranges = chunks.ranges();
     let shown = ChunkRanges::new(ranges.iter().take(RANGES)).unwrap_or_default();

@@ -7,16 +7,14 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{ChunkSet, FileName, Manifest, client::TrackerClient};
-use tokio::sync::watch;
+use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, client::TrackerClient};
 
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
     lanes::Lanes,
-    register::Standing,
     share::Sharer,
-    store::paths,
+    store::{journal::Order, paths},
 };
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
@@ -32,8 +30,6 @@ pub(crate) struct Context {
     pub(crate) tracker: TrackerClient,
     /// Which peer this is.
     pub(crate) identity: Identity,
-    /// Where it is reached.
-    pub(crate) standing: watch::Receiver<Standing>,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Threads for work that blocks.
@@ -59,6 +55,35 @@ pub(crate) struct Job {
     pub(crate) timeout: Duration,
     /// Decides every random choice.
     pub(crate) seed: u64,
+}
+
+impl Job {
+    /// What is noted of it, so that it goes on after a restart.
+    pub(super) fn order(&self) -> Order {
+        let ranges = || self.wanted.ranges().iter().collect();
+        Order {
+            chunks: self.destination.is_none().then(ranges),
+            output: match &self.destination {
+                Some(Destination::Path(path)) => Some(path.clone()),
+                Some(Destination::Named) | None => None,
+            },
+            timeout_millis: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The job that was noted; `None` if it does not fit the file.
+    pub(crate) fn noted(name: FileName, manifest: Manifest, order: Order, seed: u64) -> Option<Self> {
+        let count = manifest.layout().chunk_count();
+        let (wanted, destination) = match order.chunks {
+            Some(ranges) => {
+                let ranges = ChunkRanges::new(ranges)?;
+                (ChunkSet::from_ranges(count, &ranges).ok()?, None)
+            }
+            None => (ChunkSet::full(count), Some(order.output.map_or(Destination::Named, Destination::Path))),
+        };
+        let timeout = Duration::from_millis(order.timeout_millis);
+        Some(Self { name, manifest, wanted, destination, timeout, seed })
+    }
 }
 
 /// Where a file goes.

@@ -33,7 +33,7 @@ use std::{
 use drizzle_engine::schedule::FetchId;
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
-    failure::{failed_text, reason_text},
+    failure::{failed_text, named, reason_text},
     job::{Context, Destination, Job, MEMORY, bytes_of},
     prepare::{Existing, inspect},
 };
@@ -72,6 +72,7 @@ pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
@@ -109,6 +110,7 @@ pub(crate) async fn run(
         partial: partial.clone(),
         offered,
         events: events.clone(),
+        patience,
         cancel: cancel.clone(),
         tasks: JoinSet::new(),
         received: HashMap::new(),
@@ -143,6 +145,8 @@ struct Driver {
     partial: Arc<PartialFile>,
     offered: bool,
     events: Broadcast,
+    /// As its callers want it.
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
@@ -184,6 +188,7 @@ impl Driver {
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
+                Ok(()) = self.patience.changed() => Input::Patience(*self.patience.borrow_and_update()),
                 _ = ticks.tick() => self.count(),
                 Some((id, room)) = self.fetch_news.recv() => Input::Memory(id, room),
                 () = sleep_until(wake.into()) => Input::Woken,

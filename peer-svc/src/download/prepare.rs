@@ -54,6 +54,7 @@ pub(super) fn prepare(
     let place = Place { journal, partials, cancel, tell: &tell };
     let Opened { partial, file, recorded } = place.open(name, manifest, destination.as_deref().map(folder_above))?;
     let partial = Arc::new(partial);
+    journal.put_order(name, &job.order()).map_err(Failure::Journal)?;
     let unproved = recorded;
     let mut stored = unproved.clone();
     copy_local(context, job, &partial, &mut stored, cancel).map_err(|error| Failure::storage(&partial, error))?;

@@ -66,6 +66,8 @@ pub(super) enum Input {
     Memory(FetchId, Room),
     /// So many bytes came from each holder so far; told at a steady pace.
     Counted(BTreeMap<PeerId, u64>),
+    /// Without progress it is to give up after this long from now on.
+    Patience(Duration),
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
 }
@@ -232,6 +234,7 @@ impl Transfer {
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::Memory(id, room) => self.memory(id, room, now),
             Input::Counted(received) => self.received(&received, now),
+            Input::Patience(patience) => self.waiting.be_patient(patience),
             Input::Woken => {}
         }
         Ok(())

@@ -35,6 +35,8 @@ const PARTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("partial
 const PROGRESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("progress");
 /// Unfinished downloads whose data is beside their destination, with its path.
 const BESIDE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("beside");
+/// What running downloads were asked to do.
+const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
 /// Paths of data beside a destination that no download needs.
 const LEFTOVERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leftovers");
 
@@ -133,6 +135,17 @@ pub(crate) struct PartialRecord {
     pub(crate) beside: Option<PathBuf>,
 }
 
+/// What a running download was asked to do: after a crash or a restart it goes on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Only these chunks, first to last, and no file in place.
+    pub(crate) chunks: Option<Vec<(u32, u32)>>,
+    /// Where the file goes; `None`: its default place.
+    pub(crate) output: Option<PathBuf>,
+    /// Without progress for this long it gives up.
+    pub(crate) timeout_millis: u64,
+}
+
 /// An unfinished download whose record ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndedPartial {
@@ -198,6 +211,7 @@ impl Journal {
                 write.open_table(PROGRESS)?;
                 write.open_table(BESIDE)?;
                 write.open_table(LEFTOVERS)?;
+                write.open_table(ORDERS)?;
                 write.commit()?;
             }
             Ok(number)
@@ -360,6 +374,44 @@ impl Journal {
         })
     }
 
+    /// Notes what a download that runs was asked to do. Its record must be there.
+    pub(crate) fn put_order(&self, name: &FileName, order: &Order) -> Result<(), JournalError> {
+        self.run(|database| {
+            let value = postcard::to_stdvec(order).map_err(|_| damaged("order"))?;
+            let write = database.begin_write()?;
+            write.open_table(ORDERS)?.insert(name.as_str(), &value[..])?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// A download ended, and is not to go on by itself.
+    pub(crate) fn forget_order(&self, name: &FileName) -> Result<(), JournalError> {
+        self.run(|database| {
+            // The record of a finished download took it along.
+            if database.begin_read()?.open_table(ORDERS)?.get(name.as_str())?.is_some() {
+                let write = database.begin_write()?;
+                write.open_table(ORDERS)?.remove(name.as_str())?;
+                write.commit()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the downloads were asked to do that ran when this journal was used last.
+    pub(crate) fn orders(&self) -> Result<Vec<(FileName, Order)>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(ORDERS)?;
+            let mut orders = Vec::new();
+            for row in table.iter()? {
+                let (name, value) = row?;
+                let name = FileName::new(name.value()).map_err(|_| damaged("name of a download"))?;
+                orders.push((name, postcard::from_bytes(value.value()).map_err(|_| damaged("order"))?));
+            }
+            Ok(orders)
+        })
+    }
+
     /// Paths of data that no download needs.
     pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>, JournalError> {
         self.run(|database| {
@@ -421,6 +473,7 @@ impl Journal {
 /// Ends the record of a download. Data beside a destination becomes a leftover: nothing else would find it.
 fn end_partial(write: &WriteTransaction, name: &FileName) -> Result<Option<EndedPartial>, redb::Error> {
     write.open_table(PROGRESS)?.remove(name.as_str())?;
+    write.open_table(ORDERS)?.remove(name.as_str())?;
     let beside = write.open_table(BESIDE)?.remove(name.as_str())?.map(|path| read_path(path.value()));
     if let Some(path) = &beside {
         write.open_table(LEFTOVERS)?.insert(path_bytes(path), &[][..])?;

@@ -77,6 +77,25 @@ fn data_beside_a_destination_is_a_leftover_once_no_download_needs_it() {
 }
 
 #[test]
+fn what_a_download_was_asked_to_do_is_known_until_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+    let order = Order { chunks: Some(vec![(0, 1)]), output: Some("/x/a".into()), timeout_millis: 7 };
+    {
+        let journal = open(folder.path()).unwrap();
+        journal.begin_partial(&name, &manifest, None).unwrap();
+        journal.put_order(&name, &order).unwrap();
+    }
+    let journal = open(folder.path()).unwrap();
+    assert_eq!(journal.orders().unwrap(), [(name.clone(), order.clone())]);
+    journal.forget_order(&name).unwrap();
+    assert_eq!(journal.orders().unwrap(), []);
+    journal.put_order(&name, &order).unwrap();
+    journal.forget_partial(&name).unwrap();
+    assert_eq!(journal.orders().unwrap(), [], "it goes with the record");
+}
+
+#[test]
 fn no_altered_record_is_believed() {
     let manifest = manifest(9);
     let sealed =

@@ -265,7 +265,11 @@ async fn requests_at_the_control_service() {
     }
     let none = &[Code::NotFound];
     assert_code(control.unshare(UnshareRequest { name: "none".into() }).await, none, "unshare");
-    assert_code(control.cancel_transfer(CancelTransferRequest { name: "none".into() }).await, none, "cancel");
+    assert_code(
+        control.cancel_transfer(CancelTransferRequest { name: "none".into(), ..Default::default() }).await,
+        none,
+        "cancel",
+    );
     let longest = DownloadRequest { name: "none".into(), timeout_millis: u64::MAX, ..Default::default() };
     assert_code(control.download(longest).await, none, "a timeout of half a billion years");
     let longest = DownloadRequest { name: "A".into(), timeout_millis: u64::MAX, ..Default::default() };

@@ -169,7 +169,6 @@ async fn a_daemon_that_is_killed_leaves_the_file_of_another_in_one_folder_alone(
     run_two.ended().await;
     // It starts again while the other one still writes, and deletes only what is its own.
     two.daemon.restart().await;
-    two.cli(["unshare", "A"]).await;
     gate.add_permits(1000);
     run_three.ended().await.expect(0);
     a.assert_at(&for_three);

@@ -7,6 +7,7 @@
 mod absurd;
 mod addresses;
 mod bad_peers;
+mod callers;
 mod crash;
 mod elsewhere;
 mod exits;
