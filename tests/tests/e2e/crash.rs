@@ -301,6 +301,19 @@ async fn a_peer_whose_lease_ran_out_is_forgotten() {
     cluster.until_held("A", 1).await;
 }
 
+/// The owner's machine is gone for good, and nobody else has the file.
+#[tokio::test]
+async fn a_name_without_owner_and_holder_is_free_after_a_while() {
+    let cluster = Cluster::with_tracker_args(["--lease", "1s", "--release-after", "2s"]).await;
+    let mut one = cluster.peer("one").await;
+    one.share(&Content::small_chunks("A", 1, 4)).await;
+    one.daemon.kill();
+    let two = cluster.peer("two").await;
+    until("the name's release", async || (cluster.listed().await == []).then_some(())).await;
+    two.share(&Content::small_chunks("A", 2, 4)).await;
+    cluster.until_held("A", 1).await;
+}
+
 #[tokio::test]
 async fn a_peer_starts_before_its_tracker() {
     let mut cluster = Cluster::start().await;

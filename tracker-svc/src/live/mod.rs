@@ -272,8 +272,8 @@ impl Live {
 
     /// Whether a name's owner, or a holder of its file, is alive.
     pub fn is_attended(&self, name: &FileName, owner: PeerId, now: Instant) -> bool {
-        let holders = self.swarms.get(name).into_iter().flat_map(|known| known.swarm.peers());
-        self.is_alive(owner, now) || holders.into_iter().any(|peer| self.is_alive(peer, now))
+        let mut holders = self.swarms.get(name).into_iter().flat_map(|known| known.swarm.peers());
+        self.is_alive(owner, now) || holders.any(|peer| self.is_alive(peer, now))
     }
 
     /// Whether the peer holds some of the file, and whether another one does.
