@@ -147,8 +147,12 @@ async fn save(context: &Arc<Context>, transfer: &Transfer, partial: &Arc<Partial
     let (here, partial) = (context.clone(), partial.clone());
     let (name, stored) = (transfer.job().name.clone(), transfer.stored().clone());
     let saved = context.lanes.disk.run(move || record(&here.sharer.journal, &name, &partial, &stored)).await;
-    if let Ok(Err(error)) = saved {
-        tracing::warn!(name = %transfer.job().name, %error, "cannot record the stored chunks");
+    match saved {
+        Ok(Err(error)) => tracing::warn!(name = %transfer.job().name, %error, "cannot record the stored chunks"),
+        Err(error) if error.is_panic() => {
+            tracing::error!(name = %transfer.job().name, %error, "internal error: recording the stored chunks panicked");
+        }
+        _ => {}
     }
 }
 
