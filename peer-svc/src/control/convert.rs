@@ -79,6 +79,7 @@ impl From<&Progress> for wire::DownloadProgress {
         Self {
             bytes_stored: progress.stored,
             bytes_recorded: progress.recorded,
+            bytes_unchecked: (progress.unchecked > 0).then_some(progress.unchecked),
             sources: progress.sources.iter().map(Into::into).collect(),
         }
     }

@@ -116,6 +116,8 @@ pub(crate) struct Progress {
     pub(crate) stored: u64,
     /// Of these, bytes that a power cut cannot take.
     pub(crate) recorded: u64,
+    /// Of the stored bytes, those that are still to be proved before the file is put in place.
+    pub(crate) unchecked: u64,
     /// Every holder that was asked.
     pub(crate) sources: Vec<Contribution>,
 }

@@ -38,8 +38,10 @@ use crate::{
 pub(super) const RECORD: Duration = Duration::from_secs(1);
 /// Syncing takes at most this share of the time: on a slow disk a record comes later.
 const RECORD_SHARE: u32 = 10;
-/// Chunks that are proved in one go: little enough for a cancellation to be prompt.
+/// Chunks that are proved in one go: little enough for a cancellation to be prompt, and for progress to be seen.
 const PROVE_AT_ONCE: u32 = 64;
+/// Bytes of them, if that is more than one chunk.
+const PROVE_BYTES: u32 = 64 << 20;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -244,7 +246,8 @@ impl Transfer {
     fn go_on(&mut self, tells_progress: bool, now: Instant, effects: &mut Vec<Effect>) {
         if !self.unproved.is_empty() && !self.proving {
             self.proving = true;
-            effects.push(Effect::Prove(first(&self.unproved, PROVE_AT_ONCE)));
+            let fit = PROVE_BYTES / self.job.manifest.layout().chunk_size();
+            effects.push(Effect::Prove(first(&self.unproved, fit.clamp(1, PROVE_AT_ONCE))));
         }
         self.start_fetches(now, effects);
         if self.scheduler.is_complete() && self.unproved.is_empty() {
@@ -471,7 +474,9 @@ impl Transfer {
         });
         let recorded = self.job.wanted.difference(&self.job.wanted.difference(&self.recorded));
         let recorded = bytes_of(&self.job.manifest, &recorded);
-        Progress { stored: self.stored_bytes, recorded, sources: sources.collect() }
+        let unchecked = self.job.wanted.difference(&self.job.wanted.difference(&self.unproved));
+        let unchecked = bytes_of(&self.job.manifest, &unchecked);
+        Progress { stored: self.stored_bytes, recorded, unchecked, sources: sources.collect() }
     }
 
     /// What each holder gave in this run, verified bytes only.

@@ -333,6 +333,22 @@ fn a_recorded_chunk_that_is_damaged_is_fetched_again() {
 }
 
 #[test]
+fn what_is_still_to_be_checked_is_told_as_such_and_not_as_done() {
+    let mut bench = Bench::new(200, "0-199", "0-199");
+    let chunk = u64::from(bench.transfer.job.manifest.layout().chunk_size());
+    let told = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Tell(DownloadEvent::Progress(progress)) => Some((progress.stored, progress.unchecked)),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 200 * chunk)));
+    let checked = first(&bench.transfer.unproved, PROVE_AT_ONCE);
+    bench.apply(Input::Proved { sound: checked.clone(), checked });
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 136 * chunk)));
+}
+
+#[test]
 fn a_long_proof_is_no_standstill() {
     let mut bench = Bench::new(200, "0-199", "0-199");
     let mut proved = 0;

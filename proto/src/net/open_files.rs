@@ -14,9 +14,11 @@ pub fn raise_limit() {
     let known = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     match raise(before) {
         Ok(()) => {
-            tracing::info!(from = known(before.current), to = known(before.maximum), "raised the limit of open files")
+            tracing::info!(from = known(before.current), to = known(before.maximum), "raised the limit of open files");
         }
-        Err(None) => tracing::debug!(limit = known(before.current), "the limit of open files is as high as it may be"),
+        Err(None) => {
+            tracing::debug!(limit = known(before.current), "the limit of open files is as high as it may be");
+        }
         Err(Some(error)) => {
             tracing::warn!(limit = known(before.current), %error, "cannot raise the limit of open files");
         }
