@@ -309,7 +309,7 @@ async fn a_name_without_owner_and_holder_is_free_after_a_while() {
     one.share(&Content::small_chunks("A", 1, 4)).await;
     one.daemon.kill();
     let two = cluster.peer("two").await;
-    until("the name's release", async || (cluster.listed().await == []).then_some(())).await;
+    until("the name's release", async || cluster.listed().await.is_empty().then_some(())).await;
     two.share(&Content::small_chunks("A", 2, 4)).await;
     cluster.until_held("A", 1).await;
 }
