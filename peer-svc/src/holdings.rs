@@ -30,6 +30,7 @@ use drizzle_proto::{
 use tokio::sync::{Notify, watch};
 
 use crate::store::{
+    calls::Calls,
     read::open_unchanged,
     stamp::Stamp,
     write::{PartialFile, StoredChunk},
@@ -98,6 +99,8 @@ pub(crate) enum ReadError {
 pub(crate) struct Readable {
     /// The data file.
     pub(crate) file: Arc<File>,
+    /// Where it is, if that is not this peer's own state folder.
+    pub(crate) path: Option<PathBuf>,
     /// Where the chunk begins in it, in bytes.
     pub(crate) offset: u64,
     /// Bytes of the chunk.
@@ -167,11 +170,18 @@ pub(crate) struct Holdings {
     inner: Mutex<Inner>,
     has_news: Notify,
     registrations: watch::Sender<u64>,
+    /// Calls on shared files, which may lie on disks that hang.
+    calls: Calls,
 }
 
 impl Default for Holdings {
     fn default() -> Self {
-        Self { inner: Mutex::default(), has_news: Notify::new(), registrations: watch::Sender::new(0) }
+        Self {
+            inner: Mutex::default(),
+            has_news: Notify::new(),
+            registrations: watch::Sender::new(0),
+            calls: Calls::default(),
+        }
     }
 }
 
@@ -179,6 +189,11 @@ impl Holdings {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change below is complete before anything can panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls on shared files.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// Holds a complete file, replacing what was held under the name.
@@ -285,11 +300,12 @@ impl Holdings {
     pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
         loop {
             let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
-            let readable = |file| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
+            let readable =
+                |file| Readable { file, path: None, offset: layout.offset(index), len: layout.chunk_len(index) };
             match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file())),
-                Backing::Shared { path, stamp } => match open_unchanged(&path, stamp)? {
-                    Some(file) => return Ok(readable(Arc::new(file))),
+                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
+                Backing::Shared { path, stamp } => match open_unchanged(&self.calls, &path, stamp)? {
+                    Some(file) => return Ok(Readable { path: Some(path), ..readable(Arc::new(file)) }),
                     None => {
                         tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
                         // The same content may be here under another name; each round drops one.
@@ -301,7 +317,7 @@ impl Holdings {
     }
 
     /// Drops a shared file that changed, unless it was shared anew meanwhile.
-    fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+    pub(crate) fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.changed.note(id);

@@ -6,23 +6,24 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use drizzle_proto::{FileInfo, FileName, name::RESERVED_PREFIX};
-use rayon::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     holdings::{Backing, Holdings, Refusal},
     store::{
         hash::{HashError, HashProgress, hash_file},
-        journal::{Journal, JournalError, ShareRecord},
+        journal::{EndedPartial, Journal, JournalError, ShareRecord},
         partials::Partials,
         paths::path_of,
         stamp::Stamp,
+        turns::{Job, side_by_side},
     },
 };
 
@@ -74,7 +75,7 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
     for entry in walkdir::WalkDir::new(root).into_iter().filter_entry(|entry| !own(entry)) {
         let result = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
-            ShareError::from(HashError::Io { path, source: error.into() })
+            ShareError::from(HashError::Io { path, source: bare(error) })
         });
         let result = result.and_then(|entry| {
             if !entry.file_type().is_file() {
@@ -82,7 +83,7 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
             }
             let metadata = entry
                 .metadata()
-                .map_err(|error| HashError::Io { path: entry.path().to_owned(), source: error.into() })?;
+                .map_err(|error| HashError::Io { path: entry.path().to_owned(), source: bare(error) })?;
             let name = name_of(entry.path(), base)?;
             Ok(Some(Found { name, path: entry.into_path(), stamp: Stamp::of(&metadata) }))
         });
@@ -92,6 +93,12 @@ fn scan(root: &Path, base: &Path, state: &Path) -> (Vec<Found>, Vec<ShareError>)
         }
     }
     (found, skipped)
+}
+
+/// What the system said, without the path that walkdir puts around it: it is told already.
+fn bare(error: walkdir::Error) -> std::io::Error {
+    let text = error.to_string();
+    error.into_io_error().unwrap_or_else(|| std::io::Error::other(text))
 }
 
 fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
@@ -134,15 +141,20 @@ impl Sharer {
     ) -> Result<(), JournalError> {
         let turn = self.partials.turn();
         for ended in self.journal.put_shares(&files, is_downloading)? {
-            if let Err(error) = self.partials.discard(&ended) {
-                tracing::warn!(name = %ended, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
-            }
+            self.discard(&ended);
         }
         drop(turn);
         for (name, record) in files {
             self.hold(name, record);
         }
         Ok(())
+    }
+
+    /// Deletes the data of an unfinished download whose record ended.
+    pub(crate) fn discard(&self, ended: &EndedPartial) {
+        if let Err(error) = self.partials.discard(&self.journal, ended) {
+            tracing::warn!(name = %ended.name, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
+        }
     }
 
     /// Holds a file whose record stands.
@@ -206,8 +218,8 @@ impl Sharer {
                 _ => HashError::Io { path: path.clone(), source },
             };
             // Names say where a file is, so a link is followed here, once, by its owner's own wish.
-            let path = path.canonicalize().map_err(fail)?;
-            let metadata = path.metadata().map_err(fail)?;
+            let look = || path.canonicalize().and_then(|path| path.metadata().map(|metadata| (path, metadata)));
+            let (path, metadata) = self.holdings.calls().run(path, look).map_err(fail)?;
             let base = if path.starts_with(&self.dir) { &self.dir } else { path.parent().unwrap_or(&path) };
             if metadata.is_dir() {
                 let (more, reasons) = scan(&path, base, self.journal.folder());
@@ -229,7 +241,7 @@ impl Sharer {
         Ok((found, skipped))
     }
 
-    /// Hashes files on all cores, records them and offers them; one result for each, in no order.
+    /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
     pub(crate) fn share_found(
         &self,
         files: Vec<Found>,
@@ -238,6 +250,7 @@ impl Sharer {
         is_downloading: IsDownloading<'_>,
     ) -> Result<Hashed, JournalError> {
         progress.begin(files.len() as u64, files.iter().map(|file| file.stamp.size).sum());
+        let job = Job::begin();
         let mut results = Vec::with_capacity(files.len());
         let mut rest = &files[..];
         while !rest.is_empty() {
@@ -249,20 +262,18 @@ impl Sharer {
             });
             let (group, later) = rest.split_at(group.count());
             rest = later;
-            let hashed: Vec<(FileName, Result<ShareRecord, HashError>)> = group
-                .par_iter()
-                .map(|file| {
-                    let result = hash_file(&file.path, chunk_size, progress, &self.stop);
-                    progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
-                    let record = result.map(|(manifest, stamp)| ShareRecord {
-                        path: file.path.clone(),
-                        stamp,
-                        manifest,
-                        shared: true,
-                    });
-                    (file.name.clone(), record)
-                })
-                .collect();
+            let Ok(hashed) = side_by_side(group.len(), |at| {
+                let file = &group[at];
+                let result = hash_file(&job, self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
+                progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
+                let record = result.map(|(manifest, stamp)| ShareRecord {
+                    path: file.path.clone(),
+                    stamp,
+                    manifest,
+                    shared: true,
+                });
+                Ok::<_, Infallible>((file.name.clone(), record))
+            });
             let mut finished = Vec::new();
             for (name, record) in hashed {
                 let result = record.map(|record| {
@@ -292,7 +303,8 @@ impl Sharer {
             return Ok(false);
         };
         let chunk_size = Some(registered.layout.chunk_size());
-        let (manifest, stamp) = hash_file(&path, chunk_size, &HashProgress::default(), &self.stop)?;
+        let (manifest, stamp) =
+            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
         if manifest.id() != registered.id {
             return Ok(false);
         }
@@ -313,9 +325,9 @@ impl Sharer {
                 self.journal.put_shares(&[(name.clone(), record)], &|_| true)?;
             }
             Backing::Partial(partial) => {
-                self.journal.forget_partial(name)?;
-                if let Err(error) = partial.discard() {
-                    tracing::warn!(path = %partial.path().display(), %error, "cannot delete the data of an unfinished download");
+                partial.close();
+                if let Some(ended) = self.journal.forget_partial(name)? {
+                    self.discard(&ended);
                 }
             }
         }
@@ -392,8 +404,9 @@ mod tests {
         let info = share(&sharer, "a", None);
         let manifest = sharer.holdings.get(&info.name).unwrap().manifest;
         let begin = || {
-            sharer.journal.begin_partial(&info.name, &manifest).unwrap();
-            sharer.partials.open_file(&info.name, manifest.clone(), false).unwrap();
+            sharer.journal.begin_partial(&info.name, &manifest, None).unwrap();
+            let record = sharer.journal.partial(&info.name).unwrap().unwrap();
+            let _ = sharer.partials.of(&record).make();
         };
         let (found, _) = sharer.find(&[sharer.dir.join("a")], None).unwrap();
         for runs in [true, false] {
@@ -420,5 +433,15 @@ mod tests {
         let sharer = sharer(folder.path());
         sharer.share_folder(&|_| false).unwrap();
         assert_eq!(sharer.holdings.counts().shared, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told_with_its_path_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let (found, skipped) = scan(&gone, &gone, &folder.path().join("state"));
+        assert_eq!(found, []);
+        let told = skipped[0].to_string();
+        assert_eq!(told, format!("cannot read {}: No such file or directory (os error 2)", gone.display()));
     }
 }

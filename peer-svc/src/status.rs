@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     pub(crate) transfers: Vec<TransferStatus>,
     /// How far hashing the folder is.
     pub(crate) hashing: HashState,
+    /// Files whose disk or network mount does not answer.
+    pub(crate) hanging: Vec<PathBuf>,
 }
 
 /// What a snapshot is taken of.
@@ -50,7 +52,7 @@ impl Monitor {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let sharer = &self.context.sharer;
         Snapshot {
-            peer: self.context.peer,
+            peer: self.context.identity.id(),
             labels: self.labels.clone(),
             tracker: self.tracker.clone(),
             standing: self.standing.borrow().clone(),
@@ -60,6 +62,7 @@ impl Monitor {
             downloaded: self.context.downloaded.load(Ordering::Relaxed),
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
+            hanging: sharer.holdings.calls().hanging(),
         }
     }
 }

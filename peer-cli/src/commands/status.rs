@@ -25,11 +25,13 @@ struct Status<'a> {
     shared_files: u32,
     partial_files: u32,
     refused: &'a [String],
+    warnings: &'a [String],
     upload_slots: u32,
     uploads_running: u32,
     uploaded_bytes: u64,
     downloaded_bytes: u64,
     hashing: Option<Hashing>,
+    hanging_files: &'a [String],
     transfers: Vec<Transfer<'a>>,
 }
 
@@ -80,6 +82,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
         shared_files: status.shared_files,
         partial_files: status.partial_files,
         refused: &status.refused,
+        warnings: &status.warnings,
         upload_slots: status.upload_slots,
         uploads_running: status.uploads_running,
         uploaded_bytes: status.uploaded_bytes,
@@ -90,6 +93,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
             bytes_done: now.bytes_done,
             bytes_total: now.bytes_total,
         }),
+        hanging_files: &status.hanging_files,
         transfers: status.transfers.iter().filter_map(transfer).collect(),
     }
 }
@@ -126,6 +130,12 @@ fn text(status: &wire::StatusResponse) -> String {
     if let Some(now) = status.hashing {
         let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
         line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
+    }
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
+    for path in &status.hanging_files {
+        line("hanging", format!("{path}: its disk or network mount does not answer"));
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

@@ -6,6 +6,7 @@
 //! - bytes are progress if they are more of a chunk than ever was here, in portions of [`PORTION`]: a holder that
 //!   sends the same first bytes again and again, and one that drips, are none; what was wrong counts at most once
 //!   more, so that progress ends if no chunk is ever stored;
+//! - waiting for this peer's own memory is no patience spent;
 //! - of several reasons the one is told that keeps the download from its end: chunks without supply before fetches
 //!   that do not come, and "busy" only if nothing is under way at all;
 //! - a reason is news once, until it changes or a chunk is stored.
@@ -31,6 +32,8 @@ pub enum Reason {
     Busy,
     /// Every fetch waits for memory for its chunk, which other downloads of this peer use.
     NoMemory,
+    /// No holder could be asked, for want of this on this machine; in words.
+    Short(String),
     /// Chunks were asked for, and nothing comes.
     Silence,
 }
@@ -53,7 +56,7 @@ impl Reason {
             Self::NoSupply(supply)
         } else if fetches.under_way == 0 {
             Self::Busy
-        } else if fetches.ask_no_peer() {
+        } else if fetches.wait_for_memory() {
             Self::NoMemory
         } else {
             Self::Silence
@@ -62,6 +65,11 @@ impl Reason {
 }
 
 impl Fetches {
+    /// Whether there are fetches, and each of them waits for memory.
+    pub fn wait_for_memory(self) -> bool {
+        self.under_way > 0 && self.ask_no_peer()
+    }
+
     /// Whether no peer was asked that may yet answer: a fetch that was only just started is no reason to wait.
     pub fn ask_no_peer(self) -> bool {
         self.without_memory >= self.under_way
@@ -115,6 +123,11 @@ impl Waiting {
         }
     }
 
+    /// From now on it gives up after another time.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Chunks that were here already are read again.
     pub fn chunk_proved(&mut self, now: Instant) {
         self.progress_at = now;
@@ -123,6 +136,11 @@ impl Waiting {
     /// This process did not run for so long: that was no waiting.
     pub fn slept(&mut self, asleep: Duration) {
         self.progress_at += asleep;
+    }
+
+    /// Every fetch waits for memory, which other downloads of this peer use in turn: no peer keeps it waiting.
+    pub fn waits_for_itself(&mut self, now: Instant) {
+        self.progress_at = now;
     }
 
     /// A chunk was stored.
@@ -192,6 +210,10 @@ mod tests {
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end - Duration::from_nanos(1)), None);
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end), Some(GivesUp::NoProgress(Reason::Busy)));
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), Some(GivesUp::Tainted(all())));
+        waiting.be_patient(PATIENCE * 2);
+        assert_eq!((waiting.gives_up_at(), waiting.patience()), (later + PATIENCE * 2, PATIENCE * 2));
+        assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
+        waiting.be_patient(PATIENCE);
         waiting.chunk_stored(end);
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
     }
@@ -221,6 +243,7 @@ mod tests {
         Grew(u32, u32),
         Spoiled(u32),
         Slept(u64),
+        WaitsForItself,
         Stored,
         Stands(Reason),
     }
@@ -231,6 +254,7 @@ mod tests {
             2 => (0u32..4, 0u32..40_000).prop_map(|(chunk, had)| Event::Grew(chunk, had)),
             1 => (0u32..4).prop_map(Event::Spoiled),
             1 => (0u64..70_000).prop_map(Event::Slept),
+            1 => Just(Event::WaitsForItself),
             1 => Just(Event::Stored),
             3 => reasons().prop_map(Event::Stands),
         ]
@@ -310,6 +334,10 @@ mod tests {
                         now += asleep;
                         waiting.slept(asleep);
                         progress_at += asleep;
+                    }
+                    Event::WaitsForItself => {
+                        waiting.waits_for_itself(now);
+                        progress_at = now;
                     }
                     Event::Stored => {
                         waiting.chunk_stored(now);

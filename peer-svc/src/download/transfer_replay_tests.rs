@@ -22,7 +22,8 @@ enum Happening {
     StoredOther(usize),
     Busy(usize),
     Offends(usize, Offence),
-    Counted(u64, usize),
+    Counted(u64),
+    Memory(usize, Room),
     Recorded,
     Slept(u64),
     /// The chunks to prove were read, and those with a bit set are sound.
@@ -32,8 +33,17 @@ enum Happening {
 
 fn happenings() -> impl Strategy<Value = Happening> {
     use Offence::*;
-    let offences =
-        proptest::sample::select(vec![WrongBytes, Changed, Stalled, BrokeOff, Refused, NotHeld, Unreachable]);
+    let offences = proptest::sample::select(vec![
+        WrongBytes,
+        Changed,
+        Stalled,
+        BrokeOff,
+        Refused,
+        NotHeld,
+        Unreachable,
+        OtherPeer,
+        OwnAddress,
+    ]);
     prop_oneof![
         4 => (0u64..2_000).prop_map(Happening::Pass),
         4 => Just(Happening::Wake),
@@ -43,7 +53,9 @@ fn happenings() -> impl Strategy<Value = Happening> {
         9 => (0usize..8).prop_map(Happening::Stored),
         2 => (0usize..8).prop_map(Happening::Busy),
         2 => (0usize..8, offences).prop_map(|(nth, offence)| Happening::Offends(nth, offence)),
-        2 => (0u64..1000, 0usize..3).prop_map(|(bytes, waits)| Happening::Counted(bytes, waits)),
+        2 => (0u64..1000).prop_map(Happening::Counted),
+        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Awaited)),
+        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Granted)),
         2 => Just(Happening::Recorded),
         1 => (2_000u64..100_000).prop_map(Happening::Slept),
         3 => prop_oneof![Just(u16::MAX), any::<u16>()].prop_map(Happening::Proved),
@@ -71,13 +83,11 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, without_memory, had, wire } => Input::Counted {
-            received: received.clone(),
-            without_memory: *without_memory,
-            had: had.clone(),
-            wire: *wire,
-        },
+        Input::Counted { received, had, wire } => {
+            Input::Counted { received: received.clone(), had: had.clone(), wire: *wire }
+        }
         Input::Slept(asleep) => Input::Slept(*asleep),
+        Input::Memory(id, room) => Input::Memory(*id, *room),
         Input::Woken => Input::Woken,
         other => panic!("no test records {other:?}"),
     }
@@ -143,18 +153,20 @@ impl Recorder {
                 let Some(fetch) = nth(n) else { return };
                 Input::Fetched(fetch.id, Err(FetchFailure::Holder(FetchError::Offence(offence, "x".into()))))
             }
-            Happening::Counted(bytes, without_memory) => {
+            Happening::Counted(bytes) => {
                 let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
-                let had = |(nth, fetch): (usize, &Fetch)| {
-                    (fetch.id, (nth >= without_memory).then_some(1000 * u32::try_from(bytes).unwrap()))
-                };
-                let had = self.bench.fetches.iter().enumerate().map(had).collect();
-                Input::Counted { received, without_memory, had, wire: bytes }
+                let had = |fetch: &Fetch| (fetch.id, 1000 * u32::try_from(bytes).unwrap());
+                let had = self.bench.fetches.iter().map(had).collect();
+                Input::Counted { received, had, wire: bytes }
             }
             Happening::Slept(ms) => {
                 let asleep = Duration::from_millis(ms);
                 self.bench.now += asleep;
                 Input::Slept(asleep)
+            }
+            Happening::Memory(n, room) => {
+                let Some(fetch) = nth(n) else { return };
+                Input::Memory(fetch.id, room)
             }
             Happening::Recorded if std::mem::take(&mut self.recording) => Input::Recorded(Ok(()), MS),
             Happening::Recorded => return,

@@ -19,11 +19,7 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted { received, without_memory: 0, had: BTreeMap::new(), wire: 0 }
-}
-
-fn without_memory(fetches: usize) -> Input {
-    Input::Counted { received: BTreeMap::new(), without_memory: fetches, had: BTreeMap::new(), wire: 0 }
+    Input::Counted { received, had: BTreeMap::new(), wire: 0 }
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -250,9 +246,9 @@ fn wrong_bytes_and_no_honest_holder_is_a_matter_of_integrity() {
 }
 
 /// What is here of the chunk of each fetch.
-fn had(bench: &Bench, had: Option<u32>) -> Input {
+fn had(bench: &Bench, had: u32) -> Input {
     let had = bench.fetches.iter().map(|fetch| (fetch.id, had)).collect();
-    Input::Counted { received: BTreeMap::new(), without_memory: 0, had, wire: 0 }
+    Input::Counted { received: BTreeMap::new(), had, wire: 0 }
 }
 
 #[test]
@@ -260,34 +256,18 @@ fn new_bytes_of_a_chunk_are_progress_and_the_same_again_are_not() {
     let mut bench = Bench::located(1, &[1]);
     for kib in [4, 8, 12] {
         bench.now += PATIENCE - MS;
-        let input = had(&bench, Some(kib << 10));
+        let input = had(&bench, kib << 10);
         assert!(end(&bench.apply(input)).is_none());
     }
     bench.now += PATIENCE / 2;
     let fetch = bench.fetches[0].clone();
     bench.offends(&fetch, Offence::Stalled);
     bench.wake();
-    let input = had(&bench, Some(4 << 10));
+    let input = had(&bench, 4 << 10);
     bench.apply(input);
     bench.now += PATIENCE;
-    let input = had(&bench, Some(12 << 10));
+    let input = had(&bench, 12 << 10);
     assert!(end(&bench.apply(input)).is_some(), "no more than was here before");
-}
-
-#[test]
-fn a_fetch_that_waits_for_memory_gets_no_second_copy() {
-    let mut bench = Bench::located(1, &[1, 2]);
-    for _ in 0..200 {
-        bench.now += 200 * MS;
-        let input = had(&bench, None);
-        bench.apply(input);
-        assert_eq!(bench.fetches.len(), 1, "no holder was asked, so none is slow");
-    }
-    let input = had(&bench, Some(0));
-    bench.apply(input);
-    bench.now += Duration::from_secs(5);
-    bench.apply(Input::Woken);
-    assert_eq!(bench.fetches.len(), 2);
 }
 
 #[test]
@@ -384,6 +364,22 @@ fn a_recorded_chunk_that_is_damaged_is_fetched_again() {
 }
 
 #[test]
+fn what_is_still_to_be_checked_is_told_as_such_and_not_as_done() {
+    let mut bench = Bench::new(200, "0-199", "0-199");
+    let chunk = u64::from(bench.transfer.job.manifest.layout().chunk_size());
+    let told = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Tell(DownloadEvent::Progress(progress)) => Some((progress.stored, progress.unchecked)),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 200 * chunk)));
+    let checked = first(&bench.transfer.unproved, PROVE_AT_ONCE);
+    bench.apply(Input::Proved { sound: checked.clone(), checked });
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 136 * chunk)));
+}
+
+#[test]
 fn a_long_proof_is_no_standstill() {
     let mut bench = Bench::new(200, "0-199", "0-199");
     let mut proved = 0;
@@ -421,14 +417,48 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
 #[test]
 fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that() {
     let mut bench = Bench::located(2, &[1]);
-    let effects = bench.apply(without_memory(2));
+    let [first, second] = &bench.fetches.clone()[..] else { panic!("two fetches") };
     let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
+    let effects = bench.apply(Input::Memory(first.id, Room::Awaited));
+    assert!(!effects.iter().any(waits(Reason::NoMemory)), "the other one asks its holder: {effects:?}");
+    let effects = bench.apply(Input::Memory(second.id, Room::Awaited));
     assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
-    let effects = bench.apply(without_memory(2));
+    let effects = bench.apply(Input::Woken);
     assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
-    bench.apply(without_memory(1));
+    bench.apply(Input::Memory(first.id, Room::Granted));
     bench.now += PATIENCE;
     let effects = bench.apply(Input::Woken);
     let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };
     assert_eq!(*reason, Reason::Silence, "one peer was asked and sent nothing");
+}
+
+#[test]
+fn waiting_for_memory_is_no_patience_spent_and_no_holder_is_overdue_meanwhile() {
+    let mut bench = Bench::located(1, &[1, 2]);
+    let fetch = bench.fetches[0].clone();
+    bench.apply(Input::Memory(fetch.id, Room::Awaited));
+    for _ in 0..3 {
+        bench.now += PATIENCE;
+        let effects = bench.apply(Input::Woken);
+        assert!(end(&effects).is_none(), "{effects:?}");
+        assert_eq!(bench.fetches.len(), 1, "no second copy: the first was not asked for yet");
+    }
+    bench.now += PATIENCE - MS;
+    bench.apply(Input::Memory(fetch.id, Room::Granted));
+    assert_eq!(bench.transfer.wake_at(bench.now), bench.now + 2 * Duration::from_secs(1), "overdue from now on");
+    assert!(matches!(end(&bench.stored(&fetch)), Some(Ended::Complete)));
+}
+
+#[test]
+fn what_this_machine_is_short_of_is_no_fault_of_a_holder_and_is_tried_again_after_a_pause() {
+    let mut bench = Bench::located(1, &[1]);
+    let fetch = bench.fetches[0].clone();
+    let effects = bench.failed(&fetch, FetchFailure::Holder(FetchError::Short(Shortage::Files)));
+    let says = |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(Reason::Short(text))) if text.contains("open files"));
+    assert!(effects.iter().any(says), "{effects:?}");
+    assert!(bench.fetches.is_empty() && bench.transfer.wake_at(bench.now) > bench.now, "no spin");
+    bench.wake();
+    let again = bench.fetches[0].clone();
+    assert!(matches!(end(&bench.stored(&again)), Some(Ended::Complete)));
+    assert!(bench.transfer.blamed().is_empty());
 }

@@ -1,9 +1,15 @@
 //! Why a fetch fails, and whose fault that is.
 
+use std::time::Duration;
+
 use drizzle_engine::{pace, schedule::Offence};
+use drizzle_proto::{
+    PeerId, PeerInfo,
+    client::{PEER_ID_TRAILER, status_text},
+};
 use tonic::{Code, Status};
 
-use crate::verify::Mismatch;
+use crate::{shortage::Shortage, verify::Mismatch};
 
 /// Why a chunk did not come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,13 +20,44 @@ pub(crate) enum FetchError {
     /// Bytes of several holders together made no chunk: it is thrown away, and none of them is blamed for it.
     #[error("what several holders gave differs from what was registered")]
     Unclear,
+    /// The holder could not be asked, for want of this on this machine: no offence.
+    #[error("{0}")]
+    Short(Shortage),
     /// The holder is to blame.
     #[error("{}", .1)]
     Offence(Offence, String),
 }
 
 impl FetchError {
+    /// The holder tells the address of this peer.
+    pub(super) fn own_address(holder: &PeerInfo) -> Self {
+        let text = format!(
+            "peer {} tells {}, which is my own address: set --advertise on both peers",
+            holder.id(),
+            holder.address()
+        );
+        Self::Offence(Offence::OwnAddress, text)
+    }
+
+    /// A status in answer to a request to `holder` by this peer, `own`.
+    pub(super) fn begun(status: &Status, holder: &PeerInfo, own: PeerId) -> Self {
+        let answers = status.metadata().get(PEER_ID_TRAILER).and_then(|id| id.to_str().ok()?.parse::<PeerId>().ok());
+        match answers.filter(|_| status.code() == Code::Aborted) {
+            Some(id) if id == own => Self::own_address(holder),
+            Some(id) => {
+                let (meant, address) = (holder.id(), holder.address());
+                let text =
+                    format!("peer {id} answers at {address}, and not peer {meant}: set --advertise on both peers");
+                Self::Offence(Offence::OtherPeer, text)
+            }
+            None => Self::status(status),
+        }
+    }
+
     pub(super) fn status(status: &Status) -> Self {
+        if let Some(shortage) = Shortage::of(status) {
+            return Self::Short(shortage);
+        }
         let offence = match status.code() {
             Code::ResourceExhausted => return Self::Busy,
             Code::DataLoss => Offence::Changed,
@@ -31,7 +68,7 @@ impl FetchError {
             _ => Offence::Refused,
         };
         // A remote text is cut: it goes to logs and reports.
-        Self::Offence(offence, status.message().chars().filter(|c| !c.is_control()).take(200).collect())
+        Self::Offence(offence, status_text(status).chars().filter(|c| !c.is_control()).take(200).collect())
     }
 
     /// A status that ends a stream which had begun: the holder was reached and had the chunk.
@@ -62,6 +99,11 @@ impl FetchError {
     /// Nothing came for too long.
     pub(super) fn silent() -> Self {
         Self::Offence(Offence::Stalled, format!("no byte for {} s", pace::RECEIVING.silence.as_secs()))
+    }
+
+    /// Bytes came for other streams of the connection, and no whole message for this one in so long.
+    pub(super) fn no_message(waited: Duration) -> Self {
+        Self::Offence(Offence::Stalled, format!("no message for {} s", waited.as_secs()))
     }
 
     /// So few bytes came within a window.

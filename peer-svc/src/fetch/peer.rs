@@ -13,13 +13,13 @@ use drizzle_engine::{
     pace::{self, Pace, Verdict},
     schedule::Offence,
 };
-use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, client::PeerClient, limits::MESSAGE_SIZE};
+use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, limits::MESSAGE_SIZE};
 
 use super::{
     Gauges,
     error::FetchError,
     parts::{Begun, Parts},
-    pool::{Connections, Lent},
+    pool::{Connections, Lent, Pooled},
 };
 use crate::verify::VerifiedChunk;
 
@@ -38,7 +38,7 @@ impl Connections {
         gauges.had.store(got, Ordering::Relaxed);
         if !begun.verifier().is_full() {
             let mut lent = self.lend(peer)?;
-            let streamed = self.stream(manifest, chunk, &mut lent, &mut begun, gauges).await;
+            let streamed = self.stream(manifest, chunk, peer, &mut lent, &mut begun, gauges).await;
             if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
                 self.discard(peer.id(), &lent);
             }
@@ -61,14 +61,17 @@ impl Connections {
         &self,
         manifest: &Manifest,
         chunk: ChunkIndex,
+        peer: &PeerInfo,
         lent: &mut Lent,
         begun: &mut Begun,
         gauges: &Gauges,
     ) -> Result<(), FetchError> {
         let offset = begun.verifier().got();
-        let mut watch = Watch::new(lent.0.client.clone(), gauges.clone());
-        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, offset, self.own());
-        let mut stream = watch.over(begin).await?.map_err(|status| FetchError::status(&status))?;
+        let own = self.own();
+        let mut watch = Watch::new(lent, gauges.clone());
+        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, offset, own, peer.id());
+        let answer = watch.over(begin).await?;
+        let mut stream = answer.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
         loop {
             let message = watch.over(stream.message()).await?.map_err(|status| FetchError::in_stream(&status))?;
             let Some(message) = message else { return Ok(()) };
@@ -90,23 +93,29 @@ impl Connections {
 /// Looks at a connection this often: seldom enough to cost nothing.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// On a connection that carries other streams too, a message of a stream may take this long to be whole: the bytes of
+/// the connection do not tell which stream they are for.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Watches over the bytes that come from a holder.
 struct Watch {
-    client: PeerClient,
+    connection: Pooled,
     gauges: Gauges,
     seen: u64,
     pace: Pace,
 }
 
 impl Watch {
-    fn new(client: PeerClient, gauges: Gauges) -> Self {
-        let seen = client.received();
-        Self { client, gauges, seen, pace: Pace::new(pace::RECEIVING, Instant::now()) }
+    fn new(lent: &Lent, gauges: Gauges) -> Self {
+        let connection = lent.0.clone();
+        let seen = connection.client.received();
+        Self { connection, gauges, seen, pace: Pace::new(pace::RECEIVING, Instant::now()) }
     }
 
     /// Waits for something to come, as long as the connection keeps its pace.
     async fn over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, FetchError> {
         tokio::pin!(work);
+        let mut since = Instant::now();
         loop {
             let due = self.pace.next_look().min(Instant::now() + LOOK);
             let done = tokio::time::timeout_at(due.into(), &mut work).await;
@@ -117,6 +126,10 @@ impl Watch {
             }
             if pace::was_asleep(due, now) {
                 self.pace.restart(now);
+                since = now;
+            }
+            if self.connection.streams() > 1 && now >= since + MESSAGE_PATIENCE {
+                return Err(FetchError::no_message(MESSAGE_PATIENCE));
             }
             match self.pace.look(now) {
                 Verdict::Fine => {}
@@ -127,8 +140,10 @@ impl Watch {
     }
 
     fn count(&mut self, now: Instant) {
-        let received = self.client.received();
-        let new = received - std::mem::replace(&mut self.seen, received);
+        let received = self.connection.client.received();
+        let came = received - std::mem::replace(&mut self.seen, received);
+        // Other streams of this connection, perhaps of other downloads, count the same bytes: each its part.
+        let new = came.div_ceil(self.connection.streams().max(1) as u64);
         if new > 0 {
             self.gauges.wire.fetch_add(new, Ordering::Relaxed);
             // A message that is not whole yet; once it is, the exact number takes this one's place.

@@ -1,16 +1,16 @@
 //! The settings of every connection, in one place. Where a figure stands, it was measured: see the
 //! README's table of measured settings.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use hyper_util::client::legacy::connect::HttpConnector;
-use tokio::net::TcpListener;
-use tokio_stream::{Stream, StreamExt};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Server};
 
 use super::{
-    cut::Connection,
+    accept::Incoming,
     meter::{Meter, MeteredConnector},
 };
 use crate::{Address, limits::MESSAGE_SIZE};
@@ -91,30 +91,9 @@ impl Transport {
             .max_frame_size(FRAME_SIZE)
     }
 
-    /// A bound listener's connections, with Nagle's algorithm off: with it on, throughput falls to a
-    /// twentieth, and tonic does not turn it off on listeners that it did not bind. Cancelling `cut` closes
-    /// them all, whatever they are doing.
-    pub fn incoming(
-        &self,
-        listener: TcpListener,
-        cut: CancellationToken,
-    ) -> impl Stream<Item = std::io::Result<Connection>> + use<> {
-        let accepted = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(PROBE_AFTER))
-            .with_keepalive_interval(Some(PROBE_EVERY))
-            .with_keepalive_retries(Some(PROBES));
-        accepted.map(move |stream| {
-            let stream = stream?;
-            // Only Linux has it; elsewhere a slow link is served less well.
-            #[cfg(target_os = "linux")]
-            {
-                let socket = socket2::SockRef::from(&stream);
-                socket.set_tcp_notsent_lowat(WRITE_AHEAD)?;
-                socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-            }
-            Ok(Connection::new(stream, cut.clone()))
-        })
+    /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
+    pub fn incoming(&self, listener: TcpListener, cut: CancellationToken) -> Incoming {
+        Incoming::new(listener, cut)
     }
 
     fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
@@ -130,9 +109,45 @@ impl Transport {
     }
 }
 
+/// Sets up a connection that a server has accepted.
+pub(super) fn set_up_accepted(stream: &TcpStream) -> io::Result<()> {
+    // Nagle's algorithm costs nineteen twentieths of the throughput, and tonic turns it off only on listeners that it
+    // bound.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    // Only Linux has these; elsewhere a slow link is served less well.
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_notsent_lowat(WRITE_AHEAD)?;
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_accepted_connection_finds_a_dead_peer_and_buffers_little() {
+        use tokio_stream::StreamExt;
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = Transport::plaintext().incoming(listener, CancellationToken::new());
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), incoming.next());
+        let (_client, accepted) = (client.unwrap(), accepted.unwrap().unwrap());
+        let socket = SockRef::from(accepted.stream());
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), WRITE_AHEAD);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
 
     #[test]
     fn every_kind_of_address_can_be_dialled() {

@@ -93,6 +93,8 @@ pub enum Outcome {
     Busy,
     /// The holder did something wrong.
     Failed(Offence),
+    /// It could not be asked, for want of something on this machine: no offence, and tried again after a pause.
+    Unasked,
     /// We gave up ourselves; no offence.
     Cancelled,
 }
@@ -115,6 +117,8 @@ struct Flight {
     moved_at: Instant,
     /// Bytes of the chunk that were here when it began, that are here now, and that it has.
     had: Option<(u32, u32, u32)>,
+    /// Waits for this peer's own memory: its holder was not asked yet.
+    held_back: bool,
     /// Asked for although another copy was in flight.
     is_copy: bool,
 }
@@ -220,7 +224,8 @@ impl Scheduler {
         });
         let id = FetchId(self.next_id);
         self.next_id += 1;
-        self.flights.insert(id, Flight { chunk, holder: key, since: now, moved_at: now, had: None, is_copy });
+        let flight = Flight { chunk, holder: key, since: now, moved_at: now, had: None, held_back: false, is_copy };
+        self.flights.insert(id, flight);
         Some(Fetch { id, chunk, holder: self.holders.get(key).peer.clone() })
     }
 
@@ -235,18 +240,25 @@ impl Scheduler {
         }
     }
 
-    /// A fetch waits for something of this peer's own, and no holder is slow.
-    pub fn not_asked(&mut self, id: FetchId, now: Instant) {
-        if let Some(flight) = self.flights.get_mut(&id) {
-            (flight.since, flight.moved_at) = (now, now);
-        }
-    }
-
     /// This process did not run for so long: no holder was slow meanwhile.
     pub fn slept(&mut self, asleep: Duration) {
         for flight in self.flights.values_mut() {
             flight.since += asleep;
             flight.moved_at += asleep;
+        }
+    }
+
+    /// A fetch has to wait for this peer's own memory before its holder is asked: so long it is not overdue.
+    pub fn held_back(&mut self, id: FetchId) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.held_back = true;
+        }
+    }
+
+    /// A fetch that was held back asks its holder now.
+    pub fn asked(&mut self, id: FetchId, now: Instant) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            (flight.held_back, flight.since, flight.moved_at) = (false, now, now);
         }
     }
 
@@ -271,6 +283,7 @@ impl Scheduler {
                 Outcome::Stored => holder.conduct.delivered(holder.load, most),
                 Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
                 Outcome::Failed(offence) => holder.conduct.offended(offence, now),
+                Outcome::Unasked => holder.conduct.spared(now),
                 Outcome::Cancelled => {}
             }
         });
@@ -306,8 +319,8 @@ impl Scheduler {
             return None;
         }
         let overdue = self.in_endgame().then(|| {
-            let overdue = self.single_copies().map(|flight| flight.overdue_at(self.typical));
-            overdue.filter(|&at| at > now).min()
+            let asked = self.single_copies().filter(|flight| !flight.held_back);
+            asked.map(|flight| flight.overdue_at(self.typical)).filter(|&at| at > now).min()
         });
         self.holders.next_wake().into_iter().chain(overdue.flatten()).min()
     }
@@ -410,7 +423,8 @@ impl Scheduler {
         // Those that delivered come first: one that never did may be as silent as the one to be rescued.
         let (proved, others) = (self.holders.rescuers(true), self.holders.rescuers(false));
         let mut rarest: Vec<(ChunkIndex, Key)> = Vec::new();
-        for flight in self.single_copies().filter(|flight| now >= flight.overdue_at(self.typical)) {
+        let overdue = |flight: &&Flight| !flight.held_back && now >= flight.overdue_at(self.typical);
+        for flight in self.single_copies().filter(overdue) {
             let by_rarity =
                 rarest.first().map(|&(chunk, _)| self.order.rarity(flight.chunk).cmp(&self.order.rarity(chunk)));
             if by_rarity.is_some_and(|than_found| than_found.is_gt()) {
