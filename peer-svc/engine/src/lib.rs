@@ -24,8 +24,8 @@
 
 pub mod advertise;
 pub mod announce;
-pub mod calls;
 pub mod callers;
+pub mod calls;
 pub mod holder_view;
 pub mod lease;
 pub mod memory;

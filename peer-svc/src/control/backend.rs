@@ -10,7 +10,10 @@ use tokio::{sync::watch, task::JoinError};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::{lanes::Lanes, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError, transfers::Transfers};
+use crate::{
+    lanes::Lanes, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError,
+    transfers::Transfers,
+};
 
 /// What the Control service works on.
 #[derive(Debug)]

@@ -20,7 +20,6 @@ use crate::{
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
 pub(crate) const MEMORY: u64 = 64 << 20;
 
-
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
