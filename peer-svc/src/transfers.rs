@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -156,7 +156,7 @@ impl Underway {
     /// A caller follows it until it drops the events.
     fn follow(self: &Arc<Self>, caller: String, patience: Duration) -> Subscription {
         let id = self.change(|callers| callers.come(caller, patience));
-        let following = Following { transfer: self.clone(), id };
+        let following = Following { transfer: Arc::downgrade(self), id };
         Box::pin(self.events.subscribe().map(move |event| {
             let _following = &following;
             event
@@ -173,16 +173,18 @@ impl Underway {
     }
 }
 
-/// A caller that follows a download, as long as this exists.
+/// A caller that follows a download, as long as this exists. It keeps nothing alive: the events end with the download.
 #[derive(Debug)]
 struct Following {
-    transfer: Arc<Underway>,
+    transfer: Weak<Underway>,
     id: CallerId,
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.transfer.change(|callers| callers.gone(self.id));
+        if let Some(transfer) = self.transfer.upgrade() {
+            transfer.change(|callers| callers.gone(self.id));
+        }
     }
 }
 
@@ -368,7 +370,7 @@ impl Transfers {
                 tracing::warn!(%name, %error, "cannot record that a download ended; it goes on at the next start");
             }
             Err(error) if error.is_panic() => {
-                tracing::error!(%name, %error, "internal error: recording an end panicked")
+                tracing::error!(%name, %error, "internal error: recording an end panicked");
             }
             _ => {}
         }
@@ -412,7 +414,7 @@ impl Transfers {
                 }
             }
             Err(error) => {
-                tracing::warn!(%name, %error, "an unfinished download cannot go on now; run the command again, or start the daemon again")
+                tracing::warn!(%name, %error, "an unfinished download cannot go on now; run the command again, or start the daemon again");
             }
         }
     }
