@@ -68,10 +68,46 @@ impl Host {
     /// # Panics
     /// If that fails.
     pub fn sysctl(&self, setting: &str) {
-        let mut command = Command::new("ip");
-        let output = command.args(["netns", "exec", &self.name, "sysctl", "-qw", setting]).output();
+        self.run(&["sysctl", "-qw", setting]);
+    }
+
+    /// Lets so much through what leaves by this interface, in the words of `tc`, such as `1mbit`; a queue of 400 ms
+    /// stands before it. `false`, once said why, if this kernel cannot.
+    ///
+    /// # Panics
+    /// If there is no `ip`.
+    #[must_use]
+    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
+    pub fn slow_down(&self, interface: &str, rate: &str) -> bool {
+        let shape = ["qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, "burst", "4kb", "latency", "400ms"];
+        let output = Command::new("ip").args(["netns", "exec", &self.name, "tc"]).args(shape).output();
         let output = output.expect("ip starts");
-        assert!(output.status.success(), "sysctl {setting}: {}", String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            eprintln!("SKIPPED: tc says {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        output.status.success()
+    }
+
+    /// Bytes that came in by this interface, without the headers of Ethernet, IPv4 and TCP.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn came_in(&self, interface: &str) -> u64 {
+        /// With TCP's timestamps.
+        const HEADERS: u64 = 14 + 20 + 32;
+        let count = |what: &str| -> u64 {
+            let text = self.run(&["cat", &format!("/sys/class/net/{interface}/statistics/{what}")]);
+            text.trim().parse().expect("a number")
+        };
+        count("rx_bytes").saturating_sub(count("rx_packets") * HEADERS)
+    }
+
+    /// Runs a command in it; its output.
+    fn run(&self, command: &[&str]) -> String {
+        let output = Command::new("ip").args(["netns", "exec", &self.name]).args(command).output();
+        let output = output.expect("ip starts");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// A bridge, and hosts that hang on it: each has one interface, `eth0`, with its address.

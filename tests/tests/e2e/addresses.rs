@@ -10,36 +10,36 @@ use drizzle_tests::{Cluster, Run, cluster::Options, content::random, host::Host,
 use tempfile::TempDir;
 
 /// A folder for a test, with one for logs in it.
-struct Place(TempDir);
+pub(super) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("drizzle-test-").tempdir().unwrap();
         fs::create_dir(folder.path().join("logs")).unwrap();
         Self(folder)
     }
 
-    fn logs(&self) -> PathBuf {
+    pub(super) fn logs(&self) -> PathBuf {
         self.0.path().join("logs")
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// A tracker with its options at their defaults, but for these.
-    async fn tracker(&self, host: &Host, args: &[&str]) -> Process {
+    pub(super) async fn tracker(&self, host: &Host, args: &[&str]) -> Process {
         let data = self.path("tracker");
         host.daemon("tracker-svc", &[&["--data-dir", &data], args].concat(), &self.logs()).await.0
     }
 
     /// A peer with its options at their defaults, but for these.
-    async fn peer(&self, host: &Host, name: &str, args: &[&str]) -> Process {
+    pub(super) async fn peer(&self, host: &Host, name: &str, args: &[&str]) -> Process {
         let dir = self.path(name);
         host.daemon("peer-svc", &[&["--dir", &dir], args].concat(), &self.logs()).await.0
     }
 
-    async fn cli(&self, host: &Host, args: &[&str]) -> Run {
+    pub(super) async fn cli(&self, host: &Host, args: &[&str]) -> Run {
         host.cli(args, &self.logs()).ended().await
     }
 }

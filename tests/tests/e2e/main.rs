@@ -13,6 +13,7 @@ mod elsewhere;
 mod exits;
 mod full_disk;
 mod health;
+mod links;
 mod listeners;
 mod many;
 mod names;
