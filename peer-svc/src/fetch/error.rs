@@ -111,3 +111,23 @@ impl FetchError {
         Self::Offence(Offence::Stalled, format!("{bytes} bytes in {} s", pace::RECEIVING.window.as_secs()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use drizzle_proto::{Address, Labels};
+
+    use super::*;
+
+    #[test]
+    fn aborted_means_another_peer_before_the_first_byte_and_a_lost_slot_after_it() {
+        let [own, meant, answers] = [1, 2, 3].map(|n| PeerId::from_bytes([n; 16]));
+        let holder = PeerInfo::new(meant, Address::new("h:1").unwrap(), Labels::default());
+        let mut status = Status::aborted("x");
+        status.metadata_mut().insert(PEER_ID_TRAILER, answers.to_string().parse().unwrap());
+        assert!(matches!(FetchError::begun(&status, &holder, own), FetchError::Offence(Offence::OtherPeer, _)));
+        assert!(matches!(FetchError::begun(&status, &holder, answers), FetchError::Offence(Offence::OwnAddress, _)));
+        assert_eq!(FetchError::in_stream(&Status::aborted("x")), FetchError::Busy);
+        let refused = FetchError::begun(&Status::aborted("x"), &holder, own);
+        assert!(matches!(refused, FetchError::Offence(Offence::Refused, _)), "{refused:?}");
+    }
+}
