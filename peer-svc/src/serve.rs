@@ -68,9 +68,9 @@ impl From<ServeError> for Status {
     fn from(error: ServeError) -> Self {
         let text = error.to_string();
         match error {
-            ServeError::Read(ReadError::UnknownFile(_)) => Status::not_found(text),
+            ServeError::Read(ReadError::UnknownFile(_) | ReadError::Gone) => Status::not_found(text),
             ServeError::Read(ReadError::NoSuchChunk { .. }) | ServeError::Offset { .. } => Status::out_of_range(text),
-            ServeError::Read(ReadError::NotHeld(_)) => Status::failed_precondition(text),
+            ServeError::Read(ReadError::NotHeld(_) | ReadError::InDoubt) => Status::failed_precondition(text),
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),
             ServeError::Read(ReadError::Io(_)) | ServeError::Panicked => Status::internal(text),
             ServeError::Busy(_) => Status::resource_exhausted(text),

@@ -40,7 +40,10 @@ use crate::{
     notices::heed,
     register::{Advertise, Membership, Outage, Standing},
     serve::{PeerService, Uploads},
-    share::Sharer,
+    share::{
+        Exclusions, Sharer, Shelf,
+        watch::{Care, keep},
+    },
     status::Monitor,
     store::{
         disk::Disk,
@@ -57,8 +60,6 @@ const STATE_DIR: &str = ".drizzle";
 const NOTICES: usize = 1024;
 /// For what was cut to notice.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-/// The log hears of long hashing this often.
-const HASHING: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +173,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         None => dir.join(STATE_DIR),
     };
     let labels = Labels::merged(&config.label)?;
+    let exclusions =
+        Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
     let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
@@ -197,6 +200,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         partials: Arc::new(partials),
         holdings: holdings.clone(),
         dir,
+        shelf: Shelf::new(exclusions, config.settle),
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
@@ -240,7 +244,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
     tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
-    tasks.spawn(share_folder(sharer.clone(), transfers.clone(), stop.clone()));
+    let care = Care { look_every: config.look_every, watch: config.watches() };
+    tasks.spawn(keep(sharer.clone(), transfers.clone(), care, stop.clone()));
 
     let backend = Arc::new(Backend {
         tracker,
@@ -294,32 +299,6 @@ async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListene
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
-}
-
-/// Shares the folder, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, stop: CancellationToken) {
-    let mut hashing = {
-        let sharer = sharer.clone();
-        tokio::task::spawn_blocking(move || sharer.share_folder(&|name| transfers.is_running(name)))
-    };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
-    loop {
-        tokio::select! {
-            done = &mut hashing => {
-                match done {
-                    Ok(Err(error)) if !stop.is_cancelled() => tracing::error!(%error, "cannot share the folder"),
-                    Err(error) if error.is_panic() => tracing::error!(%error, "internal error: sharing the folder panicked"),
-                    _ => {}
-                }
-                return;
-            }
-            _ = ticks.tick() => {
-                let at = sharer.progress.read();
-                let mib = |bytes: u64| bytes >> 20;
-                tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));
-            }
-        }
-    }
 }
 
 impl Drop for Handle {

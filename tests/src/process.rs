@@ -47,6 +47,9 @@ impl Process {
         let child = command
             .args(args)
             .env("RUST_LOG", "info")
+            // A test says itself what is shared and when, unless it is about just that.
+            .env("DRIZZLE_SETTLE", "0s")
+            .env("DRIZZLE_NO_WATCH", "true")
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).expect("a log file can be made"))
             .stderr(File::create(&stderr).expect("a log file can be made"))

@@ -7,6 +7,7 @@
 //! | [`pace`] | when a stream has stalled or drips, on either end |
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
+//! | [`folder`] | what becomes of a file in the shared folder, and when it is looked at |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`retry`] | when to try again |
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment, whichever"))]
 
 pub mod announce;
+pub mod folder;
 pub mod holder_view;
 pub mod lease;
 pub mod pace;

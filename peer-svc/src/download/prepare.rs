@@ -168,6 +168,7 @@ mod tests {
             partials: Arc::new(partials),
             holdings: Arc::default(),
             dir: folder.to_owned(),
+            shelf: crate::share::Shelf::new(crate::share::Exclusions::new(&[]).unwrap(), std::time::Duration::ZERO),
             progress: HashProgress::default(),
             stop: CancellationToken::new(),
         };

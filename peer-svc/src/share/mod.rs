@@ -2,15 +2,19 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`find`] | what a person asked to share |
 //! | [`scan`] | which files there are, and what they are called |
 //! | [`folder`] | the daemon's own folder: what is recorded against what is there |
+//! | [`watch`] | when the files are looked at, and the new ones hashed |
 //!
 //! A file that was hashed before and has the same size and modification time is not read again. Names come from
 //! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
 //! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds. Calls block.
 
+mod find;
 mod folder;
 mod scan;
+pub(crate) mod watch;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,7 +22,10 @@ use drizzle_proto::{FileInfo, FileName};
 use rayon::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use self::scan::Found;
+pub(crate) use self::{
+    folder::{Busy, Shelf, ShelfState},
+    scan::{Exclusions, Found, Scanned},
+};
 use crate::{
     holdings::{Backing, Holdings, Refusal},
     store::{
@@ -68,6 +75,8 @@ pub(crate) struct Sharer {
     pub(crate) holdings: Arc<Holdings>,
     /// The daemon's folder, absolute.
     pub(crate) dir: PathBuf,
+    /// What is recorded and looked at.
+    pub(crate) shelf: Shelf,
     /// How far hashing the folder is.
     pub(crate) progress: HashProgress,
     /// Set when the daemon stops.
@@ -93,6 +102,7 @@ impl Sharer {
         }
         drop(turn);
         for (name, record) in files {
+            self.shelf.recorded(&name, &record);
             self.hold(name, record);
         }
         Ok(())
@@ -123,28 +133,30 @@ impl Sharer {
             });
             let (group, later) = rest.split_at(group.count());
             rest = later;
-            let hashed: Vec<(FileName, Result<ShareRecord, HashError>)> = group
+            let hashed: Vec<Result<ShareRecord, HashError>> = group
                 .par_iter()
                 .map(|file| {
                     let result = hash_file(&file.path, chunk_size, progress, &self.stop);
                     progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
-                    let record = result.map(|(manifest, stamp)| ShareRecord {
-                        path: file.path.clone(),
-                        stamp,
-                        manifest,
-                        shared: true,
-                    });
-                    (file.name.clone(), record)
+                    let (manifest, stamp) = result?;
+                    Ok(ShareRecord { path: file.path.clone(), stamp, manifest, shared: true })
                 })
                 .collect();
             let mut finished = Vec::new();
-            for (name, record) in hashed {
-                let result = record.map(|record| {
-                    let info = record.manifest.describe(name.clone());
-                    finished.push((name.clone(), record));
-                    info
-                });
-                results.push((name, result.map_err(ShareError::from)));
+            for (Found { name, .. }, record) in group.iter().zip(hashed) {
+                let result = match record {
+                    Ok(record) => {
+                        let before = self.journal.share(name)?;
+                        if let Some(before) = before.filter(|before| before.manifest.id() != record.manifest.id()) {
+                            self.holdings.has_changed(before.manifest.id());
+                        }
+                        let info = record.manifest.describe(name.clone());
+                        finished.push((name.clone(), record));
+                        Ok(info)
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                results.push((name.clone(), result));
             }
             self.offer(finished, is_downloading)?;
         }
@@ -178,13 +190,12 @@ impl Sharer {
     /// Stops offering a file, now and after a restart. The file stays; an unfinished download is deleted.
     /// Returns what was held. The tracker is not told.
     pub(crate) fn unshare(&self, name: &FileName) -> Result<Option<FileInfo>, JournalError> {
-        let Some(held) = self.holdings.remove(name, false) else { return Ok(None) };
+        let Some(held) = self.holdings.remove(name, false) else { return self.unshare_missing(name) };
         let info = held.manifest.describe(name.clone());
         match held.backing {
             Backing::Shared { path, stamp } => {
                 let record = ShareRecord { path, stamp, manifest: held.manifest, shared: false };
-                // An unfinished download of another content under this name is its own affair.
-                self.journal.put_shares(&[(name.clone(), record)], &|_| true)?;
+                self.withdraw(name, record)?;
             }
             Backing::Partial(partial) => {
                 self.journal.forget_partial(name)?;
@@ -194,6 +205,21 @@ impl Sharer {
             }
         }
         Ok(Some(info))
+    }
+
+    /// What is away now is not offered when it is back.
+    fn unshare_missing(&self, name: &FileName) -> Result<Option<FileInfo>, JournalError> {
+        let Some(record) = self.journal.share(name)?.filter(|record| record.shared) else { return Ok(None) };
+        let info = record.manifest.describe(name.clone());
+        self.withdraw(name, ShareRecord { shared: false, ..record })?;
+        Ok(Some(info))
+    }
+
+    fn withdraw(&self, name: &FileName, record: ShareRecord) -> Result<(), JournalError> {
+        self.shelf.recorded(name, &record);
+        // An unfinished download of another content under this name is its own affair.
+        self.journal.put_shares(&[(name.clone(), record)], &|_| true)?;
+        Ok(())
     }
 }
 
