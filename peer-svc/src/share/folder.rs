@@ -334,6 +334,7 @@ impl Sharer {
     /// these paths.
     pub(crate) fn look_for_new(&self, only: Option<BTreeSet<PathBuf>>, busy: &Busy<'_>) -> Vec<Found> {
         let is_whole = only.is_none();
+        let named = only.clone().unwrap_or_default();
         let Scanned { found, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
         for error in failed {
             tracing::warn!(%error, "not shared");
@@ -350,6 +351,9 @@ impl Sharer {
             !state.paths.contains_key(&file.path)
                 && state.known.get(&file.name).is_none_or(|known| !known.shared || known.is_missed())
         };
+        // What is gone is not waited for any more.
+        let seen: BTreeSet<&Path> = found.iter().map(|file| file.path.as_path()).collect();
+        named.iter().filter(|path| !seen.contains(path.as_path())).for_each(|path| state.settling.forget(path));
         let mut fresh = Vec::new();
         for file in found {
             if (busy.name)(&file.name) || (busy.path)(&file.path) || !is_new(&state, &file) {

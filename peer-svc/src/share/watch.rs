@@ -25,6 +25,8 @@ use crate::transfers::Transfers;
 const HASHING: Duration = Duration::from_secs(5);
 /// Files that are quiet are gathered for this long.
 const GATHER: Duration = Duration::from_millis(200);
+/// Without anything to wait for.
+const IDLE: Duration = Duration::from_secs(3600);
 /// A look at the whole folder takes at most this share of the time.
 const SHARE: u32 = 50;
 
@@ -68,7 +70,7 @@ pub(crate) async fn keep(sharer: Arc<Sharer>, transfers: Arc<Transfers>, care: C
                 () = tokio::time::sleep(GATHER) => continue,
             }
         }
-        let settling = settling.unwrap_or(next_folder);
+        let settling = settling.unwrap_or_else(|| Instant::now() + IDLE);
         tokio::select! {
             () = stop.cancelled() => return,
             done = ended(&mut keeper.hashing) => {
