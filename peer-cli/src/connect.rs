@@ -3,7 +3,11 @@
 
 use std::{error::Error, time::Duration};
 
-use drizzle_proto::{Address, net::transport::Transport, wire::control_client::ControlClient};
+use drizzle_proto::{
+    Address,
+    net::{innermost, transport::Transport},
+    wire::control_client::ControlClient,
+};
 use tonic::{Response, Status, transport::Channel};
 
 use crate::exit::{Exit, Failure};
@@ -59,12 +63,4 @@ impl Daemon {
         Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.address))
             .hint("Start `peer-svc` again, then run the same command: verified chunks are kept.")
     }
-}
-
-/// The last link of the chain says what happened; those above it only where.
-fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error
 }

@@ -6,7 +6,7 @@ use std::{fmt, io};
 use drizzle_proto::wire::{self, Offence, download_failed::Kind};
 use tonic::{Code, Status};
 
-use crate::format::{clean, ranges};
+use crate::format::{chunks, clean};
 
 /// The exit codes, for `--help`.
 pub(crate) const HELP: &str = "\
@@ -102,8 +102,8 @@ impl Failure {
     pub(crate) fn from_status(status: &Status) -> Self {
         let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
         Self::new(status.code().into(), reason)
+            // Of a destination that is taken the daemon itself says what to do.
             .hint_if(Exit::Unreachable, "`peer-cli status` shows which tracker the daemon uses.")
-            .hint_if(Exit::DestinationExists, "Move it away, or choose another place with -o.")
     }
 
     /// How a download ended badly.
@@ -161,7 +161,7 @@ impl fmt::Display for Failure {
         // After an interruption missing chunks are no news.
         let interrupted = matches!(self.exit, Exit::Interrupted | Exit::Terminated);
         if !interrupted && !self.chunks.ranges.is_empty() {
-            writeln!(f, "  missing chunks {}", ranges(&self.chunks))?;
+            writeln!(f, "  missing: {}", chunks(&self.chunks))?;
         }
         for blame in &self.blamed {
             writeln!(f, "  {}", blame_line(blame))?;
@@ -175,11 +175,8 @@ impl fmt::Display for Failure {
 
 /// `HOST:PORT: wrong bytes (chunks 3,7-9)`.
 pub(crate) fn blame_line(blame: &wire::Blame) -> String {
-    let chunks = blame.chunks.clone().unwrap_or_default();
-    let which = match chunks.ranges.len() {
-        0 => String::new(),
-        _ => format!(" (chunks {})", ranges(&chunks)),
-    };
+    let offended = blame.chunks.as_ref().filter(|offended| !offended.ranges.is_empty());
+    let which = offended.map_or_else(String::new, |offended| format!(" ({})", chunks(offended)));
     format!("{}: {}{which}", clean(&blame.peer), offence(blame))
 }
 
@@ -193,6 +190,8 @@ pub(crate) fn offence(blame: &wire::Blame) -> &'static str {
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
         Offence::Unreachable => "unreachable",
+        Offence::OtherPeer => "another peer answers there; set --advertise on both",
+        Offence::OwnAddress => "that is this peer's own address; set --advertise on both",
         Offence::Unspecified => "unknown offence",
     }
 }
@@ -231,8 +230,8 @@ mod tests {
         let failure = Failure::from_download("a", failed);
         assert_eq!(failure.exit, Exit::Integrity);
         let text = failure.to_string();
-        assert!(text.contains("missing chunks 3-5\n"), "{text}");
-        assert!(text.contains("h:1: wrong bytes (chunks 3)\n"), "{text}");
+        assert!(text.contains("missing: chunks 3-5\n"), "{text}");
+        assert!(text.contains("h:1: wrong bytes (chunk 3)\n"), "{text}");
         assert!(text.contains("peer-cli locations a"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
     }

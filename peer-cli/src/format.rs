@@ -53,17 +53,21 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
 /// More ranges than this tell a person nothing.
 const RANGES: usize = 20;
 
-/// `0-9,15`, cut off with `...` when it gets long.
-pub(crate) fn ranges(ranges: &wire::ChunkRanges) -> String {
+/// `chunk 3` or `chunks 0-9,15`, cut off with `...` when it gets long.
+pub(crate) fn chunks(ranges: &wire::ChunkRanges) -> String {
     let one = |range: &wire::ChunkRange| match (range.first, range.last) {
         (first, last) if first == last => first.to_string(),
         (first, last) => format!("{first}-{last}"),
     };
     let mut list: Vec<String> = ranges.ranges.iter().take(RANGES).map(one).collect();
+    let noun = match ranges.ranges[..] {
+        [range] if range.first == range.last => "chunk",
+        _ => "chunks",
+    };
     if ranges.ranges.len() > RANGES {
         list.push("...".to_owned());
     }
-    list.join(",")
+    format!("{noun} {}", list.join(","))
 }
 
 /// Every number in the ranges; at most as many as a file can have chunks.
@@ -125,8 +129,10 @@ mod tests {
     fn absurd_ranges_stay_small() {
         let all = wire::ChunkRanges { ranges: vec![wire::ChunkRange { first: 0, last: u32::MAX }] };
         assert_eq!(numbers(&all).len(), MAX_CHUNKS as usize);
-        assert_eq!(ranges(&all), "0-4294967295");
+        assert_eq!(chunks(&all), "chunks 0-4294967295");
         let many = wire::ChunkRanges { ranges: vec![wire::ChunkRange { first: 7, last: 7 }; 1000] };
-        assert_eq!(ranges(&many), format!("{}...", "7,".repeat(RANGES)));
+        assert_eq!(chunks(&many), format!("chunks {}...", "7,".repeat(RANGES)));
+        let one = wire::ChunkRanges { ranges: vec![wire::ChunkRange { first: 7, last: 7 }] };
+        assert_eq!(chunks(&one), "chunk 7");
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Progress {
     pub(crate) stored: u64,
     pub(crate) sources: Vec<Source>,
     pub(crate) rate: Rate,
+    /// Of the stored bytes, those that are still to be read again and checked.
+    pub(crate) unchecked: u64,
     /// Why nothing can be requested, while that is so.
     pub(crate) waiting: Option<String>,
     moving: bool,
@@ -75,7 +77,16 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(name: String) -> Self {
-        Self { name, total: 0, stored: 0, sources: Vec::new(), rate: Rate::default(), waiting: None, moving: false }
+        Self {
+            name,
+            total: 0,
+            stored: 0,
+            sources: Vec::new(),
+            rate: Rate::default(),
+            unchecked: 0,
+            waiting: None,
+            moving: false,
+        }
     }
 
     /// Takes in what the daemon tells.
@@ -85,6 +96,7 @@ impl Progress {
             Event::Started(started) => {
                 self.total = started.bytes_wanted;
                 self.stored = started.bytes_resumed;
+                self.waiting = None;
             }
             Event::Progress(progress) => self.advance(progress),
             Event::Chunk(chunk) if chunk.step() == wire::chunk_event::Step::Stored => self.waiting = None,
@@ -98,6 +110,7 @@ impl Progress {
             self.waiting = None;
         }
         self.stored = progress.bytes_stored;
+        self.unchecked = progress.bytes_unchecked();
         self.moving = true;
         let mut known: HashMap<String, Rate> =
             self.sources.drain(..).map(|source| (source.peer, source.rate)).collect();
@@ -129,6 +142,12 @@ impl Progress {
     pub(crate) fn percent(&self) -> u8 {
         let percent = u128::from(self.stored.min(self.total)) * 100 / u128::from(self.total.max(1));
         if self.total == 0 { 100 } else { u8::try_from(percent).unwrap_or(100) }
+    }
+
+    /// Bytes that are checked and bytes to check in all, while that alone is left to be done.
+    pub(crate) fn checking(&self) -> Option<(u64, u64)> {
+        (self.unchecked > 0 && self.stored >= self.total)
+            .then(|| (self.total.saturating_sub(self.unchecked), self.total))
     }
 
     /// `None` while the rate is unknown or 0.
@@ -205,7 +224,7 @@ mod tests {
             let mut progress = Progress::new("a".into());
             progress.apply(&Event::Started(wire::DownloadStarted { bytes_wanted: total, bytes_resumed: stored, file: None }));
             for (at, bytes_stored) in [(0, stored), (millis, later)] {
-                progress.apply(&Event::Progress(wire::DownloadProgress { bytes_stored, sources: vec![], bytes_recorded: 0 }));
+                progress.apply(&Event::Progress(wire::DownloadProgress { bytes_stored, ..Default::default() }));
                 progress.observe(start + Duration::from_millis(at));
             }
             prop_assert!(progress.percent() <= 100);

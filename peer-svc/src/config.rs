@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use drizzle_engine::slots::Slots;
 use drizzle_proto::{Address, Labels, net::shell::LogFormat};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
@@ -28,6 +29,9 @@ pub enum Command {
         /// HOST:PORT of its control service
         #[arg(long, env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
         address: Address,
+        /// Ask whether it is ready instead: whether it holds a lease with the tracker
+        #[arg(long)]
+        ready: bool,
     },
 }
 
@@ -38,8 +42,8 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_TRACKER", value_parser = Address::from_url)]
     pub tracker: Address,
 
-    /// Where other peers fetch chunks; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7401")]
+    /// Where other peers fetch chunks; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401")]
     pub listen: SocketAddr,
 
     /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
@@ -75,7 +79,8 @@ pub struct Config {
     #[arg(long, env = "DRIZZLE_NO_WATCH", value_parser = clap::builder::BoolishValueParser::new())]
     pub no_watch: bool,
 
-    /// Address told to other peers [default: the local address that routes to the tracker, with the real port]
+    /// Address told to other peers [default: the local address that routes to the tracker and is listened on, with the
+    /// real port]
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
     pub advertise: Option<Address>,
 
@@ -83,7 +88,8 @@ pub struct Config {
     #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL")]
     pub label: Vec<Labels>,
 
-    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere
+    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere. More are sent while receivers are
+    /// slower than this peer's uplink, and to a peer that would wait for one which has all slots
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub upload_slots: u16,
 
@@ -105,6 +111,11 @@ impl Config {
     /// Whether new files of the folder are shared as they appear.
     pub fn watches(&self) -> bool {
         self.watch || !self.no_watch
+    }
+
+    /// Chunks that are sent at once at the very most, each by a thread.
+    pub fn most_uploads(&self) -> usize {
+        Slots::most(self.upload_slots.into())
     }
 }
 

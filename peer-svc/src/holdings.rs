@@ -16,7 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fs::File,
+    fs::{File, Metadata},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,6 +30,7 @@ use drizzle_proto::{
 use tokio::sync::{Notify, watch};
 
 use crate::store::{
+    calls::Calls,
     read::open_unchanged,
     stamp::Stamp,
     write::{PartialFile, StoredChunk},
@@ -111,12 +112,20 @@ pub(crate) enum Lost {
 }
 
 impl Lost {
-    /// What became of a file that is not the one that was hashed. Blocks on a file system look-up.
-    pub(crate) fn of(path: &Path, hashed: Stamp) -> Self {
-        match path.metadata() {
-            Err(_) => Self::Gone,
-            Ok(now) if !now.is_file() || now.len() != hashed.size => Self::Changed,
-            Ok(_) => Self::InDoubt,
+    /// What became of a file that is not the one that was hashed. Fails if its disk hangs.
+    pub(crate) fn of(calls: &Calls, path: &Path, hashed: Stamp) -> io::Result<Self> {
+        match calls.run(path, || path.metadata()) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+            now => Ok(Self::seen(now.ok().as_ref(), hashed)),
+        }
+    }
+
+    /// What this look at it says.
+    pub(crate) fn seen(now: Option<&Metadata>, hashed: Stamp) -> Self {
+        match now {
+            None => Self::Gone,
+            Some(now) if !now.is_file() || now.len() != hashed.size => Self::Changed,
+            Some(_) => Self::InDoubt,
         }
     }
 
@@ -134,6 +143,8 @@ impl Lost {
 pub(crate) struct Readable {
     /// The data file.
     pub(crate) file: Arc<File>,
+    /// Where it is, if that is not this peer's own state folder.
+    pub(crate) path: Option<PathBuf>,
     /// Where the chunk begins in it, in bytes.
     pub(crate) offset: u64,
     /// Bytes of the chunk.
@@ -206,6 +217,8 @@ pub(crate) struct Holdings {
     has_news: Notify,
     has_doubts: Notify,
     registrations: watch::Sender<u64>,
+    /// Calls on shared files, which may lie on disks that hang.
+    calls: Calls,
 }
 
 impl Default for Holdings {
@@ -215,6 +228,7 @@ impl Default for Holdings {
             has_news: Notify::new(),
             has_doubts: Notify::new(),
             registrations: watch::Sender::new(0),
+            calls: Calls::default(),
         }
     }
 }
@@ -223,6 +237,11 @@ impl Holdings {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change below is complete before anything can panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls on shared files.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// Holds a complete file, replacing what was held under the name.
@@ -339,13 +358,14 @@ impl Holdings {
     pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
         loop {
             let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
-            let readable = |file| Readable { file, offset: layout.offset(index), len: layout.chunk_len(index) };
+            let readable =
+                |file| Readable { file, path: None, offset: layout.offset(index), len: layout.chunk_len(index) };
             match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file())),
-                Backing::Shared { path, stamp } => match open_unchanged(&path, stamp)? {
-                    Some(file) => return Ok(readable(Arc::new(file))),
+                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
+                Backing::Shared { path, stamp } => match open_unchanged(&self.calls, &path, stamp)? {
+                    Some(file) => return Ok(Readable { path: Some(path), ..readable(Arc::new(file)) }),
                     // The same content may be here under another name; each round drops one.
-                    None => self.lost_while_served(&name, id, stamp, Lost::of(&path, stamp)),
+                    None => self.lost_while_served(&name, id, stamp, Lost::of(&self.calls, &path, stamp)?),
                 },
             }
         }

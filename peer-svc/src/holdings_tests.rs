@@ -147,7 +147,8 @@ fn chunks_that_were_taken_back_are_not_served() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = manifest(1 << 14);
     let path = folder.path().join("p");
-    let partial = PartialFile::open(&path, manifest.clone(), false, Disk::default()).unwrap();
+    let partial = PartialFile::at(&path, manifest.clone(), Disk::default());
+    partial.make().unwrap();
     let holdings = Holdings::default();
     let count = manifest.layout().chunk_count();
     holdings.insert_partial(name(), Arc::new(partial), ChunkSet::full(count));

@@ -25,24 +25,34 @@
 //! | `download` | one download: drives the way from locate to assemble |
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
+//! | `readiness` | whether there is a lease, for health checks |
+//! | `identity` | which peer this is: its id, and what tells this run from others |
+//! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
+//! | `lanes` | threads for work that blocks, apart by what it is |
+//! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
 
+mod advertise;
 mod config;
 mod control;
 mod download;
 mod fetch;
 mod holdings;
+mod identity;
+mod lanes;
 mod locate;
 mod notices;
+mod readiness;
 mod register;
 mod serve;
 mod server;
 mod share;
+mod shortage;
 mod status;
 mod store;
 mod transfers;

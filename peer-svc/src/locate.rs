@@ -18,28 +18,38 @@ use drizzle_proto::{
     wire,
 };
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tonic::Code;
 
-/// Watches a file until the receiver is gone or the file is withdrawn. `own` is left out.
+/// Watches a file until the receiver is gone or the file is withdrawn. `own` is left out; when it changes, the peer
+/// that it was is a holder like any other.
 pub(crate) async fn watch(
     mut tracker: TrackerClient,
     name: FileName,
     id: FileId,
-    own: PeerId,
+    mut own: watch::Receiver<PeerId>,
     seed: u64,
     out: mpsc::Sender<Located>,
 ) {
     let (mut backoff, mut rng) = (Backoff::new(retry::TRACKER), StdRng::seed_from_u64(seed));
-    let mut view = HolderView::new(own);
+    let mut view = HolderView::new(*own.borrow_and_update());
     let mut told_away = false;
     loop {
-        match follow(&mut tracker, &name, id, &mut view, &mut backoff, &out).await {
+        match follow(&mut tracker, &name, id, &mut own, &mut view, &mut backoff, &out).await {
             Ended::ReceiverGone => return,
             Ended::Withdrawn(withdrawal) => {
                 let _ = out.send(Located::Withdrawn(withdrawal)).await;
                 return;
+            }
+            Ended::Renamed => {
+                let now = *own.borrow_and_update();
+                if let Some(change) = view.renamed(now)
+                    && out.send(Located::Change(change)).await.is_err()
+                {
+                    return;
+                }
+                continue;
             }
             Ended::Lost(error) => {
                 if !std::mem::replace(&mut told_away, true) {
@@ -65,12 +75,15 @@ enum Ended {
     ReceiverGone,
     Withdrawn(Withdrawal),
     Lost(ClientError),
+    /// This peer has another id now: the watch begins anew, because it left out another holder so far.
+    Renamed,
 }
 
 async fn follow(
     tracker: &mut TrackerClient,
     name: &FileName,
     id: FileId,
+    own: &mut watch::Receiver<PeerId>,
     view: &mut HolderView,
     backoff: &mut Backoff,
     out: &mpsc::Sender<Located>,
@@ -97,6 +110,7 @@ async fn follow(
     loop {
         let message = tokio::select! {
             () = out.closed() => return Ended::ReceiverGone,
+            Ok(()) = own.changed() => return Ended::Renamed,
             () = tokio::time::sleep_until(view.next_expiry(Instant::now()).into()) => {
                 HolderChanges { changes: Vec::new(), reset: false, synced: false }
             }

@@ -10,15 +10,19 @@ use peer_svc::{Cli, Command, bind};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Threads for blocking work other than uploads, which take one for each slot.
-const OTHER_BLOCKING_THREADS: usize = 32;
+/// Threads for short work that blocks and for looking up names; what is long has threads of its own.
+const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let slots = cli.serve.as_ref().map_or(0, |config| usize::from(config.upload_slots));
-    shell::run("peer-svc", slots + OTHER_BLOCKING_THREADS, async {
+    shell::run("peer-svc", BLOCKING_THREADS, async {
         match (cli.command, cli.serve) {
-            (Some(Command::Healthcheck { address }), _) => Ok(health::check(&Transport::plaintext(), &address).await?),
+            (Some(Command::Healthcheck { address, ready: false }), _) => {
+                Ok(health::check(&Transport::plaintext(), &address.asked_locally()).await?)
+            }
+            (Some(Command::Healthcheck { address, ready: true }), _) => {
+                Ok(health::check_ready(&Transport::plaintext(), &address.asked_locally()).await?)
+            }
             (None, Some(config)) => shell::serve(config.log_format, bind(config)).await,
             (None, None) => Err("--tracker and --dir are missing; see --help".into()),
         }

@@ -9,7 +9,7 @@ use std::{
 use drizzle_proto::FileId;
 use tokio::sync::mpsc;
 
-use crate::{holdings::Refusal, register::Notice, share::Sharer, transfers::Transfers};
+use crate::{holdings::Refusal, lanes::Lanes, register::Notice, share::Sharer, transfers::Transfers};
 
 /// Pairs of contents that are remembered to differ.
 const DIFFER: usize = 4096;
@@ -39,7 +39,12 @@ impl Differ {
 }
 
 /// Runs until the membership is gone.
-pub(crate) async fn heed(mut notices: mpsc::Receiver<Notice>, sharer: Arc<Sharer>, transfers: Arc<Transfers>) {
+pub(crate) async fn heed(
+    mut notices: mpsc::Receiver<Notice>,
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+) {
     let mut differ = Differ::default();
     while let Some(notice) = notices.recv().await {
         if let Notice::Refused(refusal @ Refusal { ours, registered: Some(registered), .. }) = &notice
@@ -49,12 +54,13 @@ pub(crate) async fn heed(mut notices: mpsc::Receiver<Notice>, sharer: Arc<Sharer
             continue;
         }
         let (sharer, transfers) = (sharer.clone(), transfers.clone());
-        let heeded = tokio::task::spawn_blocking(move || match notice {
+        let heeded = lanes.hashing.run(move || match notice {
             Notice::Refused(refusal) => refused(&sharer, &transfers, &refusal),
             Notice::Released(file) => released(&sharer, &transfers, &file),
         });
-        if let Err(error) = heeded.await {
-            tracing::error!(%error, "internal error: looking into the tracker's answer failed");
+        if heeded.await.is_err_and(|error| error.is_panic()) {
+            // The panic itself is in the log already. The next answer of the tracker may be looked into all the same.
+            tracing::error!("internal error: looking into an answer of the tracker panicked; it has no effect here");
         }
     }
 }

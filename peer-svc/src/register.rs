@@ -7,16 +7,15 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
-    Address, FileInfo, FileName, Labels, PeerId, PeerInfo,
+    Address, FileInfo, FileName, Labels, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
-    client::{ClientError, TrackerClient},
+    client::{ClientError, Renewal, TrackerClient},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -26,7 +25,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::holdings::{Holdings, Refusal, Registration};
+use crate::{
+    advertise::{Advertise, AdvertiseError, Told},
+    holdings::{Holdings, Refusal, Registration},
+    identity::Identity,
+    store::journal::JournalError,
+};
 
 /// Without a tracker for this long, a share is reported as pending.
 const AWAY: Duration = Duration::from_secs(3);
@@ -46,47 +50,6 @@ pub(crate) enum Notice {
     Released(FileInfo),
 }
 
-/// How to be reached.
-#[derive(Debug, Clone)]
-pub(crate) enum Advertise {
-    /// As told with `--advertise`.
-    Fixed(Address),
-    /// The local address that routes to the tracker, with this port.
-    Routed {
-        /// The tracker.
-        tracker: Address,
-        /// The port that is listened on.
-        port: u16,
-    },
-}
-
-impl Advertise {
-    /// The address to tell other peers. Resolved anew each time: a laptop moves, a container gets its network late.
-    pub(crate) async fn address(&self) -> std::io::Result<Address> {
-        match self {
-            Self::Fixed(address) => Ok(address.clone()),
-            Self::Routed { tracker, port } => {
-                let mut error = std::io::Error::other(format!("{tracker} has no address"));
-                for remote in tokio::net::lookup_host(tracker.as_str()).await? {
-                    match local_address_towards(remote) {
-                        Ok(ip) => return Ok(SocketAddr::new(ip, *port).into()),
-                        Err(why) => error = why,
-                    }
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Connecting a UDP socket sends nothing; it only asks the routing table.
-fn local_address_towards(remote: SocketAddr) -> std::io::Result<IpAddr> {
-    let any: SocketAddr = if remote.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(remote)?;
-    Ok(socket.local_addr()?.ip())
-}
-
 /// What others may ask about the membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -94,6 +57,28 @@ pub(crate) struct Standing {
     pub(crate) lease: Option<u64>,
     /// The address told last.
     pub(crate) advertised: Option<Address>,
+    /// What a person should look into.
+    pub(crate) concerns: Concerns,
+}
+
+/// What may keep this peer or others from what they want, each in a sentence for a person.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Concerns {
+    /// Another process has this peer's id, and it is not clear whether it lives.
+    contested: Option<String>,
+    /// This daemon was started with a copy of another peer's state, and has another id now.
+    copied: Option<String>,
+    /// Others may not reach the address told to them.
+    doubt: Option<String>,
+    /// What the tracker said: another peer tells the same address.
+    warned: Option<String>,
+}
+
+impl Concerns {
+    /// All of them.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
+        [&self.contested, &self.copied, &self.doubt, &self.warned].into_iter().flatten()
+    }
 }
 
 /// The membership task.
@@ -102,7 +87,7 @@ pub(crate) struct Membership {
     pub(crate) tracker: TrackerClient,
     /// For messages.
     pub(crate) tracker_address: Address,
-    pub(crate) peer: PeerId,
+    pub(crate) identity: Identity,
     pub(crate) labels: Labels,
     pub(crate) advertise: Advertise,
     pub(crate) holdings: Arc<Holdings>,
@@ -113,6 +98,10 @@ pub(crate) struct Membership {
     /// For the jitter of pauses.
     pub(crate) seed: u64,
     pub(crate) outage: Outage,
+    /// A look at this machine's addresses is under way.
+    pub(crate) looking: bool,
+    /// The last lease that was held in this run.
+    pub(crate) last_lease: Option<u64>,
 }
 
 /// Says that the tracker is away once, and once that it is back.
@@ -126,6 +115,12 @@ impl Outage {
         }
     }
 
+    fn without_address(&mut self, error: &AdvertiseError) {
+        if !std::mem::replace(&mut self.0, true) {
+            tracing::warn!("not registered with the tracker, retrying: {error}");
+        }
+    }
+
     fn ends(&mut self, tracker: &Address) {
         if std::mem::take(&mut self.0) {
             tracing::info!(%tracker, "the tracker answers again");
@@ -133,11 +128,28 @@ impl Outage {
     }
 }
 
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+enum RegisterError {
+    #[error(transparent)]
+    NoAddress(#[from] AdvertiseError),
+    #[error(transparent)]
+    Tracker(#[from] ClientError),
+    /// Another process has this peer's id; it may be what this one was before a restart.
+    #[error(transparent)]
+    IdInUse(ClientError),
+    /// This daemon works on a copy of the state folder of `copied`; the new id, unless that could not be recorded.
+    #[error("{error}")]
+    Copied { error: ClientError, copied: PeerId, replaced: Result<PeerId, JournalError> },
+}
+
 /// A call that has ended.
 #[derive(Debug)]
 enum Ended {
-    Registered(Result<(Terms, Address), ClientError>),
-    Renewed(u64, Result<Vec<FileInfo>, ClientError>),
+    Registered(Result<(Terms, Told, Option<String>), RegisterError>),
+    Renewed(u64, Result<Renewal, ClientError>),
+    /// At which address this peer is reached now, looked up under this lease.
+    Looked(u64, Result<Told, AdvertiseError>),
     Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
 }
 
@@ -156,7 +168,7 @@ impl Membership {
             let now = Instant::now();
             while let Some(call) = lease.next(now) {
                 tracing::trace!(target: "drizzle::decisions", ?call, "tracker");
-                self.start(call, &mut calls);
+                self.start(call, lease.renew_within(), &mut calls);
             }
             let wake = lease.wake_at().unwrap_or(now + IDLE);
             tokio::select! {
@@ -182,15 +194,39 @@ impl Membership {
         }
     }
 
-    fn start(&self, call: Call, calls: &mut JoinSet<Ended>) {
+    fn start(&mut self, call: Call, renew_within: Duration, calls: &mut JoinSet<Ended>) {
         let mut tracker = self.tracker.clone();
         match call {
             Call::Register => {
-                let (advertise, peer, labels) = (self.advertise.clone(), self.peer, self.labels.clone());
-                calls.spawn(async move { Ended::Registered(register(tracker, advertise, peer, labels).await) });
+                let (advertise, identity, labels) =
+                    (self.advertise.clone(), self.identity.clone(), self.labels.clone());
+                let (told, last_lease) = (self.standing.borrow().advertised.clone(), self.last_lease);
+                calls.spawn(async move {
+                    let told = match advertise.address(told.as_ref()).await {
+                        Ok(told) => told,
+                        Err(error) => return Ended::Registered(Err(error.into())),
+                    };
+                    let peer = PeerInfo::new(identity.id(), told.address.clone(), labels);
+                    let claim = PeerClaim { peer, session: Some(identity.session()), last_lease };
+                    Ended::Registered(match tracker.register_peer(claim.clone()).await {
+                        Ok(lease) => Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told, lease.warning)),
+                        Err(error) if error.code() == Code::Aborted => Err(RegisterError::IdInUse(error)),
+                        Err(error) if error.code() == Code::AlreadyExists => {
+                            let copied = claim.peer.id();
+                            let replaced = tokio::task::spawn_blocking(move || identity.replace(copied)).await;
+                            Err(RegisterError::Copied { error, copied, replaced: replaced.unwrap_or_else(panicked) })
+                        }
+                        Err(error) => Err(error.into()),
+                    })
+                });
             }
             Call::Renew(id) => {
-                calls.spawn(async move { Ended::Renewed(id, tracker.renew_lease(id).await) });
+                calls.spawn(async move {
+                    let renewed = tokio::time::timeout(renew_within, tracker.renew_lease(id)).await;
+                    let late = || tonic::Status::deadline_exceeded(format!("no answer within {renew_within:?}")).into();
+                    Ended::Renewed(id, renewed.unwrap_or_else(|_| Err(late())))
+                });
+                self.look(id, calls);
             }
             Call::Announce(id) => {
                 let batch = self.holdings.take_batch();
@@ -202,27 +238,62 @@ impl Membership {
         }
     }
 
+    /// Looks whether the address that was told is still this machine's. Beside the renewal and not before it: a name
+    /// server that hangs must not cost the lease.
+    fn look(&mut self, lease: u64, calls: &mut JoinSet<Ended>) {
+        if matches!(self.advertise, Advertise::Routed(_)) && !std::mem::replace(&mut self.looking, true) {
+            let (advertise, told) = (self.advertise.clone(), self.standing.borrow().advertised.clone());
+            calls.spawn(async move { Ended::Looked(lease, advertise.address(told.as_ref()).await) });
+        }
+    }
+
     fn apply(&mut self, ended: Ended, lease: &mut Lease, unsaid: &mut VecDeque<Notice>) -> Change {
         let now = Instant::now();
         match ended {
-            Ended::Registered(Ok((terms, address))) => {
+            Ended::Registered(Ok((terms, Told { address, doubt }, warning))) => {
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
-                if matches!(self.advertise, Advertise::Routed { .. }) && address.is_loopback() {
-                    tracing::warn!(advertise = %address, "only peers on this machine can reach that address; give the right one with --advertise");
+                if let Some(doubt) = &doubt {
+                    tracing::warn!(advertise = %address, "{doubt}");
                 }
-                self.standing.send_modify(|standing| standing.advertised = Some(address));
+                self.last_lease = Some(terms.id);
+                self.standing.send_modify(|standing| {
+                    standing.concerns.contested = None;
+                    standing.concerns.doubt = doubt;
+                    standing.advertised = Some(address);
+                });
+                self.heed_warning(warning);
                 self.holdings.announce_everything();
                 lease.registered(terms, now)
             }
             Ended::Registered(Err(error)) => {
-                self.outage.begins(&self.tracker_address, &error);
+                self.not_registered(error);
                 lease.register_failed(now)
             }
             Ended::Renewed(id, result) => {
                 let answer = self.answer(&result);
-                unsaid.extend(result.into_iter().flatten().map(Notice::Released));
+                if let Ok(Renewal { released, warning }) = result {
+                    unsaid.extend(released.into_iter().map(Notice::Released));
+                    self.heed_warning(warning);
+                }
                 lease.renewed(id, answer, now)
+            }
+            Ended::Looked(id, looked) => {
+                self.looking = false;
+                let told = self.standing.borrow().advertised.clone();
+                match looked {
+                    Ok(now_at) if told.as_ref() != Some(&now_at.address) => {
+                        let change = lease.moved(id, now);
+                        if change == Change::Moved {
+                            let before = told.as_ref().map(Address::as_str);
+                            tracing::warn!(before, now = %now_at.address, "this machine's address changed: registering with the tracker again");
+                            self.tracker.reconnect();
+                        }
+                        change
+                    }
+                    // In no network for a moment, or no name server: the old address may come back.
+                    _ => Change::Nothing,
+                }
             }
             Ended::Announced(id, batch, result) => {
                 let mut answer = self.answer(&result);
@@ -241,6 +312,56 @@ impl Membership {
                 lease.announced(id, answer, now)
             }
         }
+    }
+
+    /// Says why there is no lease, and keeps for the status what a person should know of it.
+    fn not_registered(&mut self, error: RegisterError) {
+        match error {
+            RegisterError::NoAddress(error) => {
+                self.outage.without_address(&error);
+                self.standing.send_modify(|standing| standing.concerns.doubt = Some(error.to_string()));
+            }
+            RegisterError::Tracker(error) => self.outage.begins(&self.tracker_address, &error),
+            RegisterError::IdInUse(error) => {
+                let text = format!("not registered with the tracker, waiting: {error}");
+                self.standing.send_modify(|standing| {
+                    if standing.concerns.contested.replace(text.clone()).as_ref() != Some(&text) {
+                        tracing::warn!("{text}");
+                    }
+                });
+            }
+            RegisterError::Copied { error, copied, replaced: Ok(id) } => {
+                tracing::error!(old = %copied, new = %id, "{error}; it takes a new id, and the other peer is left alone");
+                let text = format!(
+                    "this peer was started with a copy of the state folder of peer {copied} and took the new id {id}; leave the state folder out of machine images"
+                );
+                self.last_lease = None;
+                self.standing.send_modify(|standing| {
+                    standing.concerns.contested = None;
+                    standing.concerns.copied = Some(text);
+                });
+            }
+            RegisterError::Copied { error, replaced: Err(journal), .. } => {
+                let text = format!("{error}, which cannot be recorded: {journal}");
+                tracing::error!("{text}");
+                self.standing.send_modify(|standing| standing.concerns.contested = Some(text));
+            }
+        }
+    }
+
+    /// What the tracker wants a person to look into: told once, and once that it is over.
+    fn heed_warning(&self, warning: Option<String>) {
+        self.standing.send_if_modified(|standing| {
+            let known = &mut standing.concerns.warned;
+            let news = *known != warning;
+            match (&known, &warning) {
+                (_, Some(warning)) if news => tracing::warn!("the tracker warns: {warning}"),
+                (Some(over), None) => tracing::info!("no longer so: {over}"),
+                _ => {}
+            }
+            *known = warning.clone();
+            news
+        });
     }
 
     fn answer<T>(&mut self, result: &Result<T, ClientError>) -> Answer {
@@ -262,7 +383,7 @@ impl Membership {
                 self.outage.ends(tracker);
                 Some(id)
             }
-            Change::Away => None,
+            Change::Away | Change::Moved => None,
             Change::Lost => {
                 tracing::info!(%tracker, "the lease has ended");
                 None
@@ -272,20 +393,8 @@ impl Membership {
     }
 }
 
-fn panicked(error: JoinError) -> Ended {
+fn panicked<T>(error: JoinError) -> T {
     std::panic::resume_unwind(error.into_panic())
-}
-
-async fn register(
-    mut tracker: TrackerClient,
-    advertise: Advertise,
-    peer: PeerId,
-    labels: Labels,
-) -> Result<(Terms, Address), ClientError> {
-    let address = advertise.address().await;
-    let address = address.map_err(|error| tonic::Status::unavailable(format!("no route to the tracker: {error}")))?;
-    let lease = tracker.register_peer(&PeerInfo::new(peer, address.clone(), labels)).await?;
-    Ok((Terms { id: lease.id, renew_every: lease.renew_every }, address))
 }
 
 /// Waits for registrations, for as long as there is hope.
@@ -320,16 +429,5 @@ impl Patience {
                 () = tokio::time::sleep_until(self.heard + patience) => return Registration::Pending,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_routed_address_is_the_one_towards_the_tracker() {
-        let advertise = Advertise::Routed { tracker: Address::new("127.0.0.3:7400").unwrap(), port: 99 };
-        assert_eq!(advertise.address().await.unwrap().as_str(), "127.0.0.1:99");
     }
 }

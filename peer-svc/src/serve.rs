@@ -7,7 +7,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -16,17 +16,25 @@ use std::{
 
 use bytes::Bytes;
 use drizzle_engine::{
+    calls::LATE,
     pace::{self, Pace, Verdict},
     slots::{Answer, Grant, Requester, Slots},
 };
-use drizzle_proto::{FileId, PeerId, WireError, convert, limits::MESSAGE_SIZE, wire};
-use tokio::{runtime::Handle, sync::mpsc, task::JoinError};
+use drizzle_proto::{FileId, PeerId, WireError, client::PEER_ID_TRAILER, convert, limits::MESSAGE_SIZE, wire};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
     holdings::{Holdings, ReadError, Readable},
-    store::read::read_exact,
+    identity::Identity,
+    lanes::Lanes,
+    shortage::Shortage,
+    store::{calls::Calls, read::read_exact},
 };
 
 /// Messages read ahead of the transport.
@@ -49,6 +57,17 @@ pub(crate) enum ServeError {
     /// No slot is free for this requester.
     #[error("all {0} upload slots are taken, or kept for a peer that waits; ask another holder, or again shortly")]
     Busy(usize),
+    /// Opening it takes too long.
+    #[error("the disk or network mount of the file does not answer")]
+    Hangs,
+    /// The requester means another peer, which tells this one's address.
+    #[error("this is peer {own}, and not peer {meant}, which tells the same address: set --advertise on both")]
+    OtherPeer {
+        /// This peer.
+        own: PeerId,
+        /// The peer that was asked for.
+        meant: PeerId,
+    },
     /// The daemon stops.
     #[error("the peer is shutting down")]
     Stopping,
@@ -72,21 +91,75 @@ impl From<ServeError> for Status {
             ServeError::Read(ReadError::NoSuchChunk { .. }) | ServeError::Offset { .. } => Status::out_of_range(text),
             ServeError::Read(ReadError::NotHeld(_) | ReadError::InDoubt) => Status::failed_precondition(text),
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),
-            ServeError::Read(ReadError::Io(_)) | ServeError::Panicked => Status::internal(text),
+            // As good as no slot: the caller goes elsewhere, and blames nobody.
+            ServeError::Read(ReadError::Io(error)) if is_short(&error) => Status::resource_exhausted(text),
+            ServeError::Read(ReadError::Io(_)) | ServeError::Hangs | ServeError::Panicked => Status::internal(text),
+            ServeError::OtherPeer { own, .. } => {
+                let mut status = Status::aborted(text);
+                if let Ok(own) = own.to_string().parse() {
+                    status.metadata_mut().insert(PEER_ID_TRAILER, own);
+                }
+                status
+            }
             ServeError::Busy(_) => Status::resource_exhausted(text),
             ServeError::Stopping => Status::unavailable(text),
         }
     }
 }
 
+fn is_short(error: &std::io::Error) -> bool {
+    let shortage = Shortage::of_io(error);
+    shortage.inspect(|shortage| shortage.say("serve chunks")).is_some()
+}
+
 /// Everything that is uploaded by this peer.
 #[derive(Debug)]
 pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
+    lanes: Arc<Lanes>,
     slots: Arc<Mutex<Slots>>,
     /// What is demanded of a receiver.
     limits: pace::Limits,
     sent: Arc<AtomicU64>,
+    /// Streams that may hold a slot.
+    readers: Mutex<Vec<Weak<Reader>>>,
+}
+
+/// The reading end of a stream. Reading may hang, which costs its thread, but is not to cost the slot.
+#[derive(Debug)]
+struct Reader {
+    slot: Mutex<Option<Slot>>,
+    /// Since when a read has not returned.
+    reads_since: Mutex<Option<Instant>>,
+}
+
+impl Reader {
+    /// Reads the next message.
+    fn read(&self, calls: &Calls, readable: &Readable, offset: u64, len: usize) -> std::io::Result<Bytes> {
+        let set = |since| *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        let read = || read_exact(&readable.file, offset, len);
+        set(Some(Instant::now()));
+        let message = match &readable.path {
+            Some(path) => calls.run(path, read),
+            None => read(),
+        };
+        set(None);
+        message
+    }
+
+    fn hangs(&self, now: Instant) -> bool {
+        let since = *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| now.saturating_duration_since(since) >= LATE)
+    }
+
+    /// Whether another peer was refused for want of a slot.
+    fn is_wanted(&self) -> bool {
+        self.slot().as_ref().is_some_and(Slot::is_wanted)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Slot>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a monitor may ask of the uploads.
@@ -114,10 +187,7 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
     type Error = WireError;
 
     fn try_from(request: wire::FetchChunkRequest) -> Result<Self, WireError> {
-        let requester = match request.requester.as_str() {
-            "" => None,
-            id => Some(id.parse::<PeerId>()?),
-        };
+        let requester = convert::optional_peer(&request.requester)?;
         let file = convert::file_id(&request.file_id)?;
         Ok(Self { file, chunk: request.chunk, offset: request.offset, requester })
     }
@@ -153,17 +223,29 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 
 impl Uploads {
     /// With this many slots, at least one, and these demands on each receiver.
-    pub(crate) fn new(holdings: Arc<Holdings>, slots: usize, limits: pace::Limits) -> Self {
-        Self { holdings, slots: Arc::new(Mutex::new(Slots::new(slots))), limits, sent: Arc::default() }
+    pub(crate) fn new(holdings: Arc<Holdings>, lanes: Arc<Lanes>, slots: usize, limits: pace::Limits) -> Self {
+        Self {
+            holdings,
+            lanes,
+            slots: Arc::new(Mutex::new(Slots::new(slots))),
+            limits,
+            sent: Arc::default(),
+            readers: Mutex::default(),
+        }
     }
 
     /// How many slots there are and are taken, and what was sent.
     pub(crate) fn counts(&self) -> UploadCounts {
         let slots = lock(&self.slots);
-        UploadCounts { slots: slots.count(), taken: slots.taken(), sent: self.sent.load(Ordering::Relaxed) }
+        UploadCounts {
+            slots: slots.count().max(slots.taken()),
+            taken: slots.taken(),
+            sent: self.sent.load(Ordering::Relaxed),
+        }
     }
 
     fn take_slot(&self, requester: Requester) -> Result<Slot, ServeError> {
+        self.free_slots_of_hanging_reads();
         let mut slots = lock(&self.slots);
         let answer = slots.ask(requester, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
@@ -173,12 +255,26 @@ impl Uploads {
         }
     }
 
+    /// A read that hangs keeps its thread until the kernel lets go of it, and its slot no longer than a caller waits.
+    fn free_slots_of_hanging_reads(&self) {
+        let (now, mut freed) = (Instant::now(), Vec::new());
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).retain(|reader| {
+            let Some(reader) = reader.upgrade() else { return false };
+            if reader.hangs(now) {
+                freed.extend(reader.slot().take());
+            }
+            true
+        });
+    }
+
     /// Begins to stream a chunk from an offset to its end.
     pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
         let ChunkRequest { file, chunk, offset, requester } = request;
         let slot = self.take_slot(requester)?;
         let holdings = self.holdings.clone();
-        let opened = tokio::task::spawn_blocking(move || holdings.open_chunk(file, chunk)).await;
+        let opened = self.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
+        // The thread goes on; the slot is for a file that can be read.
+        let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
         let readable = opened.map_err(ServeError::of_task)??;
         if offset >= readable.len {
             return Err(ServeError::Offset { offset, len: readable.len });
@@ -187,29 +283,39 @@ impl Uploads {
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that is not polled would keep it.
-        tokio::task::spawn_blocking(move || read_ahead(&runtime, &readable, offset, &sender, slot, pace));
-        Ok(ChunkStream { messages, left: left.into(), sent: self.sent.clone() })
+        let reader = Arc::new(Reader { slot: Mutex::new(Some(slot)), reads_since: Mutex::default() });
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
+        let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
+        let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
+        let reading = self.lanes.uploads.run(move || {
+            read_ahead(&runtime, holdings.calls(), &readable, offset, &sender, &reader, pace, sent);
+        });
+        Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone() })
     }
 }
 
 type Message = Result<Bytes, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
+#[expect(clippy::too_many_arguments, reason = "what one stream consists of")]
 fn read_ahead(
     runtime: &Handle,
+    calls: &Calls,
     readable: &Readable,
     offset: u32,
     sender: &mpsc::Sender<Message>,
-    slot: Slot,
+    reader: &Reader,
     mut pace: Pace,
+    sent: impl Fn(u64),
 ) {
     let mut at = offset;
     while at < readable.len {
         let len = MESSAGE_SIZE.min((readable.len - at) as usize);
-        let message = read_exact(&readable.file, readable.offset + u64::from(at), len)
+        let message = reader
+            .read(calls, readable, readable.offset + u64::from(at), len)
             .map_err(|error| Status::internal(format!("cannot read: {error}")));
         let failed = message.is_err();
-        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, &slot)).and_then(|mut room| room.next()) else {
+        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
             return;
         };
         permit.send(message);
@@ -217,10 +323,11 @@ fn read_ahead(
             return;
         }
         pace.moved(len as u64, Instant::now());
+        sent(len as u64);
         at += u32::try_from(len).unwrap_or(u32::MAX);
     }
     // All is read, not all is taken.
-    let _ = runtime.block_on(room(sender, READ_AHEAD, &mut pace, &slot));
+    let _ = runtime.block_on(room(sender, READ_AHEAD, &mut pace, reader));
 }
 
 /// Waits for room in the channel; `None` if the stream is gone, or its receiver is too slow to keep the slot.
@@ -228,7 +335,7 @@ async fn room<'a>(
     sender: &'a mpsc::Sender<Message>,
     messages: usize,
     pace: &mut Pace,
-    slot: &Slot,
+    reader: &Reader,
 ) -> Option<mpsc::PermitIterator<'a, Message>> {
     let reserve = sender.reserve_many(messages);
     tokio::pin!(reserve);
@@ -237,9 +344,9 @@ async fn room<'a>(
             Ok(room) => return room.ok(),
             Err(_) => match pace.look(Instant::now()) {
                 Verdict::Fine => {}
-                Verdict::Drips(_) if !slot.is_wanted() => {}
+                Verdict::Drips(_) if !reader.is_wanted() => {}
                 verdict @ (Verdict::Silent | Verdict::Drips(_)) => {
-                    tracing::trace!(target: "drizzle::decisions", requester = ?slot.requester, ?verdict, "upload given up");
+                    tracing::trace!(target: "drizzle::decisions", ?verdict, "upload given up");
                     return None;
                 }
             },
@@ -251,6 +358,8 @@ async fn room<'a>(
 #[derive(Debug)]
 pub(crate) struct ChunkStream {
     messages: mpsc::Receiver<Result<Bytes, Status>>,
+    /// Fills the channel.
+    reader: JoinHandle<()>,
     left: u64,
     sent: Arc<AtomicU64>,
 }
@@ -269,25 +378,40 @@ impl Stream for ChunkStream {
             Some(Err(status)) => Some(Err(status)),
             // Ended early: OK would pass for a short chunk.
             None if self.left > 0 => {
+                let ended = std::task::ready!(Pin::new(&mut self.reader).poll(context));
                 self.left = 0;
-                Some(Err(Status::aborted("the receiver took too little for too long")))
+                Some(Err(match ended {
+                    Ok(()) => Status::aborted("the receiver took too little for too long"),
+                    Err(error) => ServeError::of_task(error).into(),
+                }))
             }
             None => None,
         })
     }
 }
 
+/// Whether this peer is the one that a requester means.
+fn is_meant(own: PeerId, meant: PeerId) -> Result<(), ServeError> {
+    if meant == own { Ok(()) } else { Err(ServeError::OtherPeer { own, meant }) }
+}
+
 /// The gRPC adapter.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerService(pub(crate) Arc<Uploads>);
+pub(crate) struct PeerService {
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) identity: Identity,
+}
 
 #[tonic::async_trait]
 impl wire::peer_server::Peer for PeerService {
     type FetchChunkStream = ChunkStream;
 
     async fn fetch_chunk(&self, request: Request<wire::FetchChunkRequest>) -> Result<Response<ChunkStream>, Status> {
-        let request = request.into_inner().try_into()?;
-        Ok(Response::new(self.0.open(request).await?))
+        let request = request.into_inner();
+        if let Some(meant) = convert::optional_peer(&request.holder)? {
+            is_meant(self.identity.id(), meant)?;
+        }
+        Ok(Response::new(self.uploads.open(request.try_into()?).await?))
     }
 }
 
@@ -315,7 +439,7 @@ mod tests {
         let holdings = Arc::new(Holdings::default());
         let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
         holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
-        (id, Uploads::new(holdings, slots, limits))
+        (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits))
     }
 
     fn request(file: FileId, requester: u8) -> ChunkRequest {
@@ -361,6 +485,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_source_without_a_free_file_is_busy_and_not_broken() {
+        let short = std::io::Error::from(rustix::io::Errno::MFILE);
+        assert_eq!(Status::from(ServeError::from(ReadError::Io(short))).code(), tonic::Code::ResourceExhausted);
+        let broken = std::io::Error::from(rustix::io::Errno::IO);
+        assert_eq!(Status::from(ServeError::from(ReadError::Io(broken))).code(), tonic::Code::Internal);
+    }
+
     #[tokio::test]
     async fn a_receiver_that_takes_nothing_loses_its_slot() {
         let folder = tempfile::tempdir().unwrap();
@@ -370,6 +502,19 @@ mod tests {
         until_taken(&uploads, 0).await;
         let last = idle.collect::<Vec<_>>().await.pop().expect("what was read ahead");
         assert_eq!(last.unwrap_err().code(), tonic::Code::Aborted, "it must not pass for a whole chunk");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
+        let (sender, messages) = mpsc::channel(READ_AHEAD);
+        let reader = tokio::task::spawn_blocking(move || {
+            sender.try_send(Ok(Bytes::from_static(b"half"))).unwrap();
+            panic!("on purpose");
+        });
+        let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default() };
+        assert_eq!(stream.next().await.unwrap().unwrap().data, "half");
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert!(stream.next().await.is_none());
     }
 
     #[tokio::test]
@@ -390,15 +535,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_peer_keeps_every_slot_while_another_one_waits() {
+    async fn a_receiver_that_does_not_read_does_not_keep_another_one_from_its_chunk() {
         let folder = tempfile::tempdir().unwrap();
         let (file, uploads) = uploads(folder.path(), 2, NEVER);
-        let mut hog =
-            vec![uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
-        assert!(uploads.open(request(file, 2)).await.is_err());
-        drop(hog.pop());
-        until_taken(&uploads, 1).await;
-        assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "kept for the other peer");
-        uploads.open(request(file, 2)).await.unwrap();
+        let _hog = [uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
+        let other = uploads.open(request(file, 2)).await.expect("no peer keeps every slot while another one waits");
+        let bytes: usize = other.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
+        assert_eq!(bytes, CHUNK as usize);
+        until_taken(&uploads, 2).await;
+        assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it has more than its share");
     }
 }

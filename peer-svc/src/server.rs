@@ -17,6 +17,8 @@ use drizzle_proto::{
     client::TrackerClient,
     labels::LabelError,
     net::{
+        innermost,
+        listen::{self, Listening},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
@@ -24,21 +26,24 @@ use drizzle_proto::{
     wire,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::server::NamedService;
+use tonic_health::server::HealthReporter;
 use wire::{control_server::ControlServer, peer_server::PeerServer};
 
 use crate::{
+    advertise::{Advertise, Given, Routed, Unusable},
     config::Config,
     control::{Backend, ControlService},
-    download::{BUDGET_KIB, Context},
+    download::{Context, MEMORY},
+    fetch::{memory::ChunkMemory, pool::Connections},
     holdings::Holdings,
+    identity::Identity,
+    lanes::Lanes,
     notices::heed,
-    register::{Advertise, Membership, Outage, Standing},
+    readiness,
+    register::{Membership, Outage, Standing},
     serve::{PeerService, Uploads},
     share::{
         Exclusions, Sharer, Shelf,
@@ -60,6 +65,8 @@ const STATE_DIR: &str = ".drizzle";
 const NOTICES: usize = 1024;
 /// For what was cut to notice.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+/// Hanging disks are looked for this often.
+const DISKS: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +95,24 @@ pub enum BindError {
     /// A label is given twice, or there are too many.
     #[error("--label: {0}")]
     Labels(#[from] LabelError),
+    /// Other peers cannot reach the advertised address.
+    #[error("{0}")]
+    Advertise(String),
     /// The tracker's address makes no connection, or reflection could not be set up.
     #[error("{0}")]
     Setup(String),
+    /// Threads for work that blocks could not be started.
+    #[error("cannot start threads: {source}; raise the limit of processes (ulimit -u, TasksMax) and start again")]
+    Threads {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl From<Unusable> for BindError {
+    fn from(error: Unusable) -> Self {
+        Self::Advertise(error.to_string())
+    }
 }
 
 impl BindError {
@@ -104,7 +126,7 @@ impl BindError {
 pub struct Handle {
     peer: SocketAddr,
     control: SocketAddr,
-    id: PeerId,
+    identity: Identity,
     drain: Duration,
     faults: mpsc::Receiver<Fault>,
     tasks: TaskTracker,
@@ -124,9 +146,9 @@ impl Handle {
         self.control
     }
 
-    /// Who it is.
+    /// Which peer it is.
     pub fn id(&self) -> PeerId {
-        self.id
+        self.identity.id()
     }
 
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
@@ -149,7 +171,7 @@ impl Handle {
 
 impl Daemon for Handle {
     fn ready(&self) -> String {
-        format!("peer={} control={} id={}", self.peer, self.control, self.id)
+        format!("peer={} control={} id={}", self.peer, self.control, self.id())
     }
 
     async fn failed(&mut self) -> Failure {
@@ -175,11 +197,20 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let labels = Labels::merged(&config.label)?;
     let exclusions =
         Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
-    let setup = |error: &dyn std::fmt::Display| BindError::Setup(error.to_string());
+    let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
-    let (peer_listener, peer) = listen(config.listen, "--listen").await?;
-    let (control_listener, control) = listen(config.control, "--control").await?;
+    let given = match config.advertise.clone() {
+        Some(address) => Some(Given::check(address).await?),
+        None => None,
+    };
+    let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
+    let Listening { listener: control_listener, address: control, .. } = listen(config.control, "--control")?;
+    let advertise = match given {
+        Some(given) => Advertise::Fixed(given.told(families, &config.tracker)),
+        None if !peer.ip().is_unspecified() => Advertise::listened(peer.into(), &config.tracker),
+        None => Advertise::Routed(Routed { tracker: config.tracker.clone(), listens: peer, families }),
+    };
     // The one source of randomness: everything random below is decided by seeds that it gives out.
     let mut seeds = match config.seed {
         Some(seed) => StdRng::seed_from_u64(seed),
@@ -190,7 +221,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
     // Not from the seed: two peers that were given the same one are still two peers.
-    let id = journal.peer_id(rand::random()).map_err(BindError::state)?;
+    let identity = Identity::load(journal.clone()).map_err(BindError::state)?;
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -204,30 +235,28 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
+    let standing = watch::Sender::new(Standing::default());
+    let lanes = Lanes::new(config.most_uploads()).map_err(|source| BindError::Threads { source })?;
     let context = Arc::new(Context {
-        transport: transport.clone(),
+        lanes: lanes.clone(),
+        connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
         tracker: tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         sharer: sharer.clone(),
-        budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+        memory: ChunkMemory::new(MEMORY),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
-    let uploads = Arc::new(Uploads::new(holdings.clone(), config.upload_slots.into(), pace::SENDING));
-    let standing = watch::Sender::new(Standing::default());
+    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
+    transfers.resume().map_err(BindError::state)?;
     let (notices, noticed) = mpsc::channel(NOTICES);
-    let advertise = match config.advertise.clone() {
-        Some(address) => Advertise::Fixed(address),
-        None if !peer.ip().is_unspecified() => Advertise::Fixed(peer.into()),
-        None => Advertise::Routed { tracker: config.tracker.clone(), port: peer.port() },
-    };
     let member = Membership {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),
-        peer: id,
+        identity: identity.clone(),
         labels: labels.clone(),
         advertise,
         holdings: holdings.clone(),
@@ -235,6 +264,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         notices,
         seed: seeds.random(),
         outage: Outage::default(),
+        looking: false,
+        last_lease: None,
     };
     let (fault, faults) = mpsc::channel(3);
     let membership_ended = membership.clone();
@@ -243,10 +274,13 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Ok(())
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
-    tasks.spawn(heed(noticed, sharer.clone(), transfers.clone()));
+    let notices = heed(noticed, sharer.clone(), transfers.clone(), lanes.clone());
+    tasks.spawn(shell::guard("task for the tracker's answers", notices, fault.clone()));
     let care = Care { look_every: config.look_every, watch: config.watches() };
-    tasks.spawn(keep(sharer.clone(), transfers.clone(), care, stop.clone()));
+    let sharing = keep(sharer.clone(), transfers.clone(), lanes.clone(), care, stop.clone());
+    tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
+    let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
     let backend = Arc::new(Backend {
         tracker,
         monitor: Monitor {
@@ -258,6 +292,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
             transfers: transfers.clone(),
         },
         standing,
+        lanes,
         sharer,
         transfers,
         tasks: tasks.clone(),
@@ -265,26 +300,31 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PeerServer<PeerService>>().await;
     health.set_serving::<ControlServer<ControlService>>().await;
+    let disks = watch_disks(health.clone(), holdings, stop.clone());
+    tasks.spawn(shell::guard("task that looks after the disks", disks, fault.clone()));
     let names = [PeerServer::<PeerService>::NAME, ControlServer::<ControlService>::NAME];
+    let ready = async move { readiness::tell(standing_told, health, &names, ready_until).await };
+    tasks.spawn(shell::guard("task that tells whether it is ready", ready, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
+    let mut peer_incoming = transport.incoming(peer_listener, cut.clone());
+    let mut control_incoming = transport.incoming(control_listener, cut.clone());
+    tasks.spawn(shell::watch_listener("peer service", peer_incoming.broken(), fault.clone()));
+    tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
-        .add_service(PeerServer::new(PeerService(uploads)))
+        .add_service(PeerServer::new(PeerService { uploads, identity: identity.clone() }))
         .add_service(health_service.clone())
-        .serve_with_incoming_shutdown(transport.incoming(peer_listener, cut.clone()), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport
         .server()
         .add_service(ControlServer::new(ControlService(backend)))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .serve_with_incoming_shutdown(
-            transport.incoming(control_listener, cut.clone()),
-            stop.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(control_incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
-    Ok(Handle { peer, control, id, drain: config.drain, faults, tasks, membership, stop, cut })
+    Ok(Handle { peer, control, identity, drain: config.drain, faults, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.
@@ -294,11 +334,27 @@ fn usable_dir(path: &Path) -> Result<PathBuf, BindError> {
     path.canonicalize().map_err(fail)
 }
 
-async fn listen(address: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {
-    let fail = |source| BindError::Listen { address, option, source };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let bound = listener.local_addr().map_err(fail)?;
-    Ok((listener, bound))
+fn listen(address: SocketAddr, option: &'static str) -> Result<Listening, BindError> {
+    listen::listen(address).map_err(|source| BindError::Listen { address, option, source })
+}
+
+/// While calls on shared files hang, this peer does not serve all that it said it would: its health says so.
+async fn watch_disks(health: HealthReporter, holdings: Arc<Holdings>, stop: CancellationToken) {
+    let mut hung = false;
+    let mut ticks = tokio::time::interval(DISKS);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let hanging = holdings.calls().hanging();
+        if hung == hanging.is_empty() {
+            hung = !hung;
+            if let Some(path) = hanging.first() {
+                tracing::error!(path = %path.display(), files = hanging.len(), "the disk or network mount of shared files does not answer; other files are served");
+                health.set_not_serving::<PeerServer<PeerService>>().await;
+            } else {
+                tracing::info!("every disk answers again");
+                health.set_serving::<PeerServer<PeerService>>().await;
+            }
+        }
+    }
 }
 
 impl Drop for Handle {

@@ -35,6 +35,8 @@ pub(crate) struct Snapshot {
     pub(crate) hashing: HashState,
     /// What is missing, or waited for.
     pub(crate) shelf: ShelfState,
+    /// Files whose disk or network mount does not answer.
+    pub(crate) hanging: Vec<PathBuf>,
 }
 
 /// What a snapshot is taken of.
@@ -53,7 +55,7 @@ impl Monitor {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let sharer = &self.context.sharer;
         Snapshot {
-            peer: self.context.peer,
+            peer: self.context.identity.id(),
             labels: self.labels.clone(),
             tracker: self.tracker.clone(),
             standing: self.standing.borrow().clone(),
@@ -64,6 +66,7 @@ impl Monitor {
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
             shelf: sharer.shelf.state(&sharer.dir),
+            hanging: sharer.holdings.calls().hanging(),
         }
     }
 }

@@ -1,21 +1,29 @@
-//! The downloads that run: begins them, lets callers join, cancels them.
+//! The downloads that run: begins them, lets callers join and leave, cancels them.
 //!
-//! A download belongs to the daemon, not to its caller: asking again for the same name joins it.
+//! A download belongs to the daemon, not to its caller: asking again for the same name joins it. What becomes of it
+//! when callers leave is decided by [`drizzle_engine::callers`].
 //! At most one transfer runs for a name.
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{ChunkRanges, ChunkSet, FileInfo, FileName, chunk_set::NoSuchChunk, client::ClientError};
+use drizzle_engine::callers::{CallerId, Callers, Leave};
+use drizzle_proto::{ChunkRanges, ChunkSet, FileInfo, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{sync::watch, task::JoinError};
+use tokio_stream::StreamExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    download::{self, Broadcast, Context, Destination, DownloadEvent, Existing, Job, Progress, Subscription, inspect},
+    download::{
+        self, Broadcast, Context, Destination, DownloadEvent, Existing, FailureKind, Job, Progress, Subscription,
+        inspect, named,
+    },
     holdings::{Backing, Registration},
     share::Sharer,
     store::{
@@ -37,6 +45,8 @@ pub(crate) struct Request {
     pub(crate) chunks: Option<ChunkRanges>,
     /// Without a stored chunk for this long, give up.
     pub(crate) timeout: Duration,
+    /// What the caller calls itself; empty if it does not.
+    pub(crate) caller: String,
 }
 
 /// Why a transfer does not begin.
@@ -56,6 +66,14 @@ pub(crate) enum StartError {
     /// Other content is there.
     #[error("{} exists with other content; move it away, or give another path with -o", .0.display())]
     DestinationExists(PathBuf),
+    /// Something is there that is no file, and that no file can take the place of.
+    #[error("{} is {what}; give the path of a new file with -o", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// The output path cannot be used.
     #[error("cannot download to {}: {reason}", path.display())]
     Output {
@@ -65,8 +83,13 @@ pub(crate) enum StartError {
         reason: String,
     },
     /// A transfer of that name runs already and wants something else.
-    #[error("{0} is being downloaded with other options; cancel that download first, or wait for its end")]
-    Conflict(FileName),
+    #[error("{name} is being downloaded {to} already; wait for its end, or end it with `peer-cli cancel {name}`")]
+    Conflict {
+        /// The file's name.
+        name: FileName,
+        /// Where the one that runs puts it, in words.
+        to: String,
+    },
     /// The state folder cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -76,6 +99,27 @@ pub(crate) enum StartError {
     /// A bug; the log has the panic's text.
     #[error("internal error: looking at the destination panicked")]
     Panicked,
+}
+
+/// What stands at a path, if it is no regular file, in words.
+fn not_a_file(path: &Path) -> io::Result<Option<&'static str>> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match kind {
+        kind if kind.is_file() => None,
+        kind if kind.is_dir() => Some("a folder"),
+        kind if kind.is_symlink() => Some("a symbolic link, which is not followed"),
+        kind if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        kind if kind.is_fifo() => Some("a named pipe"),
+        kind if kind.is_socket() => Some("a socket"),
+        _ => Some("no regular file"),
+    })
 }
 
 fn tracker_text(name: &FileName, error: &ClientError) -> String {
@@ -92,16 +136,66 @@ struct Underway {
     job: Job,
     started: Instant,
     events: Broadcast,
+    callers: Mutex<Callers>,
+    /// As long as its callers want it to wait.
+    patience: watch::Sender<Duration>,
     cancel: CancellationToken,
     ended: CancellationToken,
 }
 
-/// The answer to a caller that may join.
-enum Join {
-    /// No download of that name runs.
-    NoneRuns,
-    /// The events of the one that does.
-    Joined(Subscription),
+impl Underway {
+    /// Changes who follows it. Once it was cancelled nothing changes any more.
+    fn change<T>(&self, change: impl FnOnce(&mut Callers) -> T) -> T {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut callers);
+        let patience = callers.patience();
+        self.patience.send_if_modified(|known| std::mem::replace(known, patience) != patience);
+        changed
+    }
+
+    /// A caller follows it until it drops the events.
+    fn follow(self: &Arc<Self>, caller: String, patience: Duration) -> Subscription {
+        let id = self.change(|callers| callers.come(caller, patience));
+        let following = Following { transfer: Arc::downgrade(self), id };
+        Box::pin(self.events.subscribe().map(move |event| {
+            let _following = &following;
+            event
+        }))
+    }
+
+    /// Where it puts the file, in words.
+    fn to(&self) -> String {
+        match &self.job.destination {
+            None => format!("in part ({})", named(&self.job.wanted)),
+            Some(Destination::Named) => "into the daemon's folder".to_owned(),
+            Some(Destination::Path(path)) => format!("to {}", path.display()),
+        }
+    }
+}
+
+/// A caller that follows a download, as long as this exists. It keeps nothing alive: the events end with the download.
+#[derive(Debug)]
+struct Following {
+    transfer: Weak<Underway>,
+    id: CallerId,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(transfer) = self.transfer.upgrade() {
+            transfer.change(|callers| callers.gone(self.id));
+        }
+    }
+}
+
+/// The chunks that a request is about.
+fn wanted(manifest: &Manifest, request: &Request) -> Result<ChunkSet, NoSuchChunk> {
+    let count = manifest.layout().chunk_count();
+    request.chunks.as_ref().map_or_else(|| Ok(ChunkSet::full(count)), |ranges| ChunkSet::from_ranges(count, ranges))
+}
+
+fn of_task(error: JoinError) -> StartError {
+    if error.is_panic() { StartError::Panicked } else { StartError::Stopping }
 }
 
 /// What there is at a destination.
@@ -147,82 +241,182 @@ impl Transfers {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a transfer, or joins the one that runs.
+    /// Begins a transfer, or joins the one that runs: for that nothing but this daemon is needed.
     pub(crate) async fn start(self: &Arc<Self>, request: Request) -> Result<Subscription, StartError> {
         let name = request.name.clone();
-        let manifest = self.context.tracker.clone().manifest(&name).await;
-        let manifest = manifest.map_err(|source| StartError::Tracker { name: name.clone(), source })?;
-        let count = manifest.layout().chunk_count();
-        let wanted = match &request.chunks {
-            Some(ranges) => ChunkSet::from_ranges(count, ranges)?,
-            None => ChunkSet::full(count),
-        };
-        let destination = match (&request.chunks, request.output) {
+        let destination = match (&request.chunks, request.output.clone()) {
             (Some(_), _) => None,
-            (None, Some(path)) => Some(Destination::Path(path)),
+            (None, Some(path)) => {
+                let (this, name) = (self.clone(), name.clone());
+                Some(tokio::task::spawn_blocking(move || this.destination(path, &name)).await.map_err(of_task)?)
+            }
             (None, None) => Some(Destination::Named),
         };
-        let job = Job { name, manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
-        if let Join::Joined(events) = Self::join(&self.lock(), &job)? {
+        self.until_cancelled(&name).await;
+        if let Some(events) = Self::join(&self.lock(), &request, destination.as_ref())? {
             return Ok(events);
         }
+        let manifest = self.context.tracker.clone().manifest(&name).await;
+        let manifest = manifest.map_err(|source| StartError::Tracker { name: name.clone(), source })?;
+        let wanted = wanted(&manifest, &request)?;
+        let job =
+            Job { name: name.clone(), manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
         let this = self.clone();
-        let checked = tokio::task::spawn_blocking(move || this.look(&job).map(|place| (job, place))).await;
-        let checked =
-            checked.map_err(|error| if error.is_panic() { StartError::Panicked } else { StartError::Stopping });
-        match checked?? {
+        let looked = self.context.lanes.hashing.run(move || this.look(&job).map(|place| (job, place)));
+        match looked.await.map_err(of_task)?? {
             (_, Place::Done(events)) => Ok(download::over(events)),
-            (job, Place::Free) => self.spawn(job),
-        }
-    }
-
-    fn join(running: &BTreeMap<FileName, Arc<Underway>>, job: &Job) -> Result<Join, StartError> {
-        match running.get(&job.name) {
-            None => Ok(Join::NoneRuns),
-            Some(transfer) if transfer.job.wanted == job.wanted && transfer.job.destination == job.destination => {
-                Ok(Join::Joined(transfer.events.subscribe()))
+            (job, Place::Free) => {
+                self.until_cancelled(&name).await;
+                self.begin(job, &request)
             }
-            Some(_) => Err(StartError::Conflict(job.name.clone())),
         }
     }
 
-    fn spawn(self: &Arc<Self>, job: Job) -> Result<Subscription, StartError> {
+    /// If a download of that name is being cancelled, waits for its end: who asks now wants it.
+    async fn until_cancelled(&self, name: &FileName) {
+        let ends = self.lock().get(name).filter(|transfer| transfer.cancel.is_cancelled()).cloned();
+        if let Some(transfer) = ends {
+            transfer.ended.cancelled().await;
+        }
+    }
+
+    /// Where a path leads: links in its folders are followed, so that one place has one path, and the default place
+    /// is what it is, however it is written.
+    fn destination(&self, path: PathBuf, name: &FileName) -> Destination {
+        let resolved = path.parent().and_then(|folder| folder.canonicalize().ok()).zip(path.file_name());
+        let path = resolved.map_or(path.clone(), |(folder, file)| folder.join(file));
+        if path == paths::path_of(&self.context.sharer.dir, name) {
+            Destination::Named
+        } else {
+            Destination::Path(path)
+        }
+    }
+
+    /// The events of the download of that name, if one runs and does what is asked for.
+    fn join(
+        running: &BTreeMap<FileName, Arc<Underway>>,
+        request: &Request,
+        destination: Option<&Destination>,
+    ) -> Result<Option<Subscription>, StartError> {
+        let Some(transfer) = running.get(&request.name) else { return Ok(None) };
+        let job = &transfer.job;
+        if job.destination.as_ref() != destination || job.wanted != wanted(&job.manifest, request)? {
+            return Err(StartError::Conflict { name: request.name.clone(), to: transfer.to() });
+        }
+        Ok(Some(transfer.follow(request.caller.clone(), request.timeout)))
+    }
+
+    fn begin(self: &Arc<Self>, job: Job, request: &Request) -> Result<Subscription, StartError> {
         let mut running = self.lock();
         if self.stop.is_cancelled() {
             return Err(StartError::Stopping);
         }
         // Another caller may have been faster while the destination was looked at.
-        if let Join::Joined(events) = Self::join(&running, &job)? {
+        if let Some(events) = Self::join(&running, request, job.destination.as_ref())? {
             return Ok(events);
         }
+        let transfer = self.spawn(&mut running, job, Duration::ZERO);
+        Ok(transfer.follow(request.caller.clone(), request.timeout))
+    }
+
+    /// Runs a download that waits for at least `least`.
+    fn spawn(
+        self: &Arc<Self>,
+        running: &mut BTreeMap<FileName, Arc<Underway>>,
+        job: Job,
+        least: Duration,
+    ) -> Arc<Underway> {
+        let (patience, patient) = watch::channel(job.timeout);
         let transfer = Arc::new(Underway {
             job: job.clone(),
             started: Instant::now(),
             events: Broadcast::default(),
+            callers: Mutex::new(Callers::new(least)),
+            patience,
             cancel: self.stop.child_token(),
             ended: CancellationToken::new(),
         });
-        let subscription = transfer.events.subscribe();
         running.insert(job.name.clone(), transfer.clone());
-        let this = self.clone();
+        let (this, underway) = (self.clone(), transfer.clone());
         self.tasks.spawn(async move {
             let name = job.name.clone();
             let context = this.context.clone();
-            let (events, cancel) = (transfer.events.clone(), transfer.cancel.clone());
+            let (events, cancel) = (underway.events.clone(), underway.cancel.clone());
             // In a task of its own, so that a panic in there ends the transfer and not this bookkeeping.
-            let ran = tokio::spawn(download::run(context, job.clone(), events, cancel, this.stop.clone())).await;
-            let last = ran.unwrap_or_else(|error| download::panicked(&this.context, &job, &error));
+            let run = download::run(context, job.clone(), events, patient, cancel, this.stop.clone());
+            let last = tokio::spawn(run).await;
+            let last = last.unwrap_or_else(|error| download::panicked(&this.context, &job, &error));
             match &last {
                 DownloadEvent::Failed { reason, .. } => tracing::warn!(%name, reason, "download failed"),
                 _ => tracing::info!(%name, "downloaded"),
             }
+            // What the daemon's end cut short goes on at its next start.
+            if !matches!(last, DownloadEvent::Failed { kind: FailureKind::Shutdown, .. }) {
+                this.forget_order(&name).await;
+            }
             // A caller that asks now either joined before and hears the end, or begins anew.
             let mut running = this.lock();
             running.remove(&name);
-            transfer.events.send(last);
-            transfer.ended.cancel();
+            underway.events.send(last);
+            underway.ended.cancel();
         });
-        Ok(subscription)
+        transfer
+    }
+
+    async fn forget_order(&self, name: &FileName) {
+        let (journal, owned) = (self.context.sharer.journal.clone(), name.clone());
+        match tokio::task::spawn_blocking(move || journal.forget_order(&owned)).await {
+            Ok(Err(error)) => {
+                tracing::warn!(%name, %error, "cannot record that a download ended; it goes on at the next start");
+            }
+            Err(error) if error.is_panic() => {
+                tracing::error!(%name, %error, "internal error: recording an end panicked")
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on with the downloads that ran when the daemon stopped or crashed, from what the journal knows of them: no
+    /// caller and no tracker is needed for that. Blocks.
+    pub(crate) fn resume(self: &Arc<Self>) -> Result<(), JournalError> {
+        let Sharer { journal, partials, .. } = &*self.context.sharer;
+        for (name, order) in journal.orders()? {
+            let record = journal.partial(&name)?;
+            let is_whole = record.as_ref().is_some_and(|record| partials.is_whole(record).unwrap_or(false));
+            let job = record.and_then(|record| Job::noted(name.clone(), record.manifest, order, self.next_seed()));
+            let Some(job) = job else {
+                tracing::warn!(%name, "an unfinished download cannot go on by itself; run the command again");
+                journal.forget_order(&name)?;
+                continue;
+            };
+            tracing::info!(%name, "goes on with an unfinished download");
+            if is_whole {
+                let least = job.timeout;
+                self.spawn(&mut self.lock(), job, least);
+            } else {
+                // Without its data it may have been put in place just before the crash.
+                let this = self.clone();
+                self.tasks.spawn(async move { this.look_and_resume(job).await });
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_and_resume(self: Arc<Self>, job: Job) {
+        let (this, name) = (self.clone(), job.name.clone());
+        let looked = tokio::task::spawn_blocking(move || this.look(&job).map(|place| (job, place))).await;
+        match looked.map_err(of_task).and_then(|looked| looked) {
+            Ok((_, Place::Done(_))) => self.forget_order(&name).await,
+            Ok((job, Place::Free)) => {
+                let (mut running, least) = (self.lock(), job.timeout);
+                if !running.contains_key(&name) && !self.stop.is_cancelled() {
+                    self.spawn(&mut running, job, least);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%name, %error, "an unfinished download cannot go on now; run the command again, or start the daemon again")
+            }
+        }
     }
 
     /// Looks at the destination, and shares what is there already.
@@ -238,6 +432,9 @@ impl Transfers {
                 return Err(output(format!("the folder {} does not exist", folder.display())));
             }
         }
+        if let Some(what) = not_a_file(&path).map_err(|error| output(error.to_string()))? {
+            return Err(StartError::NotAFile { path, what });
+        }
         let held = context.sharer.holdings.get(&job.name);
         let known = held.as_ref().and_then(|held| match &held.backing {
             Backing::Shared { path: shared, stamp } if *shared == path && held.manifest.id() == job.manifest.id() => {
@@ -245,10 +442,11 @@ impl Transfers {
             }
             _ => None,
         });
+        let calls = context.sharer.holdings.calls();
         let stamp = match known {
             // Hashed before and not touched since: no need to read it all again.
-            Some(stamp) if matches!(open_unchanged(&path, stamp), Ok(Some(_))) => stamp,
-            _ => match inspect(&path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
+            Some(stamp) if matches!(open_unchanged(calls, &path, stamp), Ok(Some(_))) => stamp,
+            _ => match inspect(calls, &path, &job.manifest, &self.stop).map_err(|error| output(error.to_string()))? {
                 Existing::Nothing => {
                     if *destination == Destination::Named {
                         Self::way_is_free(&context.sharer.dir, &job.name)?;
@@ -279,7 +477,7 @@ impl Transfers {
     }
 
     /// No part of the name's folders is a link or a file.
-    fn way_is_free(dir: &std::path::Path, name: &FileName) -> Result<(), StartError> {
+    fn way_is_free(dir: &Path, name: &FileName) -> Result<(), StartError> {
         paths::check_parents(dir, name).map_err(|error| match error {
             PathError::InTheWay(path) => {
                 StartError::Output { path, reason: "a link or a file stands where a folder should be".to_owned() }
@@ -294,12 +492,23 @@ impl Transfers {
         self.context.sharer.offer(vec![(job.name.clone(), record)], &|name| self.is_running(name))
     }
 
-    /// Cancels a transfer and waits for its end; whether there was one.
-    pub(crate) async fn cancel(&self, name: &FileName) -> bool {
-        let Some(transfer) = self.lock().get(name).cloned() else { return false };
-        transfer.cancel.cancel();
-        transfer.ended.cancelled().await;
-        true
+    /// A caller leaves a transfer, which ends if no other follows it; without a caller's name it ends in any case. Waits
+    /// for its end. `None`: there is no such transfer.
+    pub(crate) async fn leave(&self, name: &FileName, caller: Option<&str>) -> Option<Leave> {
+        let transfer = self.lock().get(name).cloned()?;
+        // Under one lock with those that come: none joins a download that is about to be cancelled.
+        let left = {
+            let _running = self.lock();
+            let left = caller.map_or(Leave::Ends, |caller| transfer.change(|callers| callers.leave(caller)));
+            if left == Leave::Ends {
+                transfer.cancel.cancel();
+            }
+            left
+        };
+        if left == Leave::Ends {
+            transfer.ended.cancelled().await;
+        }
+        Some(left)
     }
 
     /// Whether a transfer of this name runs.
@@ -331,16 +540,12 @@ impl Transfers {
     pub(crate) fn restore(&self) -> Result<(), JournalError> {
         let Sharer { journal, partials, holdings, .. } = &*self.context.sharer;
         let records = journal.partials()?;
-        partials.sweep(records.iter().map(|record| &record.name));
+        partials.sweep(journal, &records)?;
         for record in records {
-            let opened = match partials.is_whole(&record.name, &record.manifest) {
-                Ok(false) => continue,
-                Ok(true) => partials.open_file(&record.name, record.manifest, false),
-                Err(error) => Err(error),
-            };
-            match opened {
-                Ok(partial) => holdings.insert_partial(record.name, Arc::new(partial), record.chunks),
-                Err(error) => tracing::warn!(name = %record.name, %error, "cannot open an unfinished download"),
+            match partials.is_whole(&record) {
+                Ok(false) => {}
+                Ok(true) => holdings.insert_partial(record.name.clone(), Arc::new(partials.of(&record)), record.chunks),
+                Err(error) => tracing::warn!(name = %record.name, %error, "cannot look at an unfinished download"),
             }
         }
         Ok(())

@@ -10,10 +10,10 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, Labels, Layout, Manifest, PeerInfo,
+    Address, Digest, Labels, Layout, Manifest, PeerClaim, PeerInfo,
     net::{
         shell::{Drained, LogFormat},
-        transport::Transport,
+        transport::{CALL_TIMEOUT, Transport},
     },
     wire::{self, peer_client::PeerClient, tracker_server},
 };
@@ -32,9 +32,16 @@ struct Script {
     renewals: AtomicU32,
     announcing: Notify,
     announcements: AtomicU32,
+    registrations: AtomicU32,
     registered: std::sync::Mutex<Option<PeerInfo>>,
     /// Announcements are never answered.
     hangs: bool,
+    /// Nor is the first renewal.
+    first_renewal_hangs: bool,
+    /// The names in each announcement.
+    announced: std::sync::Mutex<Vec<Vec<String>>>,
+    /// Announcements that fail from now on.
+    failing: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -48,8 +55,14 @@ impl tracker_server::Tracker for FakeTracker {
         &self,
         request: Request<wire::RegisterPeerRequest>,
     ) -> Result<Response<wire::RegisterPeerResponse>, Status> {
-        *self.0.registered.lock().unwrap() = Some(request.into_inner().try_into()?);
-        Ok(Response::new(wire::RegisterPeerResponse { lease_id: 7, lease_millis: 150, renew_millis: 50 }))
+        self.0.registrations.fetch_add(1, Ordering::Relaxed);
+        *self.0.registered.lock().unwrap() = Some(PeerClaim::try_from(request.into_inner())?.peer);
+        Ok(Response::new(wire::RegisterPeerResponse {
+            lease_id: 7,
+            lease_millis: 150,
+            renew_millis: 50,
+            ..Default::default()
+        }))
     }
 
     async fn register_chunk(
@@ -61,8 +74,14 @@ impl tracker_server::Tracker for FakeTracker {
         if self.0.hangs {
             std::future::pending::<()>().await;
         }
+        let request = request.into_inner();
+        let names = request.files.iter().map(|entry| entry.file.as_ref().unwrap().name.clone()).collect();
+        self.0.announced.lock().unwrap().push(names);
+        if self.0.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Err(Status::deadline_exceeded("too slow"));
+        }
         let status = wire::file_result::Status::Registered.into();
-        let results = request.into_inner().files.into_iter().map(|_| wire::FileResult { status, ..Default::default() });
+        let results = request.files.into_iter().map(|_| wire::FileResult { status, ..Default::default() });
         Ok(Response::new(wire::RegisterChunkResponse { results: results.collect() }))
     }
 
@@ -70,7 +89,9 @@ impl tracker_server::Tracker for FakeTracker {
         &self,
         _: Request<wire::RenewLeaseRequest>,
     ) -> Result<Response<wire::RenewLeaseResponse>, Status> {
-        self.0.renewals.fetch_add(1, Ordering::Relaxed);
+        if self.0.renewals.fetch_add(1, Ordering::Relaxed) == 0 && self.0.first_renewal_hangs {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(wire::RenewLeaseResponse::default()))
     }
 
@@ -126,6 +147,11 @@ fn config(folder: &Path, tracker: Address) -> Config {
         state_dir: None,
         advertise: None,
         label: vec!["zone=a,rack=7".parse().unwrap()],
+        exclude: Vec::new(),
+        settle: Duration::ZERO,
+        look_every: Duration::from_secs(60),
+        watch: false,
+        no_watch: true,
         upload_slots: 2,
         drain: Duration::from_millis(200),
         seed: Some(1),
@@ -181,7 +207,13 @@ async fn patiently<T>(refusal: Code, mut call: impl AsyncFnMut() -> Result<T, St
 }
 
 fn request(file_id: &str, chunk: u32) -> wire::FetchChunkRequest {
-    wire::FetchChunkRequest { file_id: file_id.to_owned(), chunk, offset: 0, requester: "11".repeat(16) }
+    wire::FetchChunkRequest {
+        file_id: file_id.to_owned(),
+        chunk,
+        offset: 0,
+        requester: "11".repeat(16),
+        ..Default::default()
+    }
 }
 
 /// Takes a slot and keeps it: nothing of the stream is read. Slots that were taken before are free a moment after.
@@ -212,6 +244,44 @@ async fn a_lease_is_renewed_while_an_announcement_hangs() {
     let before = script.renewals.load(Ordering::Relaxed);
     until("three renewals meanwhile", || script.renewals.load(Ordering::Relaxed) >= before + 3).await;
     assert_eq!(script.announcements.load(Ordering::Relaxed), 1, "one at a time");
+    peer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_hangs_is_given_up_before_the_deadline_of_other_calls() {
+    let script = Arc::new(Script { first_renewal_hangs: true, ..Script::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let peer = bind(config(folder.path(), tracker(script.clone()).await)).await.unwrap();
+    let again = until("another renewal", || script.renewals.load(Ordering::Relaxed) >= 2);
+    // Far more than it takes, and half of that deadline.
+    tokio::time::timeout(CALL_TIMEOUT / 2, again).await.expect("another renewal in time");
+    assert_eq!(script.registrations.load(Ordering::Relaxed), 1, "the lease is good still");
+    peer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_slow_tracker_is_told_again_what_it_did_not_take_and_nothing_else() {
+    let script = Arc::new(Script::default());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("known"), "known").unwrap();
+    let peer = bind(config(folder.path(), tracker(script.clone()).await)).await.unwrap();
+    let announced = |name: &str| {
+        let announced = script.announced.lock().unwrap();
+        announced.iter().filter(|names| names.iter().any(|known| known == name)).count()
+    };
+    until("an announcement", || announced("known") == 1).await;
+    script.failing.store(3, Ordering::Relaxed);
+    let new = folder.path().join("new");
+    std::fs::write(&new, "new").unwrap();
+    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let request =
+        wire::ShareRequest { paths: vec![new.to_str().unwrap().to_owned()], name: "new".to_owned(), chunk_size: 0 };
+    let shared = wire::control_client::ControlClient::new(control).share(request).await.unwrap();
+    let events: Vec<_> = shared.into_inner().map(|event| event.unwrap().event.unwrap()).collect().await;
+    let Some(wire::share_event::Event::Result(result)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(result.status(), wire::share_result::Status::Registered);
+    assert_eq!((announced("new"), announced("known")), (4, 1), "{:?}", script.announced.lock().unwrap());
+    assert_eq!(script.registrations.load(Ordering::Relaxed), 1);
     peer.shutdown().await;
 }
 

@@ -1,18 +1,25 @@
 //! Clients that speak domain types. Every unary call has a deadline, so that a tracker that hangs is
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
-use std::time::Duration;
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerId, PeerInfo,
+    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
     manifest::ManifestError,
-    net::transport::{CALL_TIMEOUT, Transport},
+    net::{
+        innermost,
+        transport::{CALL_TIMEOUT, Transport},
+    },
     wire::{self, peer_client, tracker_client},
 };
 
@@ -20,7 +27,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The other end said no, or could not be reached.
-    #[error("{}", .0.message())]
+    #[error("{}", status_text(.0))]
     Status(#[from] Status),
     /// The other end sent something that cannot be.
     #[error("malformed answer: {0}")]
@@ -28,6 +35,16 @@ pub enum ClientError {
     /// The manifest that the tracker sent contradicts itself.
     #[error("malformed manifest: {0}")]
     Manifest(#[from] ManifestError),
+}
+
+/// What a status says: of one that the transport made up, what happened on the connection, which its own message
+/// ("transport error") leaves out.
+pub fn status_text(status: &Status) -> String {
+    match status.source() {
+        Some(source) => innermost(source).to_string(),
+        None if status.message().is_empty() => status.code().description().to_owned(),
+        None => status.message().to_owned(),
+    }
 }
 
 impl ClientError {
@@ -55,12 +72,23 @@ impl From<ClientError> for Status {
 }
 
 /// A granted lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Names the lease in later calls.
     pub id: u64,
     /// Renew it this often.
     pub renew_every: Duration,
+    /// What the peer's operator should look into.
+    pub warning: Option<String>,
+}
+
+/// What a renewal tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// Files whose names were released since the last one.
+    pub released: Vec<FileInfo>,
+    /// What the peer's operator should look into.
+    pub warning: Option<String>,
 }
 
 /// A file and how many hold it.
@@ -74,10 +102,24 @@ pub struct FileSummary {
     pub partial_holders: u32,
 }
 
-/// Talks to the tracker. Cheap to clone; reconnects by itself.
+/// Talks to the tracker. Cheap to clone; all clones share one connection, which is made again when it is lost.
 #[derive(Debug, Clone)]
 pub struct TrackerClient {
-    inner: tracker_client::TrackerClient<Channel>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    transport: Transport,
+    tracker: Address,
+    /// Replaced as a whole, so that the lock is held for a moment only.
+    current: Mutex<tracker_client::TrackerClient<Channel>>,
+}
+
+/// A text of another program, for a person: cut, and without control characters.
+fn said(text: String) -> Option<String> {
+    let text: String = text.chars().filter(|c| !c.is_control()).take(1000).collect();
+    if text.is_empty() { None } else { Some(text) }
 }
 
 fn timed<T>(message: T) -> Request<T> {
@@ -97,45 +139,60 @@ async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        Ok(Self { inner: tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?) })
+        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?));
+        Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
+    }
+
+    fn inner(&self) -> tracker_client::TrackerClient<Channel> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the next call of every clone over a new connection: the present one hangs when this machine's address has
+    /// changed, for as long as it takes to notice.
+    pub fn reconnect(&self) {
+        if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker) {
+            let new = tracker_client::TrackerClient::new(channel);
+            *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
     }
 
     /// Opens a lease.
-    pub async fn register_peer(&mut self, peer: &PeerInfo) -> Result<Lease, ClientError> {
-        let answer = call(self.inner.register_peer(timed(peer.into()))).await?;
+    pub async fn register_peer(&mut self, claim: impl Into<PeerClaim>) -> Result<Lease, ClientError> {
+        let answer = call(self.inner().register_peer(timed((&claim.into()).into()))).await?;
         let renew = Duration::from_millis(answer.renew_millis.into());
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());
         }
-        Ok(Lease { id: answer.lease_id, renew_every: renew })
+        Ok(Lease { id: answer.lease_id, renew_every: renew, warning: said(answer.warning) })
     }
 
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
     pub async fn register_chunk(&mut self, lease: u64, files: &[FileChunks]) -> Result<Vec<FileOutcome>, ClientError> {
         let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
-        let answer = call(self.inner.register_chunk(timed(request))).await?;
+        let answer = call(self.inner().register_chunk(timed(request))).await?;
         if answer.results.len() != files.len() {
             return Err(WireError::Bounds("results").into());
         }
         Ok(answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// Keeps a lease alive; returns files whose names were released meanwhile.
-    pub async fn renew_lease(&mut self, lease: u64) -> Result<Vec<FileInfo>, ClientError> {
-        let answer = call(self.inner.renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
-        Ok(answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?)
+    /// Keeps a lease alive.
+    pub async fn renew_lease(&mut self, lease: u64) -> Result<Renewal, ClientError> {
+        let answer = call(self.inner().renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
+        let released = answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?;
+        Ok(Renewal { released, warning: said(answer.warning) })
     }
 
     /// Ends a lease.
     pub async fn leave(&mut self, lease: u64) -> Result<(), ClientError> {
-        call(self.inner.leave(timed(wire::LeaveRequest { lease_id: lease }))).await?;
+        call(self.inner().leave(timed(wire::LeaveRequest { lease_id: lease }))).await?;
         Ok(())
     }
 
     /// Takes a file back; whether its name is free now.
     pub async fn withdraw_file(&mut self, lease: u64, name: &FileName) -> Result<bool, ClientError> {
         let request = wire::WithdrawFileRequest { lease_id: lease, name: name.to_string() };
-        Ok(call(self.inner.withdraw_file(timed(request))).await?.name_released)
+        Ok(call(self.inner().withdraw_file(timed(request))).await?.name_released)
     }
 
     /// One page of names, and the token of the next page unless this is the last.
@@ -157,7 +214,7 @@ impl TrackerClient {
         &mut self,
         request: wire::ListFilesRequest,
     ) -> Result<wire::ListFilesResponse, ClientError> {
-        call(self.inner.list_files(timed(request))).await
+        call(self.inner().list_files(timed(request))).await
     }
 
     /// `FileLocations`, passed through unconverted.
@@ -165,7 +222,7 @@ impl TrackerClient {
         &mut self,
         request: wire::FileLocationsRequest,
     ) -> Result<wire::FileLocationsResponse, ClientError> {
-        call(self.inner.file_locations(timed(request))).await
+        call(self.inner().file_locations(timed(request))).await
     }
 
     /// A file's whole manifest, page by page, checked against its id.
@@ -223,10 +280,13 @@ impl TrackerClient {
         name: &FileName,
     ) -> Result<impl Stream<Item = Result<HolderChanges, ClientError>> + Unpin + Send + use<>, ClientError> {
         // No deadline on the request: it would end the stream.
-        let stream = call(self.inner.watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
+        let stream = call(self.inner().watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
         Ok(stream.map(|message| Ok(message?.try_into()?)))
     }
 }
+
+/// Names the peer that answers, in the trailers of a refusal because another one was meant: see `peer.proto`.
+pub const PEER_ID_TRAILER: &str = "drizzle-peer-id";
 
 /// Asks one other peer for chunks. Cheap to clone; connects when first used.
 #[derive(Debug, Clone)]
@@ -240,7 +300,7 @@ impl PeerClient {
         Ok(Self { inner: peer_client::PeerClient::new(transport.connect_lazy(address)?) })
     }
 
-    /// Streams a chunk from `offset` (bytes) on. The bytes are as untrusted as their sender; the caller
+    /// Streams a chunk from `offset` (bytes) on, from `holder` and no other peer. The bytes are as untrusted as their sender; the caller
     /// bounds the wait for each message.
     pub async fn fetch_chunk(
         &mut self,
@@ -248,9 +308,31 @@ impl PeerClient {
         chunk: crate::ChunkIndex,
         offset: u32,
         requester: PeerId,
+        holder: PeerId,
     ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
-        let (file_id, requester) = (file.to_string(), requester.to_string());
-        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester };
+        let (file_id, requester, holder) = (file.to_string(), requester.to_string(), holder.to_string());
+        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_fails_says_why_and_once() {
+        let nowhere = Address::new("127.0.0.1:1").unwrap();
+        let mut tracker = TrackerClient::new(&Transport::plaintext(), &nowhere).unwrap();
+        let error = tracker.renew_lease(1).await.unwrap_err();
+        assert!(error.is_unreachable());
+        assert_eq!(error.to_string(), "Connection refused (os error 111)");
+    }
+
+    #[test]
+    fn what_the_other_end_says_is_told_as_it_is() {
+        let text = |status: Status| ClientError::from(status).to_string();
+        assert_eq!(text(Status::not_found("there is no file \"a\"")), "there is no file \"a\"");
+        assert_eq!(text(Status::internal("")), "Internal error", "never an empty line");
     }
 }

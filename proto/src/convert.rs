@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use tonic::Status;
 
 use crate::{
-    Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Labels, Layout, PeerId, PeerInfo,
+    Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Labels, Layout, PeerClaim, PeerId,
+    PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChange, HolderChanges},
     identity::{AddressError, PeerIdError},
@@ -28,6 +29,9 @@ pub enum WireError {
     /// A peer id is malformed.
     #[error("peer_id: {0}")]
     PeerId(#[from] PeerIdError),
+    /// A session is malformed.
+    #[error("session: {0}")]
+    Session(PeerIdError),
     /// An address is malformed.
     #[error("address: {0}")]
     Address(#[from] AddressError),
@@ -64,6 +68,11 @@ fn digest(field: &'static str, text: &str) -> Result<Digest, WireError> {
 /// A `file_id` field.
 pub fn file_id(text: &str) -> Result<FileId, WireError> {
     text.parse().map_err(|_| WireError::Digest("file_id"))
+}
+
+/// A field that names a peer, or is empty.
+pub fn optional_peer(text: &str) -> Result<Option<PeerId>, WireError> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
 }
 
 /// A list of chunk hashes, at most [`MAX_HASHES`].
@@ -160,20 +169,29 @@ fn labels_to_wire(labels: &Labels) -> HashMap<String, String> {
     labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-impl TryFrom<wire::RegisterPeerRequest> for PeerInfo {
+impl TryFrom<wire::RegisterPeerRequest> for PeerClaim {
     type Error = WireError;
 
     fn try_from(request: wire::RegisterPeerRequest) -> Result<Self, WireError> {
-        peer_info(&request.peer_id, &request.address, request.labels)
+        Ok(Self {
+            peer: peer_info(&request.peer_id, &request.address, request.labels)?,
+            session: match request.session.as_str() {
+                "" => None,
+                session => Some(session.parse().map_err(WireError::Session)?),
+            },
+            last_lease: Some(request.last_lease_id).filter(|&lease| lease != 0),
+        })
     }
 }
 
-impl From<&PeerInfo> for wire::RegisterPeerRequest {
-    fn from(peer: &PeerInfo) -> Self {
+impl From<&PeerClaim> for wire::RegisterPeerRequest {
+    fn from(claim: &PeerClaim) -> Self {
         Self {
-            peer_id: peer.id().to_string(),
-            address: peer.address().to_string(),
-            labels: labels_to_wire(peer.labels()),
+            peer_id: claim.peer.id().to_string(),
+            address: claim.peer.address().to_string(),
+            labels: labels_to_wire(claim.peer.labels()),
+            session: claim.session.map(|session| session.to_string()).unwrap_or_default(),
+            last_lease_id: claim.last_lease.unwrap_or_default(),
         }
     }
 }

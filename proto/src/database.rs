@@ -6,11 +6,12 @@
 
 use std::{
     fmt, io,
-    panic::{self, AssertUnwindSafe},
     sync::{PoisonError, RwLock},
 };
 
 use redb::{Database, DatabaseError};
+
+use crate::panics;
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -97,9 +98,12 @@ enum Ran<T> {
 }
 
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Unusable> {
-    match panic::catch_unwind(AssertUnwindSafe(work)) {
+    match panics::expected(work) {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Unusable::Damaged("its pages contradict each other".to_owned())),
+        Err(text) => {
+            tracing::debug!(text, "the database panicked");
+            Err(Unusable::Damaged("its pages contradict each other".to_owned()))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who a peer is, and where it is reached. The two are apart: a peer that moves stays the same peer.
 //! [`PeerInfo`] is both, with its labels.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use crate::Labels;
 
@@ -54,6 +54,49 @@ impl fmt::Debug for PeerId {
     }
 }
 
+/// Names one run of a peer's process: 16 random bytes, written as 32 lower-case hex digits. Tells a peer from a copy of
+/// its state that was started elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session(PeerId);
+
+impl Session {
+    /// Wraps 16 random bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(PeerId(bytes))
+    }
+}
+
+impl FromStr for Session {
+    type Err = PeerIdError;
+
+    fn from_str(text: &str) -> Result<Self, PeerIdError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a process shows to get a lease for its peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerClaim {
+    /// The peer that it says it is.
+    pub peer: PeerInfo,
+    /// Which run of the process it is; older programs do not tell.
+    pub session: Option<Session>,
+    /// The last lease that it held.
+    pub last_lease: Option<u64>,
+}
+
+impl From<&PeerInfo> for PeerClaim {
+    fn from(peer: &PeerInfo) -> Self {
+        Self { peer: peer.clone(), session: None, last_lease: None }
+    }
+}
+
 /// Where a peer is reached: `HOST:PORT`, the host a name, an IPv4 address or a bracketed IPv6
 /// address, the port not 0. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,9 +134,23 @@ impl Address {
 
     /// Whether it can only mean the machine itself.
     pub fn is_loopback(&self) -> bool {
+        let is_localhost = || self.0.rsplit_once(':').is_some_and(|(host, _)| host == "localhost");
+        self.ip().map_or_else(is_localhost, |ip| ip.is_loopback())
+    }
+
+    /// The IP address, unless the host is a name.
+    pub fn ip(&self) -> Option<IpAddr> {
         let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
-        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        ip.map_or(host == "localhost", |ip| ip.is_loopback())
+        host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
+
+    /// Where a listener at this address is asked on its own machine: at loopback if it listens on every address.
+    /// IPv4 even for `[::]`, which takes it as well, because a machine may have no IPv6.
+    pub fn asked_locally(&self) -> Self {
+        match (self.ip().is_some_and(|ip| ip.is_unspecified()), self.0.rsplit_once(':')) {
+            (true, Some((_, port))) => Self(format!("127.0.0.1:{port}").into()),
+            _ => self.clone(),
+        }
     }
 
     /// From what a person writes: `HOST:PORT`, or the same behind `http://`.
@@ -201,6 +258,19 @@ mod tests {
         let is_loopback = |text| Address::new(text).unwrap().is_loopback();
         assert!(["127.0.0.1:1", "127.0.1.1:1", "[::1]:1", "localhost:1"].into_iter().all(is_loopback));
         assert!(!["10.0.0.1:1", "[fe80::1]:1", "host:1"].into_iter().any(is_loopback));
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_at_loopback() {
+        for (listens, asked) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "127.0.0.1:1"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("host:1", "host:1"),
+        ] {
+            assert_eq!(Address::new(listens).unwrap().asked_locally().as_str(), asked);
+        }
     }
 
     #[test]

@@ -37,11 +37,16 @@ pub struct Given {
 impl Running {
     /// Starts `peer-cli --json --peer CONTROL ARGS`.
     pub fn start(control: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_by(&[], control, args, logs)
+    }
+
+    /// [`Running::start`] by way of a command that becomes `peer-cli`.
+    pub fn start_by(starter: &[&str], control: &str, args: &[OsString], logs: &Path) -> Self {
         let mut all: Vec<OsString> = vec!["--json".into(), "--peer".into(), format!("http://{control}").into()];
         all.extend_from_slice(args);
         let shown: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().chars().take(80).collect::<String>()).collect();
         let what = format!("peer-cli {}", shown.join(" "));
-        Self { process: Process::start(&what, "peer-cli", &all, logs), what }
+        Self { process: Process::start_by(starter, &what, "peer-cli", &all, logs), what }
     }
 
     /// The events so far. A line that is still being written is left out.

@@ -22,7 +22,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::{Content, Gate, Run, Running, process::Process, until};
+use crate::{
+    Content, Gate, Run, Running,
+    process::{Output, Process},
+    until,
+};
 
 /// A tracker, and where the peers' folders are. Peers are values of their own; they come and go.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ pub struct Options {
     args: Vec<OsString>,
     dir: Option<PathBuf>,
     files: Vec<(String, Vec<u8>)>,
+    log: Output,
 }
 
 impl Options {
@@ -53,6 +58,13 @@ impl Options {
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// A log that goes elsewhere.
+    #[must_use]
+    pub fn log(mut self, log: Output) -> Self {
+        self.log = log;
         self
     }
 
@@ -75,13 +87,20 @@ impl Cluster {
     /// # Panics
     /// If it does not start.
     pub async fn with_tracker_args<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
+        Self::with_tracker(args, Output::Kept).await
+    }
+
+    /// Starts a tracker with further arguments, whose log goes elsewhere.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn with_tracker<A: Into<OsString>>(args: impl IntoIterator<Item = A>, log: Output) -> Self {
         let folder = tempfile::Builder::new().prefix("drizzle-test-").tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("logs")).expect("a folder for logs");
         let mut all: Vec<OsString> = vec!["--data-dir".into(), folder.path().join("tracker").into()];
         all.extend(args.into_iter().map(Into::into));
-        let tracker =
-            Tracker { daemon: Daemon::start("tracker", "tracker-svc", all, &["--listen"], folder.path()).await };
-        Self { tracker, folder }
+        let daemon = Daemon::start("tracker", "tracker-svc", all, &["--listen"], folder.path(), log).await;
+        Self { tracker: Tracker { daemon }, folder }
     }
 
     /// The folder that holds everything of this cluster.
@@ -106,7 +125,8 @@ impl Cluster {
         let mut args: Vec<OsString> = vec!["--tracker".into(), self.tracker.url().into()];
         args.extend(["--dir".into(), dir.clone().into()]);
         args.extend(options.args);
-        let daemon = Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder()).await;
+        let daemon =
+            Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder(), options.log).await;
         Peer { daemon, dir }
     }
 
@@ -240,6 +260,13 @@ impl Peer {
         self.wire().status(StatusRequest {}).await.expect("the daemon tells its status").into_inner()
     }
 
+    /// Starts it again, and waits until it has a lease of its own. What the tracker lists from then on was announced
+    /// by the new process: before, the killed one's lease may still stand.
+    pub async fn restart(&mut self) {
+        self.daemon.restart().await;
+        until("the restarted peer's lease", async || self.status().await.tracker_connected.then_some(())).await;
+    }
+
     /// Starts `peer-cli` against it.
     pub fn start_cli<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Running {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
@@ -288,20 +315,28 @@ pub struct Daemon {
     program: String,
     args: Vec<OsString>,
     listens: Vec<String>,
+    log: Output,
 }
 
 impl Daemon {
     /// Starts a daemon on free ports of the loopback interface and waits until it serves.
-    async fn start(name: &str, program: &str, args: Vec<OsString>, listens: &[&str], folder: &Path) -> Self {
+    async fn start(
+        name: &str,
+        program: &str,
+        args: Vec<OsString>,
+        listens: &[&str],
+        folder: &Path,
+        log: Output,
+    ) -> Self {
         let logs = folder.join("logs");
         let mut all = args.clone();
         for listen in listens {
             all.extend([OsString::from(listen), "127.0.0.1:0".into()]);
         }
-        let mut process = Process::start(name, program, &all, &logs);
+        let mut process = Process::start_with(name, program, &all, &logs, [Output::Kept, log]);
         let ready = ready(&mut process, name).await;
         let listens = listens.iter().map(|listen| (*listen).to_owned()).collect();
-        Self { process, ready, logs, name: name.to_owned(), program: program.to_owned(), args, listens }
+        Self { process, ready, logs, name: name.to_owned(), program: program.to_owned(), args, listens, log }
     }
 
     /// `kill -9`.
@@ -333,12 +368,19 @@ impl Daemon {
             };
             all.extend([OsString::from(listen), self.ready[key].clone().into()]);
         }
-        self.process = Process::start(&self.name, &self.program, &all, &self.logs);
+        self.process = Process::start_with(&self.name, &self.program, &all, &self.logs, [Output::Kept, self.log]);
         self.ready = ready(&mut self.process, &self.name).await;
     }
 }
 
 async fn ready(process: &mut Process, name: &str) -> BTreeMap<String, String> {
+    let line = ready_line(process, name).await;
+    let pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// What a daemon says after the word "ready", once it does.
+pub(crate) async fn ready_line(process: &mut Process, name: &str) -> String {
     let line = until(&format!("the ready line of {name}"), async || {
         let code = process.exit_code();
         let line = process.stdout().split_once('\n').map(|(line, _)| line.to_owned());
@@ -351,8 +393,7 @@ async fn ready(process: &mut Process, name: &str) -> BTreeMap<String, String> {
     })
     .await;
     let rest = line.strip_prefix("ready ").unwrap_or_else(|| panic!("{name} said {line:?} instead of being ready"));
-    let pairs = rest.split(' ').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    rest.to_owned()
 }
 
 fn write(path: &Path, bytes: &[u8]) {

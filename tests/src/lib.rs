@@ -11,6 +11,8 @@
 //! | [`fake_peer`] | an in-process peer that lies, stalls, vanishes, or serves chunk by chunk |
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
+//! | [`host`] | machines of their own: network namespaces |
+//! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
 //!
 //! Invariants: every port is 0 at first; nothing here waits for a time, only for conditions; no process
@@ -21,8 +23,10 @@ pub mod binaries;
 pub mod cli;
 pub mod cluster;
 pub mod content;
+pub mod dead_disk;
 pub mod fake_peer;
 pub mod gate;
+pub mod host;
 pub mod process;
 pub mod small_disk;
 pub mod wait;

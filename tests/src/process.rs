@@ -6,19 +6,55 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    os::unix::process::ExitStatusExt,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net::{Shutdown, getsockname, shutdown, sockopt::socket_acceptconn},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open},
+};
 
 use crate::{binaries, until};
 
 /// Lines of each log that a failing test shows.
 const SHOWN: usize = 60;
+
+/// Where a child's stdout or stderr goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Into a file that the test can read.
+    #[default]
+    Kept,
+    /// Onto a disk that is full.
+    FullDisk,
+    /// Into a pipe that nobody reads any more.
+    NoReader,
+    /// Into a pipe whose reader sleeps: it is soon full.
+    SleepingReader,
+}
+
+impl Output {
+    fn open(self, kept: &Path) -> Stdio {
+        // There is a file to read in any case.
+        let file = File::create(kept).expect("a log file can be made");
+        match self {
+            Self::Kept => file.into(),
+            Self::FullDisk => File::options().write(true).open("/dev/full").expect("Linux has it").into(),
+            Self::NoReader => std::io::pipe().expect("a pipe can be made").1.into(),
+            Self::SleepingReader => {
+                let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+                // Open until this process ends.
+                std::mem::forget(reader);
+                writer.into()
+            }
+        }
+    }
+}
 
 /// A child; it is killed when dropped.
 #[derive(Debug)]
@@ -36,23 +72,57 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_with(name, program, args, logs, [Output::Kept; 2])
+    }
+
+    /// Starts one whose stdout and stderr go elsewhere.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with(name: &str, program: &str, args: &[OsString], logs: &Path, outputs: [Output; 2]) -> Self {
+        Self::start_as(&[], name, program, args, logs, outputs)
+    }
+
+    /// [`Process::start`] by way of a command that becomes the program, such as `ip netns exec HOST`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_by(starter: &[&str], name: &str, program: &str, args: &[OsString], logs: &Path) -> Self {
+        Self::start_as(starter, name, program, args, logs, [Output::Kept; 2])
+    }
+
+    fn start_as(
+        starter: &[&str],
+        name: &str,
+        program: &str,
+        args: &[OsString],
+        logs: &Path,
+        [to_stdout, to_stderr]: [Output; 2],
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let stdout = logs.join(format!("{count}-{program}.out"));
         let stderr = logs.join(format!("{count}-{program}.err"));
-        let mut command = Command::new(binaries::path(program));
+        let mut line: Vec<OsString> = starter.iter().map(OsString::from).collect();
+        line.push(binaries::path(program).into());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DRIZZLE_")) {
             command.env_remove(variable);
         }
+        // Where it cannot be written, each line is a chance to fail.
+        let level = if to_stderr == Output::Kept { "info" } else { "trace" };
         let child = command
             .args(args)
-            .env("RUST_LOG", "info")
             // A test says itself what is shared and when, unless it is about just that.
             .env("DRIZZLE_SETTLE", "0s")
             .env("DRIZZLE_NO_WATCH", "true")
+            .env("RUST_LOG", level)
+            // What a person reads must not depend on it.
+            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
-            .stdout(File::create(&stdout).expect("a log file can be made"))
-            .stderr(File::create(&stderr).expect("a log file can be made"))
+            .stdout(to_stdout.open(&stdout))
+            .stderr(to_stderr.open(&stderr))
             .spawn()
             .expect("the binary starts");
         Self { name: name.to_owned(), child, status: None, stdout, stderr }
@@ -158,6 +228,24 @@ pub fn cpu_time(pid: u32) -> Duration {
     let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum();
     // Linux counts in hundredths of a second on every common machine (USER_HZ).
     Duration::from_millis(ticks * 10)
+}
+
+/// Shuts the socket that a process listens with at this address, as a fault of the kernel or a debugger would.
+///
+/// # Panics
+/// If there is none, or this process may not touch that one.
+pub fn break_listener(pid: u32, address: SocketAddr) {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    let process = pidfd_open(process, PidfdFlags::empty()).expect("the process runs");
+    let listens = |socket: &OwnedFd| {
+        let own = getsockname(socket).ok().and_then(|own| SocketAddr::try_from(own).ok());
+        own == Some(address) && socket_acceptconn(socket) == Ok(true)
+    };
+    let numbers = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut opened = numbers.filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    let listener = opened.find(listens).expect("it listens there");
+    shutdown(&listener, Shutdown::Both).expect("a listener can be shut");
 }
 
 fn code(status: ExitStatus) -> i32 {

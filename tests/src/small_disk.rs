@@ -34,6 +34,15 @@ impl SmallDisk {
         Some(Self { path })
     }
 
+    /// From now on nothing can be written to it.
+    ///
+    /// # Panics
+    /// If it cannot be mounted anew.
+    pub fn make_read_only(&self) {
+        let mount = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.path).status();
+        assert!(mount.expect("mount can be started").success(), "a mount can be made read-only");
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,10 +1,6 @@
 //! The command line and the environment, checked before anything is opened.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use drizzle_proto::{Address, net::shell::LogFormat};
@@ -16,8 +12,8 @@ use drizzle_proto::{Address, net::shell::LogFormat};
 #[derive(Debug, Parser)]
 #[command(name = "tracker-svc", version, subcommand_negates_reqs = true, max_term_width = 100)]
 pub struct Cli {
-    /// Where to serve gRPC; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "0.0.0.0:7400")]
+    /// Where to serve gRPC; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,
 
     /// Folder for the catalogue of names and manifests; made if it is not there
@@ -27,6 +23,11 @@ pub struct Cli {
     /// A peer that does not renew its lease for this long is gone
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_LEASE", default_value = "15s", value_parser = lease)]
     pub lease: Duration,
+
+    /// A name whose owner and holders are all away for this long is free for any content; "never" keeps it for ever.
+    /// Time in which the tracker itself was down does not count
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_RELEASE_AFTER", default_value = "30d", value_parser = release_after)]
+    pub release_after: Duration,
 
     /// How long calls in progress may take to finish when the tracker is stopped
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -49,6 +50,9 @@ pub enum Command {
         /// HOST:PORT of the tracker; by default this machine and the port of --listen
         #[arg(long, value_name = "HOST:PORT", value_parser = Address::from_url)]
         address: Option<Address>,
+        /// Ask whether it is ready instead: whether its catalogue answers
+        #[arg(long)]
+        ready: bool,
     },
 }
 
@@ -61,6 +65,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long a lease lasts.
     pub lease: Duration,
+    /// After how long without owner and holder a name is released; [`Duration::MAX`] is never.
+    pub release_after: Duration,
     /// How long a shutdown waits for calls in progress.
     pub drain: Duration,
 }
@@ -69,17 +75,13 @@ impl Cli {
     /// What to serve, unless a subcommand is to be run.
     pub fn config(&self) -> Option<Config> {
         let data_dir = self.data_dir.clone()?;
-        Some(Config { listen: self.listen, data_dir, lease: self.lease, drain: self.drain })
+        let (lease, release_after, drain) = (self.lease, self.release_after, self.drain);
+        Some(Config { listen: self.listen, data_dir, lease, release_after, drain })
     }
 
     /// Where a tracker on this machine answers.
     pub fn local_address(&self) -> Address {
-        let ip = match self.listen.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        SocketAddr::new(ip, self.listen.port()).into()
+        Address::from(self.listen).asked_locally()
     }
 }
 
@@ -90,6 +92,20 @@ fn lease(text: &str) -> Result<Duration, String> {
     if allowed.contains(&lease) { Ok(lease) } else { Err("a lease lasts from 100ms to 1h".to_owned()) }
 }
 
+/// "never", or a time that a restart of a machine does not fill by accident.
+fn release_after(text: &str) -> Result<Duration, String> {
+    if text == "never" {
+        return Ok(Duration::MAX);
+    }
+    let after = humantime::parse_duration(text).map_err(|error| format!("{error}, such as 30d or never"))?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(100 * 366 * 24 * 3600);
+    if allowed.contains(&after) {
+        Ok(after)
+    } else {
+        Err("names are released after 1s to 100 years, or never".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,12 +114,17 @@ mod tests {
     fn serving_needs_a_data_dir_and_a_health_check_does_not() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["tracker-svc"], args].concat());
         assert_eq!(parse(&["--data-dir", "d"]).unwrap().config().unwrap().data_dir, PathBuf::from("d"));
+        let released = |text: &str| parse(&["--data-dir", "d", "--release-after", text]).unwrap().release_after;
+        assert_eq!((released("2h"), released("never")), (Duration::from_secs(7200), Duration::MAX));
         assert!(parse(&["healthcheck"]).unwrap().command.is_some());
         assert!(parse(&["--listen", "127.0.0.1:1", "healthcheck", "--address", "h:1"]).is_ok());
         for bad in [
             &["--data-dir", "d", "--listen", "nowhere"][..],
             &["--data-dir", "d", "--lease", "1ms"],
             &["--data-dir", "d", "--lease", "2h"],
+            &["--data-dir", "d", "--release-after", "0s"],
+            &["--data-dir", "d", "--release-after", "200years"],
+            &["--data-dir", "d", "--release-after", "soon"],
             &["--data-dir", "d", "--log-format", "xml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
@@ -114,11 +135,11 @@ mod tests {
     fn a_health_check_asks_this_machine_by_default() {
         let asked = |listen: &str| Cli::parse_from(["tracker-svc", "--listen", listen, "healthcheck"]).local_address();
         assert_eq!(asked("0.0.0.0:7400").as_str(), "127.0.0.1:7400");
-        assert_eq!(asked("[::]:1").as_str(), "[::1]:1");
+        assert_eq!(asked("[::]:1").as_str(), "127.0.0.1:1", "which answers on a machine without IPv6, too");
         assert_eq!(asked("10.0.0.1:1").as_str(), "10.0.0.1:1");
         for text in ["h:1", "http://h:1"] {
             let cli = Cli::parse_from(["tracker-svc", "healthcheck", "--address", text]);
-            let Some(Command::Healthcheck { address }) = cli.command else { panic!("{:?}", cli.command) };
+            let Some(Command::Healthcheck { address, .. }) = cli.command else { panic!("{:?}", cli.command) };
             assert_eq!(address.unwrap().as_str(), "h:1");
         }
     }

@@ -5,7 +5,7 @@
 use std::{pin::Pin, time::Instant};
 
 use drizzle_proto::{
-    FileName, WireError,
+    FileName, PeerClaim, WireError,
     announcement::{FileChunks, FileOutcome},
     convert::hashes_to_wire,
     layout::MAX_CHUNKS,
@@ -49,9 +49,16 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
-        let lease_id = self.registry.register_peer(request.into_inner().try_into()?, Instant::now())?;
+        let now = Instant::now();
+        let lease_id = self.registry.register_peer(PeerClaim::try_from(request.into_inner())?, now)?;
+        let warning = self.registry.warning(lease_id, now).unwrap_or_default();
         let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
-        Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis: lease_millis / 3 }))
+        Ok(Response::new(wire::RegisterPeerResponse {
+            lease_id,
+            lease_millis,
+            renew_millis: lease_millis / 3,
+            warning,
+        }))
     }
 
     async fn register_chunk(
@@ -65,8 +72,10 @@ impl tracker_server::Tracker for Service {
     }
 
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
-        let released = self.registry.renew(request.get_ref().lease_id, Instant::now())?;
-        Ok(Response::new(wire::RenewLeaseResponse { released: released.iter().map(Into::into).collect() }))
+        let (lease, now) = (request.get_ref().lease_id, Instant::now());
+        let released = self.registry.renew(lease, now)?.iter().map(Into::into).collect();
+        let warning = self.registry.warning(lease, now).unwrap_or_default();
+        Ok(Response::new(wire::RenewLeaseResponse { released, warning }))
     }
 
     async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<wire::LeaveResponse> {

@@ -8,6 +8,8 @@ pub const MAX_WITHDRAWN: u64 = 100_000;
 
 /// Most live peers. A lease costs about 500 bytes plus 32 for each file that it holds.
 pub const MAX_PEERS: usize = 100_000;
+/// Most processes that are remembered for one peer id, and of those that claim it: more than two are rare.
+pub const MAX_SESSIONS: usize = 8;
 /// Most released files kept for a peer that has yet to be told; older ones are forgotten: the catalogue
 /// refuses them should the peer announce them again.
 pub const MAX_RELEASED: usize = 4096;
@@ -39,6 +41,9 @@ pub const NAMES_BUDGET: usize = 768 << 10;
 /// Calls that write to the catalogue under way at once. It has one writer, each call may hold a few MiB, and
 /// threads must be left for reading.
 pub const MAX_WRITING: usize = 32;
+
+/// Names that are looked at in one step when the tracker looks for those that no peer attends to.
+pub const SWEEP_PAGE: usize = 1000;
 
 /// Bytes of hashes that one lease may have staged: two of the largest manifests.
 pub const MAX_STAGED_BY_LEASE: usize = 16 << 20;

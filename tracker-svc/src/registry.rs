@@ -22,7 +22,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Digest, FileInfo, FileName, Manifest, PeerId, PeerInfo,
+    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
     limits::MAX_HASHES,
@@ -32,12 +32,12 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::{
-    catalogue::{Catalogue, Claim, Verdict},
+    catalogue::{Catalogue, Claim, Record, Verdict},
     census::{Census, Counts},
     error::Error,
-    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
-    live::{Live, News, Replaced, Watch, staging::Staged},
-    verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
+    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET, SWEEP_PAGE},
+    live::{Live, News, Opened, Watch, identities::Ruling, staging::Staged},
+    verdict::{judge, outcome_of, same_address, wrong_hashes, wrong_layout},
 };
 
 /// The tracker's domain. Cheap to clone.
@@ -129,28 +129,41 @@ impl Registry {
         self.inner.lease
     }
 
-    /// How much there is of everything.
+    /// How much there is of everything that lives in memory. Never asks the catalogue: a shutdown begins with this, and
+    /// a disk that hangs must not hold it up.
     pub fn census(&self, now: Instant) -> Census {
-        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(), guarded.counts));
+        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(now), guarded.counts));
         Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
     }
 
+    /// Passes if the catalogue answers, and no release of a name hangs.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.blocking(|inner| {
+            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
+            Ok(inner.catalogue.check()?)
+        })
+        .await
+    }
+
     /// Opens a lease.
-    pub fn register_peer(&self, peer: PeerInfo, now: Instant) -> Result<u64, Error> {
-        let (lease, replaced) = self.inner.with(|Guarded { live, rng, .. }| {
+    pub fn register_peer(&self, claim: impl Into<PeerClaim>, now: Instant) -> Result<u64, Error> {
+        let claim = claim.into();
+        let (peer, address) = (claim.peer.id(), claim.peer.address().clone());
+        let opened = self.inner.with(|Guarded { live, rng, .. }| {
             let candidates = std::iter::repeat_with(|| rng.random::<u64>()).take(16);
-            live.open_lease(candidates, peer.clone(), now)
-        })?;
-        let (peer, address) = (peer.id(), peer.address());
-        match replaced {
-            Replaced::Nothing => info!(%peer, %address, "peer registered"),
-            Replaced::SamePlace => info!(%peer, %address, "peer registered anew"),
-            Replaced::OtherPlace(before) => warn!(
-                %peer, %address, %before,
-                "peer registered at another address while its lease was live: it moved, or two peers share one id"
-            ),
+            live.open_lease(candidates, claim, now)
+        });
+        log_opened(peer, &address, &opened);
+        let lease = opened?.lease;
+        if let Some(warning) = self.warning(lease, now) {
+            warn!(%peer, "{warning}");
         }
         Ok(lease)
+    }
+
+    /// What the operator of a lease's peer should look into.
+    pub fn warning(&self, lease: u64, now: Instant) -> Option<String> {
+        self.inner.with(|guarded| guarded.live.same_address(lease, now).map(same_address))
     }
 
     /// Prolongs a lease; files whose names were released meanwhile.
@@ -160,7 +173,7 @@ impl Registry {
 
     /// Ends a lease, if it is known.
     pub fn leave(&self, lease: u64) {
-        if let Some((peer, files)) = self.inner.with(|guarded| guarded.live.close_lease(lease)) {
+        if let Some((peer, files)) = self.inner.with(|guarded| guarded.live.leave(lease)) {
             info!(%peer, files, "peer left");
         }
     }
@@ -219,11 +232,39 @@ impl Registry {
         self.writing(turn, move |inner| inner.withdraw(lease, &name, now)).await
     }
 
+    /// Frees the names that had neither a live owner nor a live holder for `limit`, as far as trackers ran; how many.
+    /// `base` is what [`Registry::attendance`] said at the start. Does nothing before each peer had a lease's time to
+    /// come back after a restart.
+    pub async fn release_unattended(&self, base: Duration, limit: Duration, now: Instant) -> Result<usize, Error> {
+        let up = now.saturating_duration_since(self.inner.started);
+        if up < self.inner.lease {
+            return Ok(0);
+        }
+        let clock = (base + up).as_secs();
+        let (mut after, mut released) = (None, 0);
+        loop {
+            let from: Option<FileName> = after.take();
+            let (freed, last) =
+                self.blocking(move |inner| inner.sweep(from.as_ref(), clock, limit.as_secs(), now)).await?;
+            released += freed;
+            match last {
+                Some(last) => after = Some(last),
+                None => return Ok(released),
+            }
+        }
+    }
+
+    /// How long trackers ran on this catalogue before, as far as it was noted.
+    pub async fn attendance(&self) -> Result<Duration, Error> {
+        self.blocking(|inner| Ok(Duration::from_secs(inner.catalogue.clock()?))).await
+    }
+
     /// A page of names with a prefix, in byte order, after the given one.
     pub async fn list(&self, prefix: String, after: Option<FileName>, limit: usize) -> Result<Listing, Error> {
         // One more than wanted tells whether there is another page.
         let read = move |inner: &Inner| Ok(inner.catalogue.list(&prefix, after.as_ref(), limit + 1)?);
-        let mut names: Vec<FileInfo> = self.blocking(read).await?;
+        let page = self.blocking(read).await?;
+        let mut names: Vec<FileInfo> = page.into_iter().map(|record| record.file).collect();
         let mut bytes = 0;
         let fits = names.iter().take(limit).take_while(|file| {
             bytes += file.name.as_str().len() + 128;
@@ -308,7 +349,7 @@ impl Registry {
         work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| Error::Panicked)?
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(Error::of_task)?
     }
 }
 
@@ -432,6 +473,40 @@ impl Inner {
         Ok(released)
     }
 
+    /// One page of [`Registry::release_unattended`]: how many were freed, and where the next page begins.
+    fn sweep(
+        &self,
+        after: Option<&FileName>,
+        clock: u64,
+        limit: u64,
+        now: Instant,
+    ) -> Result<(usize, Option<FileName>), Error> {
+        let page = self.catalogue.list("", after, SWEEP_PAGE)?;
+        let last = page.last().filter(|_| page.len() == SWEEP_PAGE).map(|record| record.file.name.clone());
+        let attended: Vec<(FileName, bool)> = self.with(|Guarded { live, .. }| {
+            let attended = page.iter().map(|record| {
+                let name = &record.file.name;
+                (name.clone(), live.is_attended(name, record.owner, now))
+            });
+            attended.collect()
+        });
+        let mut freed = 0;
+        for name in self.catalogue.attend(&attended, clock, limit)? {
+            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(record) = self.catalogue.get(&name)? else { continue };
+            // A peer may have come since the page was judged.
+            if self.with(|Guarded { live, .. }| live.is_attended(&name, record.owner, now)) {
+                continue;
+            }
+            if let Some(Record { file, owner }) = self.catalogue.expire(&name, clock, limit)? {
+                self.with(|Guarded { live, .. }| live.release(&name, owner));
+                info!(%name, id = %file.id, %owner, "name released: neither its owner nor a holder was seen for --release-after");
+                freed += 1;
+            }
+        }
+        Ok((freed, last))
+    }
+
     fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
         let file = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?.file;
         let hashes = match hashes_from {
@@ -442,6 +517,37 @@ impl Inner {
             None => Vec::new(),
         };
         Ok((file, hashes))
+    }
+}
+
+fn log_opened(peer: PeerId, address: &Address, opened: &Result<Opened, Error>) {
+    match opened {
+        Ok(Opened { ruling, before, .. }) => {
+            let before = before.as_ref().map(Address::as_str);
+            match ruling {
+                Ruling::Free => info!(%peer, %address, "peer registered"),
+                Ruling::SamePlace => info!(%peer, %address, "peer registered anew"),
+                Ruling::Moved => info!(%peer, %address, before, "peer moved to another address"),
+                Ruling::Original => warn!(
+                    %peer, %address, copy = before,
+                    "two processes had this peer id: the first one got it back from a copy of its state folder"
+                ),
+                _ => warn!(
+                    %peer, %address, before,
+                    "peer registered at another address while its lease was live: it moved, or two peers share one id"
+                ),
+            }
+        }
+        Err(Error::IdInUse { first: false, .. }) => {}
+        Err(Error::IdInUse { holder, .. }) => {
+            let holder = holder.as_ref().map(Address::as_str);
+            info!(%peer, %address, holder, "peer id is claimed from another address; waiting whether its holder is alive");
+        }
+        Err(Error::CopiedState { holder, .. }) => {
+            let holder = holder.as_ref().map(Address::as_str);
+            warn!(%peer, %address, holder, "a peer was refused: it works on a copy of the state folder of a live peer");
+        }
+        Err(error) => warn!(%peer, %address, %error, "peer refused"),
     }
 }
 

@@ -1,16 +1,21 @@
 //! Brings the tracker up, and down again without leaving anything behind.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use drizzle_proto::{
     net::{
+        health::READY,
+        listen::{Listening, listen},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
     },
     wire::tracker_server::{SERVICE_NAME, TrackerServer},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::info;
@@ -21,6 +26,7 @@ use crate::{
     config::Config,
     grpc::Service,
     limits::MAX_REQUEST,
+    readiness,
     registry::Registry,
 };
 
@@ -67,26 +73,42 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let directory = config.data_dir.clone();
     let catalogue = tokio::task::spawn_blocking(move || RedbCatalogue::open(&directory)).await??;
     let failed = |source| ServerError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let Listening { listener, address, families } = listen(config.listen).map_err(failed)?;
 
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    // Not an option: a tracker that was given the same seed at each start would give new peers the very leases that
+    // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
-    tasks.spawn(reap(registry.clone(), stop.clone()));
+    let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+    for service in [SERVICE_NAME, READY] {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let (readiness, until) = (health.clone(), stop.clone());
+    let tell = async move |ready| {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        readiness.set_service_status(READY, status).await;
+    };
+    let looking = readiness::watch(registry.clone(), readiness::LOOKS, tell, until);
+    tasks.spawn(shell::guard("task that looks whether it is ready", looking, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
+    tasks.spawn(shell::guard("task that ends leases", reap(registry.clone(), stop.clone()), fault.clone()));
+    if config.release_after < Duration::MAX {
+        let releasing = release(registry.clone(), config.release_after, stop.clone());
+        tasks.spawn(shell::guard("task that releases names", releasing, fault.clone()));
+    }
+    let mut incoming = transport.incoming(listener, cut.clone());
+    tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
         .server()
         .add_service(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .serve_with_incoming_shutdown(transport.incoming(listener, cut.clone()), stop.clone().cancelled_owned());
-    let (fault, faults) = mpsc::channel(1);
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
-    info!(%address, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
+    info!(%address, %families, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
     Ok(Tracker { address, config, registry, health, faults, tasks, stop, cut })
 }
 
@@ -103,7 +125,7 @@ impl Tracker {
         let (uptime, peers, files) = (uptime.as_secs(), live.peers, live.swarms);
         let (registered, refused) = (counts.registered, counts.refused);
         info!(uptime, peers, files, registered, refused, "draining");
-        for service in ["", SERVICE_NAME] {
+        for service in ["", SERVICE_NAME, READY] {
             // Cleared and not set to NOT_SERVING: that ends health watches, which would hold up the drain.
             self.health.clear_service_status(service).await;
         }
@@ -136,6 +158,26 @@ impl Daemon for Tracker {
 
     async fn shutdown(self) -> Drained {
         Tracker::shutdown(self).await
+    }
+}
+
+/// Frees names that no peer attends to. Looks often enough that one is released at most an eighth of its time late,
+/// and seldom enough to cost nothing.
+async fn release(registry: Registry, after: Duration, stop: CancellationToken) {
+    let every = (after / 8).clamp(Duration::from_millis(100), Duration::from_secs(3600));
+    let mut base = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        // What the catalogue fails at is in the log; the next look may find it well.
+        if base.is_none() {
+            base = registry.attendance().await.ok();
+        }
+        if let Some(base) = base {
+            let _ = registry.release_unattended(base, after, Instant::now()).await;
+        }
     }
 }
 

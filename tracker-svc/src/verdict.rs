@@ -1,7 +1,7 @@
 //! What becomes of a claim to a name, and what is said of a refusal. Pure.
 
 use drizzle_proto::{
-    FileId, FileInfo,
+    FileId, FileInfo, PeerInfo,
     announcement::{FileChunks, FileOutcome},
 };
 
@@ -27,6 +27,15 @@ pub(crate) fn wrong_layout(claimed: &FileInfo) -> String {
 /// What is said of hashes that are not an id's.
 pub(crate) fn wrong_hashes(made: FileId, claimed: &FileInfo) -> String {
     format!("the hashes make file id {made}, not {}", claimed.id)
+}
+
+/// What is said to a peer of another one at its address.
+pub(crate) fn same_address(other: &PeerInfo) -> String {
+    format!(
+        "peer {} tells the same address, {}, and other peers reach only one of the two: give each an address of its own with --advertise",
+        other.id(),
+        other.address()
+    )
 }
 
 fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {

@@ -49,7 +49,15 @@ pub(super) async fn run(
     }
 }
 
-fn request(download: &args::Download) -> Result<wire::DownloadRequest, Failure> {
+/// What this process calls itself among the callers of a download.
+fn caller() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // Seeded by the operating system.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    format!("{}-{random:016x}", std::process::id())
+}
+
+fn request(download: &args::Download, caller: &str) -> Result<wire::DownloadRequest, Failure> {
     let output = download.output.as_ref().map(|output| paths::destination(output, &download.name));
     // 0 would mean the default on the wire.
     let millis = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -58,6 +66,7 @@ fn request(download: &args::Download) -> Result<wire::DownloadRequest, Failure> 
         output: output.transpose()?.unwrap_or_default(),
         chunks: download.chunks.as_ref().map(Into::into),
         timeout_millis: download.timeout.map_or(0, millis),
+        caller: caller.to_owned(),
     })
 }
 
@@ -68,7 +77,8 @@ async fn follow(
     progress: &mut Progress,
     mut interrupts: Interrupts,
 ) -> Result<wire::DownloadDone, Failure> {
-    let request = request(download)?;
+    let caller = caller();
+    let request = request(download, &caller)?;
     let daemon = tokio::select! {
         daemon = Daemon::connect(peer) => daemon?,
         exit = interrupts.next() => return Err(Failure::new(exit, "interrupted")),
@@ -79,7 +89,7 @@ async fn follow(
         // The request may have arrived.
         exit = interrupts.next() => {
             view.cancelling()?;
-            return cancel(&daemon, None, progress, exit).await;
+            return leave(&daemon, None, progress, &caller, exit).await;
         }
     };
     let mut stream = stream.map_err(|status| not_started(&daemon, &status))?.into_inner();
@@ -89,7 +99,7 @@ async fn follow(
         tokio::select! {
             exit = interrupts.next() => {
                 view.cancelling()?;
-                return cancel(&daemon, Some(stream), progress, exit).await;
+                return leave(&daemon, Some(stream), progress, &caller, exit).await;
             }
             now = ticks.tick() => {
                 progress.observe(now.into_std());
@@ -133,18 +143,35 @@ fn message(daemon: &Daemon, name: &str, message: Result<Option<wire::DownloadEve
     }
 }
 
-/// Asks the daemon to cancel, and reads on meanwhile: the last event tells what is missing, or that it was done
-/// already.
-async fn cancel(
+/// The transfer goes on for other callers.
+struct GoesOn;
+
+/// Leaves the transfer, which the daemon then cancels unless another caller follows it, and reads on meanwhile: the
+/// last event tells what is missing, or that it was done already.
+async fn leave(
     daemon: &Daemon,
     stream: Option<Streaming<wire::DownloadEvent>>,
     progress: &mut Progress,
+    caller: &str,
     exit: Exit,
 ) -> Result<wire::DownloadDone, Failure> {
     let mut control = daemon.control.clone();
-    let request = wire::CancelTransferRequest { name: progress.name.clone() };
-    let both = async { tokio::join!(control.cancel_transfer(request), last(daemon, stream, progress)) };
-    let answer = tokio::time::timeout(CANCEL_TIMEOUT, both).await;
+    let request = wire::CancelTransferRequest { name: progress.name.clone(), caller: caller.to_owned() };
+    let leaving = async {
+        let answer = control.cancel_transfer(request).await;
+        // A transfer that goes on has no last event to wait for.
+        if answer.as_ref().is_ok_and(|answer| answer.get_ref().goes_on) { Err(GoesOn) } else { Ok(answer) }
+    };
+    let both = async { tokio::try_join!(leaving, async { Ok(last(daemon, stream, progress).await) }) };
+    let answer = match tokio::time::timeout(CANCEL_TIMEOUT, both).await {
+        Ok(Err(GoesOn)) => {
+            let reason = format!("left the download of {}; it goes on for its other callers", progress.name);
+            let hint = format!("`peer-cli cancel {}` ends it for all of them.", progress.name);
+            return Err(Failure::new(exit, reason).hint(hint));
+        }
+        Ok(Ok(both)) => Ok(both),
+        Err(late) => Err(late),
+    };
     let name = &progress.name;
     let (answer, end) = match answer {
         Ok((answer, end)) => (answer.map(|_| ()), end),

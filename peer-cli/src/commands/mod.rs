@@ -87,7 +87,7 @@ async fn cancel(daemon: &Daemon, name: FileName, json: bool, out: &mut Out) -> R
         name: &'a str,
         cancelled: bool,
     }
-    let request = wire::CancelTransferRequest { name: name.to_string() };
+    let request = wire::CancelTransferRequest { name: name.to_string(), caller: String::new() };
     let answer = daemon.answer(daemon.control.clone().cancel_transfer(request)).await;
     answer.map_err(|failure| failure.hint_if(Exit::NoSuchFile, "`peer-cli status` lists the running transfers."))?;
     if json {

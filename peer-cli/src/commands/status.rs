@@ -29,11 +29,13 @@ struct Status<'a> {
     missing_files: u32,
     settling_files: u32,
     folder_is_away: bool,
+    warnings: &'a [String],
     upload_slots: u32,
     uploads_running: u32,
     uploaded_bytes: u64,
     downloaded_bytes: u64,
     hashing: Option<Hashing>,
+    hanging_files: &'a [String],
     transfers: Vec<Transfer<'a>>,
 }
 
@@ -88,6 +90,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
         missing_files: status.missing_files,
         settling_files: status.settling_files,
         folder_is_away: status.folder_is_away,
+        warnings: &status.warnings,
         upload_slots: status.upload_slots,
         uploads_running: status.uploads_running,
         uploaded_bytes: status.uploaded_bytes,
@@ -98,6 +101,7 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
             bytes_done: now.bytes_done,
             bytes_total: now.bytes_total,
         }),
+        hanging_files: &status.hanging_files,
         transfers: status.transfers.iter().filter_map(transfer).collect(),
     }
 }
@@ -144,6 +148,12 @@ fn text(status: &wire::StatusResponse) -> String {
     if status.missing_files > 0 {
         let some = status.missing.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         line("missing", format!("{} no longer there: {some}", count(status.missing_files, "file")));
+    }
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
+    for path in &status.hanging_files {
+        line("hanging", format!("{path}: its disk or network mount does not answer"));
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

@@ -49,7 +49,8 @@ impl Bars {
         self.bar.set_length(progress.total.max(1));
         self.bar.set_prefix(frame.head);
         self.bar.set_message(frame.lines.join("\n"));
-        self.bar.set_position(if progress.total == 0 { 1 } else { progress.stored });
+        let done = progress.checking().map_or(progress.stored, |(checked, _)| checked);
+        self.bar.set_position(if progress.total == 0 { 1 } else { done });
     }
 
     fn note(&self, line: &str) {
@@ -92,14 +93,17 @@ fn frame(progress: &Progress, width: usize, height: usize) -> Frame {
     let mut lines = Vec::new();
     if let Some(reason) = &progress.waiting {
         lines.push(format!("waiting: {}", clean(reason)));
+    } else if let Some((checked, total)) = progress.checking() {
+        lines.push(format!("all is here; checking it: {} of {}", bytes(checked), bytes(total)));
     }
     // Besides the sources: the head, a waiting line, the line that counts the rest, the cursor's.
-    let fit = height.saturating_sub(3 + lines.len());
+    let first = lines.len();
+    let fit = height.saturating_sub(3 + first);
     let shown = busiest(&progress.sources, fit);
     let column = shown.iter().map(|source| measure_text_width(&source.peer)).max().unwrap_or(0);
     lines.extend(shown.iter().map(|source| source_line(source, column.min(width / 2), width)));
     let hidden = progress.sources.len().saturating_sub(fit);
-    if hidden > 0 && height > 2 + usize::from(progress.waiting.is_some()) {
+    if hidden > 0 && height > 2 + first {
         lines.push(format!("  and {hidden} more"));
     }
     let cut = |line: String| truncate_str(&line, width, "…").into_owned();
@@ -179,9 +183,9 @@ mod tests {
         let source =
             |at: usize| SourceProgress { peer: format!("10.0.0.{at}:7401"), bytes: at as u64, chunks: 5, in_flight: 1 };
         progress.apply(&Event::Progress(wire::DownloadProgress {
-            bytes_recorded: 0,
             bytes_stored: 1 << 29,
             sources: (0..sources).map(source).collect(),
+            ..Default::default()
         }));
         progress
     }
@@ -196,6 +200,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_all_here_and_not_checked_yet_is_said_to_be_checked() {
+        let mut progress = progress("model.bin", 0);
+        progress.apply(&Event::Progress(wire::DownloadProgress {
+            bytes_stored: 1 << 30,
+            bytes_unchecked: Some(1 << 28),
+            ..Default::default()
+        }));
+        assert_eq!(frame(&progress, 100, 24).lines, ["all is here; checking it: 768 MiB of 1.00 GiB"]);
+        progress.apply(&Event::Progress(wire::DownloadProgress { bytes_stored: 1 << 30, ..Default::default() }));
+        assert_eq!(frame(&progress, 100, 24).lines, [""; 0], "it is checked");
+    }
+
+    #[test]
     fn a_small_terminal_shows_the_busiest() {
         let frame = frame(&progress("model.bin", 40), 100, 10);
         assert_eq!(frame.lines.len(), 8);
@@ -205,9 +222,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_wraps(width in 2usize..200, height in 0usize..60, sources in 0usize..80, name in "[a漢é]{1,80}", waiting: bool) {
+        fn nothing_wraps(width in 2usize..200, height in 0usize..60, sources in 0usize..80, name in "[a漢é]{1,80}", waiting: bool, checking: bool) {
             let mut progress = progress(&name, sources);
             progress.waiting = waiting.then(|| "no peer holds chunk 17 and that is a long story".into());
+            if checking {
+                (progress.stored, progress.unchecked) = (progress.total, 1 << 20);
+            }
             let frame = frame(&progress, width, height);
             let bar = if frame.bar { MIN_BAR } else { 0 };
             prop_assert!(measure_text_width(&frame.head) + bar <= width.saturating_sub(1), "{}", frame.head);

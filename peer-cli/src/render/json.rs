@@ -22,6 +22,9 @@ enum Event<'a> {
     Progress {
         bytes: u64,
         total: u64,
+        /// Bytes of an earlier run that are still to be checked.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unchecked: Option<u64>,
         sources: Vec<LiveSource<'a>>,
     },
     Chunk {
@@ -97,6 +100,7 @@ impl View for Json {
             Told::Progress(now) => Event::Progress {
                 bytes: now.bytes_stored,
                 total: progress.total,
+                unchecked: now.bytes_unchecked,
                 sources: now.sources.iter().map(live).collect(),
             },
             Told::Chunk(chunk) => match step(chunk.step()) {

@@ -29,6 +29,10 @@ pub(crate) struct Plain {
 
 impl Plain {
     fn line(&mut self, progress: &Progress) -> io::Result<()> {
+        if let Some((checked, total)) = progress.checking() {
+            let (name, checked, total) = (clean(&progress.name), bytes(checked), bytes(total));
+            return self.out.line(&format!("{name}: all is here; checking it: {checked} of {total}"));
+        }
         let sources = progress.sources.iter().filter(|source| source.in_flight > 0).count() as u64;
         self.out.line(&format!(
             "{}: {} %, {} of {}, {}, {} left, {} active",

@@ -92,7 +92,7 @@ fn the_request_has_absolute_paths_and_all_options() {
     run(&["share", "f", "../g"]);
     let path = |tail: &str| here.join(tail).into_os_string().into_string().unwrap();
     let ask = |output: String, timeout_millis| {
-        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, chunks: None, timeout_millis })
+        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, timeout_millis, ..Default::default() })
     };
     let up = here.parent().unwrap().join("g").into_os_string().into_string().unwrap();
     assert_eq!(
@@ -203,6 +203,7 @@ fn status() {
         peer_id: "01".repeat(16),
         tracker: "http://t:7400".into(),
         refused: vec!["b".into()],
+        hanging_files: vec!["/mnt/c".into()],
         transfers: vec![wire::Transfer {
             file: Some(file("a")),
             bytes_wanted: 10 * MIB,
@@ -217,7 +218,7 @@ fn status() {
     };
     let daemon = Daemon::start(Script { status, ..Script::default() });
     let ran = daemon.run(&["status"]);
-    for part in ["away", "refused   b:", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
+    for part in ["away", "refused   b:", "hanging   /mnt/c: its disk", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
     let json = daemon.run(&["--json", "status"]).json().remove(0);

@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) status: wire::StatusResponse,
     pub(crate) unshare: Answer<bool>,
     pub(crate) cancel: Answer<()>,
+    /// A transfer that a caller leaves goes on for others.
+    pub(crate) goes_on: bool,
 }
 
 /// An answer, or a refusal.
@@ -100,7 +102,9 @@ impl Control for Fake {
         &self,
         request: Request<wire::DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
-        self.note(Call::Download(request.into_inner()));
+        let mut request = request.into_inner();
+        assert!(!std::mem::take(&mut request.caller).is_empty(), "a caller says which it is");
+        self.note(Call::Download(request));
         let events = self.script.download.0.clone()?;
         let events = events.into_iter().map(|event| wire::DownloadEvent { event: Some(event) }).collect();
         let (sender, receiver) = stream(events);
@@ -123,12 +127,12 @@ impl Control for Fake {
     ) -> Result<Response<wire::CancelTransferResponse>, Status> {
         self.note(Call::Cancel(request.into_inner().name));
         self.script.cancel.0.clone()?;
-        let running = self.running.lock().unwrap().take();
+        let running = self.running.lock().unwrap().take_if(|_| !self.script.goes_on);
         if let Some(running) = running {
             let end = failed(wire::download_failed::Kind::Cancelled, "cancelled");
             let _ = running.send(Ok(wire::DownloadEvent { event: Some(end) })).await;
         }
-        Ok(Response::new(wire::CancelTransferResponse {}))
+        Ok(Response::new(wire::CancelTransferResponse { goes_on: self.script.goes_on }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {

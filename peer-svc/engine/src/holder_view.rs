@@ -58,6 +58,13 @@ impl HolderView {
         Self { own, known: BTreeMap::new(), synced: false }
     }
 
+    /// The peer itself has another id from now on; what a download must be told. Begin a new watch, too: its snapshot
+    /// names the holder that had the id so far.
+    pub fn renamed(&mut self, own: PeerId) -> Option<HolderChange> {
+        self.own = own;
+        self.known.remove(&own).map(|_| HolderChange::Gone(own))
+    }
+
     /// What a download must be told after a message of the watch.
     pub fn apply(&mut self, message: HolderChanges, now: Instant) -> Vec<Located> {
         if message.reset {
@@ -126,6 +133,14 @@ mod tests {
 
     fn snapshot(peers: &[u8]) -> HolderChanges {
         HolderChanges { reset: true, changes: peers.iter().map(|&n| is(n)).collect(), synced: true }
+    }
+
+    #[test]
+    fn a_peer_that_takes_another_id_hears_of_the_one_that_had_its_old_id() {
+        let (mut view, start) = (HolderView::new(peer(1)), Instant::now());
+        assert_eq!(view.apply(snapshot(&[1, 2]), start), [Located::Change(is(2)), Located::Synced]);
+        assert_eq!(view.renamed(peer(2)), Some(HolderChange::Gone(peer(2))));
+        assert_eq!(view.apply(snapshot(&[1, 2]), start), [Located::Change(is(1))]);
     }
 
     #[test]

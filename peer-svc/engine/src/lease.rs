@@ -9,6 +9,7 @@
 //! - while a lease is held, its renewal is due [`Terms::renew_every`] after the last one was sent, or a pause
 //!   that grows after that one failed, whatever announcements do;
 //! - without a lease the only call is to register, and what a call under an earlier lease brings is ignored;
+//! - a lease under which the tracker knows an old address is given up at once, like one that the tracker does not know;
 //! - a lease that the tracker does not know is given up at once, whichever call finds out; a new one is asked for
 //!   at once too, but after a pause that grows if the last one was lost before its first renewal was due;
 //! - news is gathered for [`BATCH`], and after a failure it waits for a pause that grows, whatever renewals do.
@@ -21,6 +22,10 @@ use crate::retry::{self, Backoff};
 
 /// News is gathered this long before it is sent.
 pub const BATCH: Duration = Duration::from_millis(40);
+/// A renewal that gets no answer is given up after the time between renewals, so that two more fit into a lease of
+/// three times that; but not before this, which a busy machine may need.
+pub const LEAST_DEADLINE: Duration = Duration::from_secs(1);
+
 /// What the tracker granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -65,6 +70,8 @@ pub enum Change {
     Away,
     /// The lease is gone; everything is to be announced again under the next one.
     Lost,
+    /// The lease is given up for one at another address; otherwise as `Lost`.
+    Moved,
 }
 
 #[derive(Debug)]
@@ -122,6 +129,11 @@ impl Lease {
     /// The lease that is held, whether or not the tracker answers at present.
     pub fn id(&self) -> Option<u64> {
         self.held.as_ref().map(|held| held.terms.id)
+    }
+
+    /// How long a renewal may take. One with the deadline of other calls would hang for as long as the lease lasts.
+    pub fn renew_within(&self) -> Duration {
+        self.held.as_ref().map_or(LEAST_DEADLINE, |held| held.terms.renew_every.max(LEAST_DEADLINE))
     }
 
     /// Whether [`Lease::has_news`] would change anything: otherwise the news needs no watching now.
@@ -235,6 +247,17 @@ impl Lease {
                 held.renew_at = held.renew_at.min(now + pause);
                 self.away()
             }
+        }
+    }
+
+    /// This peer is reached at another address than the one told under this lease.
+    pub fn moved(&mut self, lease: u64, now: Instant) -> Change {
+        match self.held.as_ref().is_some_and(|held| held.terms.id == lease) {
+            true => {
+                self.lost(now);
+                Change::Moved
+            }
+            false => Change::Nothing,
         }
     }
 

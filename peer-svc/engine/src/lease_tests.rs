@@ -28,6 +28,20 @@ fn a_renewal_does_not_wait_for_an_announcement() {
 }
 
 #[test]
+fn a_renewal_that_hangs_leaves_time_for_another_one_within_the_lease() {
+    let start = Instant::now();
+    let mut lease = held(start);
+    let hung = start + EVERY;
+    assert_eq!(lease.next(hung), Some(Call::Renew(7)));
+    let given_up = hung + lease.renew_within();
+    lease.renewed(7, Answer::Failed, given_up);
+    let again = lease.wake_at().unwrap();
+    assert_eq!(lease.next(again), Some(Call::Renew(7)));
+    // The tracker grants three times the time between renewals.
+    assert!(again < start + 3 * EVERY - EVERY / 2, "{:?} after the lease began", again - start);
+}
+
+#[test]
 fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
     let start = Instant::now();
     let mut lease = held(start);
@@ -40,6 +54,23 @@ fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
     assert_eq!(lease.registered(Terms { id: 8, ..TERMS }, start + EVERY), Change::Connected(8));
     assert_eq!(lease.announced(7, Answer::UnknownLease, start + EVERY), Change::Nothing);
     assert_eq!(lease.id(), Some(8));
+}
+
+#[test]
+fn a_peer_that_moved_registers_at_once_but_not_in_a_tight_loop() {
+    let start = Instant::now();
+    let mut lease = held(start);
+    let now = start + EVERY;
+    assert_eq!(lease.next(now), Some(Call::Renew(7)));
+    assert_eq!(lease.moved(6, now), Change::Nothing, "of an earlier lease");
+    assert_eq!(lease.moved(7, now), Change::Moved);
+    assert_eq!((lease.id(), lease.next(now)), (None, Some(Call::Register)));
+    assert_eq!(lease.renewed(7, Answer::Taken, now), Change::Nothing);
+    lease.registered(Terms { id: 8, ..TERMS }, now);
+    // An address that flickers is told, each time a little later.
+    assert_eq!(lease.moved(8, now), Change::Moved);
+    assert_eq!(lease.next(now), None);
+    assert_eq!(lease.next(lease.wake_at().unwrap()), Some(Call::Register));
 }
 
 #[test]
@@ -105,6 +136,7 @@ enum Event {
     Register(bool),
     Renewal(Answer),
     Announcement(Answer),
+    Moved,
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -115,6 +147,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(Event::Register),
         2 => answer().prop_map(Event::Renewal),
         2 => answer().prop_map(Event::Announcement),
+        1 => Just(Event::Moved),
     ]
 }
 
@@ -238,6 +271,10 @@ proptest! {
                     if counts {
                         model.renewed(answer, now);
                     }
+                },
+                Event::Moved => if let Some(id) = lease.id() {
+                    prop_assert_eq!(lease.moved(id, now), Change::Moved);
+                    model.lost(now);
                 },
                 Event::Announcement(answer) => if let Some(id) = model.announcing.take() {
                     let counts = lease.id() == Some(id);

@@ -5,11 +5,17 @@
 //! | [`schedule`] | what to fetch next, from which holder, and which holders to avoid |
 //! | [`slots`] | which requests get an upload slot |
 //! | [`pace`] | when a stream has stalled or drips, on either end |
+//! | [`advertise`] | at which of its addresses other peers are to reach this one |
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
 //! | [`folder`] | what becomes of a file in the shared folder, and when it is looked at |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`memory`] | which fetch gets memory for its chunk |
+//! | [`turns`] | which job reads and hashes next |
+//! | [`uplink`] | how many upload slots the uplink carries |
+//! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
 //! | [`waiting`] | why a download waits, and when it gives up |
+//! | [`calls`] | which calls to the file system hang, and which are not begun for that |
 //! | [`retry`] | when to try again |
 //!
 //! Pure: state and events go in, decisions come out; `now` and a seeded random source are arguments. Nothing here
@@ -17,12 +23,18 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test begins at some moment, whichever"))]
 
+pub mod advertise;
 pub mod announce;
+pub mod callers;
+pub mod calls;
 pub mod folder;
 pub mod holder_view;
 pub mod lease;
+pub mod memory;
 pub mod pace;
 pub mod retry;
 pub mod schedule;
 pub mod slots;
+pub mod turns;
+pub mod uplink;
 pub mod waiting;

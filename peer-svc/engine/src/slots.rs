@@ -1,14 +1,17 @@
 //! Which requests get an upload slot.
 //!
 //! Few streams at full rate finish chunks sooner than many slow ones, and a finished chunk can be served by the
-//! peer that got it. So there is a fixed number of slots, and a request beyond them is told "busy" at once and
-//! goes elsewhere; there is no queue, because a wish that waited is stale.
+//! peer that got it. So there are few slots, and a request beyond them is told "busy" at once and goes elsewhere;
+//! there is no queue, because a wish that waited is stale. How many slots there are follows the uplink: see
+//! [`crate::uplink`]. A stream that runs is never ended for another one, whose receiver would throw away what came.
 //!
 //! What holds at all times (each line has a property test):
-//! - no more grants are out than there are slots;
-//! - a requester alone may have every slot;
-//! - while another requester was refused within [`MEMORY`], none gets more than its fair share: the slots
-//!   divided by the requesters that hold or want one, rounded up;
+//! - what requesters hold up to their fair share takes no more than all slots; the fair share is the slots divided by
+//!   the requesters that hold or want one, rounded up;
+//! - so a requester alone may have every slot, and one that comes then is served at once beside it: what the first
+//!   one holds beyond its share does not count, and it gets no more before it is back within it;
+//! - no more grants are out than [`Slots::most`];
+//! - while another requester was refused within [`MEMORY`], none gets more than its fair share;
 //! - a released slot is free at once;
 //! - however many requesters ask, no more than [`REMEMBERED`] are remembered, the latest ones.
 //!
@@ -21,11 +24,16 @@ use std::{
 
 use drizzle_proto::PeerId;
 
+use crate::uplink::Uplink;
+
 /// A refused requester counts as waiting for this long: twice the longest pause after which it asks again.
 pub const MEMORY: Duration = Duration::from_secs(1);
 
 /// Refused requesters that are remembered at once: far more than peers that share a few slots, and little memory.
 pub const REMEMBERED: usize = 1024;
+
+/// Slots beyond the least number, at most three times that: each costs a thread.
+const MORE: usize = 64;
 
 /// The peer that asks; `None` if it did not say.
 pub type Requester = Option<PeerId>;
@@ -33,7 +41,8 @@ pub type Requester = Option<PeerId>;
 /// The upload slots of one peer.
 #[derive(Debug)]
 pub struct Slots {
-    count: usize,
+    uplink: Uplink,
+    most: usize,
     /// Grants that are out, by requester; none is 0.
     held: BTreeMap<Requester, usize>,
     /// When each requester that was refused and has got nothing since was refused last.
@@ -57,14 +66,26 @@ pub enum Answer {
 }
 
 impl Slots {
-    /// So many slots, at least one.
+    /// So many slots at least, at least one.
     pub fn new(count: usize) -> Self {
-        Self { count: count.max(1), held: BTreeMap::new(), refused: BTreeMap::new() }
+        let count = count.max(1);
+        let most = Self::most(count);
+        Self { uplink: Uplink::new(count, most), most, held: BTreeMap::new(), refused: BTreeMap::new() }
     }
 
-    /// How many slots there are.
+    /// Most grants that are out at once, of so many slots at least.
+    pub fn most(count: usize) -> usize {
+        count.max(1).saturating_add(count.max(1).saturating_mul(3).min(MORE))
+    }
+
+    /// How many slots there are at present.
     pub fn count(&self) -> usize {
-        self.count
+        self.uplink.streams()
+    }
+
+    /// Some bytes were sent, to whichever requester.
+    pub fn sent(&mut self, bytes: u64, now: Instant) {
+        self.uplink.sent(bytes, now);
     }
 
     /// How many of them are taken.
@@ -80,13 +101,24 @@ impl Slots {
     /// A request. Every grant must be released.
     pub fn ask(&mut self, requester: Requester, now: Instant) -> Answer {
         self.refused.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
+        self.uplink.look(now);
         let held = self.held.get(&requester).copied().unwrap_or(0);
-        let within_share = held < self.fair_share(requester) || !self.others_wait(requester, now);
-        if self.taken() < self.count && within_share {
+        let share = self.fair_share(requester);
+        let within_share = held < share;
+        // What a requester holds beyond its share does not keep others waiting.
+        let counted = match within_share {
+            true => self.held.values().map(|held| share.min(*held)).sum(),
+            false => self.taken(),
+        };
+        let is_free = counted < self.count() && self.taken() < self.most;
+        if is_free && (within_share || !self.others_wait(requester, now)) {
             self.refused.remove(&requester);
             *self.held.entry(requester).or_default() += 1;
             Answer::Granted(Grant { requester })
         } else {
+            if within_share {
+                self.uplink.wanted(now);
+            }
             self.refuse(requester, now);
             Answer::Busy
         }
@@ -119,7 +151,7 @@ impl Slots {
     fn fair_share(&self, asking: Requester) -> usize {
         let others = self.refused.keys().filter(|other| !self.held.contains_key(*other) && **other != asking).count();
         let asking = usize::from(!self.held.contains_key(&asking));
-        self.count.div_ceil(self.held.len() + others + asking)
+        self.count().div_ceil(self.held.len() + others + asking)
     }
 }
 
@@ -156,18 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_released_goes_to_the_peer_that_waits() {
-        let (mut slots, mut now) = (Slots::new(4), Instant::now());
+    fn no_peer_keeps_every_slot_while_another_one_waits_however_long_its_streams_take() {
+        let (mut slots, now) = (Slots::new(4), Instant::now());
         let mut hog: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy);
-        // The hog is faster to ask again: it is refused, the other one is served, until both hold half.
-        let mut other = Vec::new();
+        // None of its streams ends.
+        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), now))).collect();
+        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "it has its half");
+        // What it holds beyond its share is not replaced.
         for _ in 0..2 {
             slots.release(hog.pop().unwrap());
-            now += Duration::from_millis(1);
             assert_eq!(slots.ask(peer(1), now), Answer::Busy);
-            other.push(granted(slots.ask(peer(2), now)));
-            assert_eq!(slots.ask(peer(2), now), Answer::Busy, "it wants more");
         }
         slots.release(hog.pop().unwrap());
         hog.push(granted(slots.ask(peer(1), now)));
@@ -175,14 +205,42 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_released_goes_to_the_peer_that_waits() {
+        let (mut slots, now) = (Slots::new(2), Instant::now());
+        let mut first = vec![granted(slots.ask(peer(1), now))];
+        let _second = granted(slots.ask(peer(2), now));
+        assert_eq!(slots.ask(peer(3), now), Answer::Busy, "each of two peers has its share");
+        slots.release(first.pop().unwrap());
+        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "kept for a peer that has none");
+        let _third = granted(slots.ask(peer(3), now));
+    }
+
+    #[test]
     fn a_peer_that_was_refused_and_went_away_is_forgotten() {
         let (mut slots, now) = (Slots::new(2), Instant::now());
-        let _first = granted(slots.ask(peer(1), now));
-        let second = granted(slots.ask(peer(1), now));
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy);
-        slots.release(second);
-        assert_eq!(slots.ask(peer(1), now), Answer::Busy, "a slot is kept for the one that waits");
-        let _second = granted(slots.ask(peer(1), now + MEMORY));
+        let first = granted(slots.ask(peer(1), now));
+        let _second = granted(slots.ask(peer(2), now));
+        assert_eq!(slots.ask(peer(3), now), Answer::Busy);
+        slots.release(first);
+        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "a slot is kept for the one that waits");
+        let _first = granted(slots.ask(peer(2), now + MEMORY));
+    }
+
+    #[test]
+    fn slots_follow_the_uplink_while_slow_receivers_leave_room_in_it() {
+        let (mut slots, mut now) = (Slots::new(2), Instant::now());
+        let _slow = [granted(slots.ask(peer(1), now)), granted(slots.ask(peer(2), now))];
+        let mut fast = None;
+        for _ in 0..20 {
+            now += MEMORY / 10;
+            slots.sent(1000, now);
+            if let Answer::Granted(grant) = slots.ask(peer(3), now) {
+                fast.get_or_insert(grant);
+            }
+        }
+        assert!(fast.is_some(), "a third stream is tried after a window, though each peer has but one");
+        let refused = (0..Slots::most(2) + 1).filter(|_| matches!(slots.ask(peer(4), now), Answer::Busy)).count();
+        assert!(refused > 0, "there is a bound");
     }
 
     #[test]
@@ -219,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_properties_hold(count in 1usize..9, events in proptest::collection::vec(events(), 1..200)) {
+        fn the_properties_hold(count in 1usize..9, bytes in 0u64..1000, events in proptest::collection::vec(events(), 1..200)) {
             let (mut slots, mut now) = (Slots::new(count), Instant::now());
             let mut grants: Vec<Grant> = Vec::new();
             let mut refused: BTreeMap<Requester, Instant> = BTreeMap::new();
@@ -231,29 +289,34 @@ mod tests {
                     Event::Ask(n) => {
                         let requester = peer(n);
                         let held = grants.iter().filter(|grant| grant.requester == requester).count();
+                        slots.sent(bytes, now);
                         refused.retain(|_, at| now < *at + MEMORY);
                         let holders = grants.iter().map(|grant| grant.requester);
                         let competing: BTreeSet<_> =
                             holders.chain(refused.keys().copied()).chain([requester]).collect();
-                        let free = count - grants.len();
                         let wanted = refused.keys().any(|other| *other != requester);
-                        match slots.ask(requester, now) {
+                        let answer = slots.ask(requester, now);
+                        let share = slots.count().div_ceil(competing.len());
+                        let others = |other: &Requester| grants.iter().filter(|g| g.requester == *other).count();
+                        let within: usize = competing.iter().map(|other| others(other).min(share)).sum();
+                        match answer {
                             Answer::Granted(grant) => {
-                                prop_assert!(free > 0, "a slot that was taken was granted");
-                                prop_assert!(!wanted || held < count.div_ceil(competing.len()), "more than a fair share");
+                                prop_assert!(within < slots.count(), "a slot that was taken was granted");
+                                prop_assert!(!wanted || held < share, "more than a fair share");
                                 refused.remove(&requester);
                                 grants.push(grant);
                             }
                             Answer::Busy => {
-                                prop_assert!(free == 0 || wanted, "refused for no reason");
-                                prop_assert!(free == 0 || held > 0, "the share of a peer that holds nothing is at least 1");
+                                let free = within < slots.count() && grants.len() < Slots::most(count);
+                                prop_assert!(!free || held >= share, "refused though there was a slot of its share");
+                                prop_assert!(wanted || grants.len() >= slots.count(), "refused for no reason");
                                 refused.insert(requester, now);
                             }
                         }
                     }
                 }
                 prop_assert_eq!(slots.taken(), grants.len());
-                prop_assert!(slots.taken() <= count);
+                prop_assert!(slots.taken() <= Slots::most(count));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! What holds (each line has a property test):
 //! - a download gives up exactly when it made no progress for its whole patience, and progress starts the wait
 //!   over;
+//! - waiting for this peer's own memory is no patience spent;
 //! - of several reasons the one is told that keeps the download from its end: chunks without supply before fetches
 //!   that do not come, and "busy" only if nothing is under way at all;
 //! - a reason is news once, until it changes or a chunk is stored.
@@ -25,6 +26,8 @@ pub enum Reason {
     Busy,
     /// Every fetch waits for memory for its chunk, which other downloads of this peer use.
     NoMemory,
+    /// No holder could be asked, for want of this on this machine; in words.
+    Short(String),
     /// Chunks were asked for, and nothing comes.
     Silence,
 }
@@ -47,7 +50,7 @@ impl Reason {
             Self::NoSupply(supply)
         } else if fetches.under_way == 0 {
             Self::Busy
-        } else if fetches.ask_no_peer() {
+        } else if fetches.wait_for_memory() {
             Self::NoMemory
         } else {
             Self::Silence
@@ -56,6 +59,11 @@ impl Reason {
 }
 
 impl Fetches {
+    /// Whether there are fetches, and each of them waits for memory.
+    pub fn wait_for_memory(self) -> bool {
+        self.under_way > 0 && self.ask_no_peer()
+    }
+
     /// Whether no peer was asked that may yet answer: a fetch that was only just started is no reason to wait.
     pub fn ask_no_peer(self) -> bool {
         self.without_memory >= self.under_way
@@ -85,8 +93,18 @@ impl Waiting {
         Self { patience, progress_at: now, told: None }
     }
 
+    /// From now on it gives up after another time.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Bytes came: large chunks over slow links take longer than the patience.
     pub fn bytes_came(&mut self, now: Instant) {
+        self.progress_at = now;
+    }
+
+    /// Every fetch waits for memory, which other downloads of this peer use in turn: no peer keeps it waiting.
+    pub fn waits_for_itself(&mut self, now: Instant) {
         self.progress_at = now;
     }
 
@@ -153,6 +171,10 @@ mod tests {
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end - Duration::from_nanos(1)), None);
         assert_eq!(waiting.gives_up(none(), || Reason::Busy, end), Some(GivesUp::NoProgress(Reason::Busy)));
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), Some(GivesUp::Tainted(all())));
+        waiting.be_patient(PATIENCE * 2);
+        assert_eq!((waiting.gives_up_at(), waiting.patience()), (later + PATIENCE * 2, PATIENCE * 2));
+        assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
+        waiting.be_patient(PATIENCE);
         waiting.chunk_stored(end);
         assert_eq!(waiting.gives_up(all(), || Reason::Busy, end), None);
     }
@@ -180,6 +202,7 @@ mod tests {
     enum Event {
         Pass(u64),
         Bytes,
+        WaitsForItself,
         Stored,
         Stands(Reason),
     }
@@ -188,6 +211,7 @@ mod tests {
         prop_oneof![
             3 => (0u64..70_000).prop_map(Event::Pass),
             1 => Just(Event::Bytes),
+            1 => Just(Event::WaitsForItself),
             1 => Just(Event::Stored),
             3 => reasons().prop_map(Event::Stands),
         ]
@@ -221,6 +245,10 @@ mod tests {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
                     Event::Bytes => {
                         waiting.bytes_came(now);
+                        progress_at = now;
+                    }
+                    Event::WaitsForItself => {
+                        waiting.waits_for_itself(now);
                         progress_at = now;
                     }
                     Event::Stored => {

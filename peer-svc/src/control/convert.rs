@@ -24,6 +24,12 @@ fn path(text: &str) -> Result<PathBuf, WireError> {
     if path.is_absolute() { Ok(path) } else { Err(WireError::Bounds("a path that is not absolute")) }
 }
 
+/// What a caller calls itself, among those of one download.
+pub(super) fn caller(name: String) -> Result<String, WireError> {
+    const LONGEST: usize = 64;
+    if name.len() <= LONGEST { Ok(name) } else { Err(WireError::Bounds("a caller's name of more than 64 bytes")) }
+}
+
 impl TryFrom<wire::DownloadRequest> for Request {
     type Error = WireError;
 
@@ -32,6 +38,7 @@ impl TryFrom<wire::DownloadRequest> for Request {
             name: FileName::new(&request.name)?,
             output: if request.output.is_empty() { None } else { Some(path(&request.output)?) },
             chunks: request.chunks.map(ChunkRanges::try_from).transpose()?,
+            caller: caller(request.caller)?,
             timeout: match request.timeout_millis {
                 0 => DEFAULT_TIMEOUT,
                 // A year is for ever, and does not overflow a clock.
@@ -72,6 +79,7 @@ impl From<&Progress> for wire::DownloadProgress {
         Self {
             bytes_stored: progress.stored,
             bytes_recorded: progress.recorded,
+            bytes_unchecked: (progress.unchecked > 0).then_some(progress.unchecked),
             sources: progress.sources.iter().map(Into::into).collect(),
         }
     }
@@ -97,6 +105,8 @@ fn offence(offence: Offence) -> wire::Offence {
         Offence::Refused => Wire::Refused,
         Offence::NotHeld => Wire::NotHeld,
         Offence::Unreachable => Wire::Unreachable,
+        Offence::OtherPeer => Wire::OtherPeer,
+        Offence::OwnAddress => Wire::OwnAddress,
     }
 }
 
@@ -139,6 +149,7 @@ impl From<&DownloadEvent> for wire::DownloadEvent {
                 })
             }
             DownloadEvent::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason_text(reason) }),
+            DownloadEvent::Working(text) => WireEvent::Waiting(wire::DownloadWaiting { reason: text.clone() }),
             DownloadEvent::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
                 path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
                 bytes: *bytes,
@@ -186,7 +197,9 @@ impl From<Snapshot> for wire::StatusResponse {
         let Snapshot { hashing, holdings, uploads, standing, shelf, .. } = snapshot;
         Self {
             peer_id: snapshot.peer.to_string(),
+            hanging_files: snapshot.hanging.iter().take(100).map(|path| path.to_string_lossy().into_owned()).collect(),
             labels: snapshot.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            warnings: standing.concerns.texts().cloned().collect(),
             advertise: standing.advertised.map(|address| address.to_string()).unwrap_or_default(),
             tracker: snapshot.tracker.to_string(),
             tracker_connected: standing.lease.is_some(),

@@ -2,102 +2,22 @@
 //!
 //! A method here converts, calls and converts; errors become codes in one table.
 
+mod backend;
 mod convert;
 mod sharing;
 
 use std::{pin::Pin, sync::Arc};
 
-use drizzle_proto::{
-    FileName, WireError,
-    client::{ClientError, TrackerClient},
-    wire,
-};
-use tokio::sync::watch;
+use drizzle_engine::callers::Leave;
+use drizzle_proto::{FileName, WireError, client::ClientError, wire};
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
-use self::sharing::ShareOrder;
-use crate::{
-    register::Standing,
-    share::{ShareError, Sharer},
-    status::Monitor,
-    store::{hash::HashError, journal::JournalError},
-    transfers::{StartError, Transfers},
-};
+pub(crate) use self::backend::Backend;
+use self::{backend::UnshareError, sharing::ShareOrder};
+use crate::{share::ShareError, store::hash::HashError, transfers::StartError};
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// What the Control service works on.
-#[derive(Debug)]
-pub(crate) struct Backend {
-    /// For files and locations.
-    pub(crate) tracker: TrackerClient,
-    /// Whether there is a lease.
-    pub(crate) standing: watch::Sender<Standing>,
-    pub(crate) sharer: Arc<Sharer>,
-    pub(crate) transfers: Arc<Transfers>,
-    pub(crate) monitor: Monitor,
-    /// Keeps count of background tasks.
-    pub(crate) tasks: TaskTracker,
-}
-
-/// Why an unshare fails.
-#[derive(Debug, thiserror::Error)]
-enum UnshareError {
-    /// A download of it runs.
-    #[error("{0} is being downloaded; cancel that first")]
-    Downloading(FileName),
-    /// Neither this peer nor the tracker knows it as this peer's.
-    #[error("{0} is neither shared here nor registered by this peer")]
-    NotFound(FileName),
-    /// The local part is done.
-    #[error(
-        "{0} is no longer offered here, but the tracker cannot be reached to release its name; unshare it again later"
-    )]
-    TrackerAway(FileName),
-    /// The tracker refused.
-    #[error(transparent)]
-    Tracker(#[from] ClientError),
-    /// Recording failed.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// A bug; the log has the panic's text.
-    #[error("internal error: {0}")]
-    Internal(String),
-}
-
-impl Backend {
-    async fn unshare(&self, name: FileName) -> Result<bool, UnshareError> {
-        if self.transfers.is_running(&name) {
-            return Err(UnshareError::Downloading(name));
-        }
-        let (sharer, local) = (self.sharer.clone(), name.clone());
-        let held = tokio::task::spawn_blocking(move || sharer.unshare(&local)).await;
-        let held = held.map_err(|error| UnshareError::Internal(error.to_string()))??;
-        let lease = self.standing.borrow().lease;
-        let withdrawn = match lease {
-            Some(lease) => self.tracker.clone().withdraw_file(lease, &name).await,
-            None => Err(Status::unavailable("no lease").into()),
-        };
-        match withdrawn {
-            Ok(released) => Ok(released),
-            Err(error) if error.is_unreachable() => {
-                // The holding at least ends as soon as the tracker is back.
-                held.into_iter().for_each(|file| self.sharer.holdings.tell_gone(file));
-                Err(UnshareError::TrackerAway(name))
-            }
-            // Never registered, or another peer's: the local part is all there was to do.
-            Err(error)
-                if held.is_some() && matches!(error.code(), tonic::Code::NotFound | tonic::Code::PermissionDenied) =>
-            {
-                Ok(false)
-            }
-            Err(error) if error.code() == tonic::Code::NotFound => Err(UnshareError::NotFound(name)),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
 
 /// The one table from this service's errors to codes: see `control.proto`.
 fn start_status(error: &StartError) -> Status {
@@ -105,9 +25,11 @@ fn start_status(error: &StartError) -> Status {
     match error {
         StartError::Tracker { source, .. } if source.is_unreachable() => Status::unavailable(text),
         StartError::Tracker { source, .. } => Status::new(source.code(), text),
-        StartError::NoSuchChunk(_) | StartError::Output { .. } => Status::invalid_argument(text),
+        StartError::NoSuchChunk(_) | StartError::NotAFile { .. } | StartError::Output { .. } => {
+            Status::invalid_argument(text)
+        }
         StartError::DestinationExists(_) => Status::already_exists(text),
-        StartError::Conflict(_) => Status::failed_precondition(text),
+        StartError::Conflict { .. } => Status::failed_precondition(text),
         StartError::Journal(_) | StartError::Panicked => Status::internal(text),
         StartError::Stopping => Status::unavailable(text),
     }
@@ -131,9 +53,9 @@ fn unshare_status(error: UnshareError) -> Status {
     match error {
         UnshareError::Downloading(_) => Status::failed_precondition(text),
         UnshareError::NotFound(_) => Status::not_found(text),
-        UnshareError::TrackerAway(_) => Status::unavailable(text),
+        UnshareError::TrackerAway(_) | UnshareError::Stopping => Status::unavailable(text),
         UnshareError::Tracker(error) => error.into(),
-        UnshareError::Journal(_) | UnshareError::Internal(_) => Status::internal(text),
+        UnshareError::Journal(_) | UnshareError::Panicked => Status::internal(text),
     }
 }
 
@@ -192,11 +114,11 @@ impl wire::control_server::Control for ControlService {
         &self,
         request: Request<wire::CancelTransferRequest>,
     ) -> Result<Response<wire::CancelTransferResponse>, Status> {
-        let name = name(&request.into_inner().name)?;
-        if !self.0.transfers.cancel(&name).await {
-            return Err(Status::not_found(format!("no download of {name} runs")));
-        }
-        Ok(Response::new(wire::CancelTransferResponse {}))
+        let request = request.into_inner();
+        let (name, caller) = (name(&request.name)?, convert::caller(request.caller)?);
+        let left = self.0.transfers.leave(&name, Some(caller.as_str()).filter(|caller| !caller.is_empty())).await;
+        let left = left.ok_or_else(|| Status::not_found(format!("no download of {name} runs")))?;
+        Ok(Response::new(wire::CancelTransferResponse { goes_on: left == Leave::GoesOn }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::Backend;
+use super::backend::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
@@ -48,7 +48,7 @@ pub(super) async fn share(
         Ok((found, order.chunk_size))
     };
     let (Scanned { found, failed, skipped: _ }, chunk_size) =
-        tokio::task::spawn_blocking(find).await.map_err(of_task)??;
+        backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
@@ -58,9 +58,10 @@ pub(super) async fn share(
         let progress = Arc::new(HashProgress::default());
         let hashing = {
             let (sharer, transfers, progress) = (backend.sharer.clone(), backend.transfers.clone(), progress.clone());
-            tokio::task::spawn_blocking(move || {
-                sharer.share_found(found, chunk_size, &progress, &|name| transfers.is_running(name))
-            })
+            backend
+                .lanes
+                .hashing
+                .run(move || sharer.share_found(found, chunk_size, &progress, &|name| transfers.is_running(name)))
         };
         let mut patience = None;
         for (name, result) in watch(hashing, &progress, &events).await {

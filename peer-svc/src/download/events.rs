@@ -44,6 +44,8 @@ pub(crate) enum DownloadEvent {
     },
     /// Nothing can be asked for now, and why.
     Waiting(Reason),
+    /// Something else than fetching takes its time, in words.
+    Working(String),
     /// The last event of a good end.
     Done {
         /// Where the file is; `None` if only chunks were wanted.
@@ -114,6 +116,8 @@ pub(crate) struct Progress {
     pub(crate) stored: u64,
     /// Of these, bytes that a power cut cannot take.
     pub(crate) recorded: u64,
+    /// Of the stored bytes, those that are still to be proved before the file is put in place.
+    pub(crate) unchecked: u64,
     /// Every holder that was asked.
     pub(crate) sources: Vec<Contribution>,
 }
@@ -146,6 +150,7 @@ pub(crate) struct Blamed {
 struct Latest {
     started: Option<DownloadEvent>,
     progress: Progress,
+    work: String,
 }
 
 /// Where a transfer sends its events. Cheap to clone.
@@ -177,6 +182,13 @@ impl Broadcast {
         }
         // Without watchers is fine.
         let _ = self.sender.send(event);
+    }
+
+    /// Tells what is done beside fetching, once.
+    pub(crate) fn work(&self, text: String) {
+        if std::mem::replace(&mut self.lock().work, text.clone()) != text {
+            self.send(DownloadEvent::Working(text));
+        }
     }
 
     /// The latest progress.

@@ -10,7 +10,14 @@ use drizzle_engine::{
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName};
 
 use super::events::FailureKind;
-use crate::store::{assemble::AssembleError, journal::JournalError, partials::RecordError, paths::PathError};
+use crate::store::{
+    assemble::AssembleError,
+    journal::JournalError,
+    partials::{RecordError, shortage},
+    paths::PathError,
+    place::PlaceError,
+    write::PartialFile,
+};
 
 /// Why a download fails.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub(super) enum Failure {
     Exists(PathBuf),
     /// There is no room for the whole file; the bytes that must become free, and the folder.
     NoRoom { bytes: u64, folder: PathBuf },
+    /// Nothing can be written where the file is to go.
+    Unwritable { folder: PathBuf, source: io::Error },
     /// The disk refused.
     Storage(io::Error),
     /// The state folder cannot be written.
@@ -48,7 +57,29 @@ impl From<RecordError> for Failure {
     }
 }
 
+impl From<PlaceError> for Failure {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Unwritable { folder, source } => Self::Unwritable { folder, source },
+            PlaceError::NoRoom { bytes, folder } => Self::NoRoom { bytes, folder },
+            PlaceError::Io { path, source } => Self::Assemble(AssembleError::Io { path, source }),
+            PlaceError::Journal(error) => Self::Journal(error),
+            PlaceError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl Failure {
+    /// What the disk said about the data of a download that was only to begin.
+    pub(super) fn storage(partial: &PartialFile, error: io::Error) -> Self {
+        match (error.kind(), partial.path().parent()) {
+            (io::ErrorKind::StorageFull, Some(folder)) => {
+                Self::NoRoom { bytes: shortage(partial.path(), partial.manifest()), folder: folder.to_owned() }
+            }
+            _ => Self::Storage(error),
+        }
+    }
+
     /// For programs.
     pub(super) fn kind(&self) -> FailureKind {
         match self {
@@ -58,9 +89,13 @@ impl Failure {
             Self::GaveUp { why: GivesUp::Tainted(_), .. } => FailureKind::Integrity,
             Self::GaveUp { why: GivesUp::NoProgress(_), .. } => FailureKind::Timeout,
             Self::Exists(_) => FailureKind::DestinationExists,
-            Self::NoRoom { .. } | Self::Storage(_) | Self::Journal(_) | Self::Path(_) | Self::Assemble(_) => {
-                FailureKind::Storage
-            }
+            Self::Assemble(AssembleError::Cancelled) => FailureKind::Cancelled,
+            Self::NoRoom { .. }
+            | Self::Unwritable { .. }
+            | Self::Storage(_)
+            | Self::Journal(_)
+            | Self::Path(_)
+            | Self::Assemble(_) => FailureKind::Storage,
             Self::Internal(_) => FailureKind::Internal,
         }
     }
@@ -77,6 +112,10 @@ impl Failure {
                 format!("{} appeared in the meantime with other content; the chunks are kept", path.display())
             }
             Self::NoRoom { bytes, folder } => disk_full(*bytes, folder, ""),
+            Self::Unwritable { folder, source } => format!(
+                "cannot write into {}: {source}; nothing was fetched: let the daemon write there, or give another place with -o",
+                folder.display()
+            ),
             Self::Storage(error) if error.kind() == io::ErrorKind::StorageFull => {
                 disk_full(missing, partial, "; the verified chunks are kept")
             }
@@ -107,7 +146,7 @@ fn disk_full(bytes: u64, folder: &std::path::Path, kept: &str) -> String {
 }
 
 /// Rounded up: what is told must be enough.
-fn size_text(bytes: u64) -> String {
+pub(super) fn size_text(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
         Some((unit, name)) => {
@@ -122,8 +161,8 @@ fn gave_up(why: &GivesUp, name: &FileName, patience: Duration) -> String {
     let seconds = patience.as_secs_f32();
     match why {
         GivesUp::Tainted(chunks) => format!(
-            "the bytes offered for chunks {} of {name} are not those first registered with the tracker, and no honest holder appeared within {seconds} s",
-            brief(chunks)
+            "the bytes offered for {} of {name} are not those first registered with the tracker, and no honest holder appeared within {seconds} s",
+            named(chunks)
         ),
         GivesUp::NoProgress(reason) => {
             format!("no chunk of {name} came for {seconds} s: {}", reason_text(reason))
@@ -137,11 +176,12 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
         Reason::NotLocated => return "the tracker has not said which peers hold it".to_owned(),
         Reason::Busy => return "every holder is busy".to_owned(),
         Reason::NoMemory => return "other downloads of this peer use all memory for chunks".to_owned(),
+        Reason::Short(text) => return text.clone(),
         Reason::Silence => return "its holders were asked and sent nothing".to_owned(),
         Reason::NoSupply(supply) => supply,
     };
-    let no_peer = format!("no peer holds chunks {}", brief(unheld));
-    let left_alone = format!("every holder of chunks {} has misbehaved and is left alone for a while", brief(avoided));
+    let no_peer = format!("no peer holds {}", named(unheld));
+    let left_alone = format!("every holder of {} has misbehaved and is left alone for a while", named(avoided));
     match (unheld.is_empty(), avoided.is_empty()) {
         (false, false) => format!("{no_peer}; {left_alone}"),
         (false, true) => no_peer,
@@ -159,6 +199,8 @@ fn offence_text(offence: Offence) -> &'static str {
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
         Offence::Unreachable => "unreachable",
+        Offence::OtherPeer => "another peer answers there",
+        Offence::OwnAddress => "that is this peer's own address",
     }
 }
 
@@ -167,13 +209,17 @@ pub(crate) fn failed_text(offence: Offence, detail: &str) -> String {
     format!("{}: {detail}", offence_text(offence))
 }
 
-/// Chunk ranges for a message, cut when long.
-fn brief(chunks: &ChunkSet) -> String {
+/// `chunk 3` or `chunks 0-2,5`, cut when long.
+pub(crate) fn named(chunks: &ChunkSet) -> String {
     const RANGES: usize = 12;
     let ranges = chunks.ranges();
     let shown = ChunkRanges::new(ranges.iter().take(RANGES)).unwrap_or_default();
-    let more = ranges.iter().skip(RANGES).len();
-    if more == 0 { shown.to_string() } else { format!("{shown} and {more} more ranges") }
+    let noun = if chunks.len() == 1 { "chunk" } else { "chunks" };
+    match ranges.iter().skip(RANGES).len() {
+        0 => format!("{noun} {shown}"),
+        1 => format!("{noun} {shown} and 1 more range"),
+        more => format!("{noun} {shown} and {more} more ranges"),
+    }
 }
 
 #[cfg(test)]
@@ -228,7 +274,23 @@ mod tests {
             reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone() }))
         };
         assert_eq!(reason(&set("0-2,5"), &none), "no peer holds chunks 0-2,5");
-        assert!(reason(&none, &set("7")).starts_with("every holder of chunks 7 has misbehaved"));
-        assert!(reason(&set("1"), &set("2")).contains("; every holder of chunks 2"));
+        assert_eq!(reason(&set("3"), &none), "no peer holds chunk 3");
+        assert!(reason(&none, &set("7")).starts_with("every holder of chunk 7 has misbehaved"));
+        assert!(reason(&none, &set("7-8")).starts_with("every holder of chunks 7-8 has misbehaved"));
+        assert!(reason(&set("1"), &set("2")).contains("; every holder of chunk 2 has"));
+        let tainted = gave_up(&GivesUp::Tainted(set("4")), &FileName::new("a").unwrap(), Duration::from_secs(1));
+        assert!(tainted.starts_with("the bytes offered for chunk 4 of a are not"), "{tainted}");
+    }
+
+    #[test]
+    fn long_lists_of_chunks_are_cut_and_the_rest_is_counted() {
+        let count = ChunkCount::new(100).unwrap();
+        let every_third = |ranges: u32| {
+            let ranges = ChunkRanges::new((0..ranges).map(|n| (3 * n, 3 * n + 1))).unwrap();
+            named(&ChunkSet::from_ranges(count, &ranges).unwrap())
+        };
+        assert!(every_third(12).ends_with(",33-34"), "{}", every_third(12));
+        assert!(every_third(13).ends_with(",33-34 and 1 more range"), "{}", every_third(13));
+        assert!(every_third(14).ends_with(",33-34 and 2 more ranges"), "{}", every_third(14));
     }
 }

@@ -7,26 +7,34 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{ChunkSet, FileName, Manifest, PeerId, client::TrackerClient, net::transport::Transport};
-use tokio::sync::Semaphore;
+use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, client::TrackerClient};
 
-use crate::{share::Sharer, store::paths};
+use crate::{
+    fetch::{memory::ChunkMemory, pool::Connections},
+    identity::Identity,
+    lanes::Lanes,
+    share::Sharer,
+    store::{journal::Order, paths},
+};
 
-/// Bytes of chunks in memory at once, over all downloads of this daemon, in KiB.
-pub(crate) const BUDGET_KIB: usize = 64 << 10;
+/// Bytes of chunks in memory at once, over all downloads of this daemon.
+pub(crate) const MEMORY: u64 = 64 << 20;
+
 /// What every download of a daemon needs.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// How holders are dialled.
-    pub(crate) transport: Transport,
+    /// To holders, for all downloads.
+    pub(crate) connections: Arc<Connections>,
     /// For manifests and holders.
     pub(crate) tracker: TrackerClient,
-    /// This peer.
-    pub(crate) peer: PeerId,
+    /// Which peer this is.
+    pub(crate) identity: Identity,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
-    /// Memory for chunks in flight, in KiB.
-    pub(crate) budget: Arc<Semaphore>,
+    /// Threads for work that blocks.
+    pub(crate) lanes: Arc<Lanes>,
+    /// Memory for chunks in flight.
+    pub(crate) memory: Arc<ChunkMemory>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
 }
@@ -46,6 +54,35 @@ pub(crate) struct Job {
     pub(crate) timeout: Duration,
     /// Decides every random choice.
     pub(crate) seed: u64,
+}
+
+impl Job {
+    /// What is noted of it, so that it goes on after a restart.
+    pub(super) fn order(&self) -> Order {
+        let ranges = || self.wanted.ranges().iter().collect();
+        Order {
+            chunks: self.destination.is_none().then(ranges),
+            output: match &self.destination {
+                Some(Destination::Path(path)) => Some(path.clone()),
+                Some(Destination::Named) | None => None,
+            },
+            timeout_millis: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The job that was noted; `None` if it does not fit the file.
+    pub(crate) fn noted(name: FileName, manifest: Manifest, order: Order, seed: u64) -> Option<Self> {
+        let count = manifest.layout().chunk_count();
+        let (wanted, destination) = match order.chunks {
+            Some(ranges) => {
+                let ranges = ChunkRanges::new(ranges)?;
+                (ChunkSet::from_ranges(count, &ranges).ok()?, None)
+            }
+            None => (ChunkSet::full(count), Some(order.output.map_or(Destination::Named, Destination::Path))),
+        };
+        let timeout = Duration::from_millis(order.timeout_millis);
+        Some(Self { name, manifest, wanted, destination, timeout, seed })
+    }
 }
 
 /// Where a file goes.

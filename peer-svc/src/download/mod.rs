@@ -17,13 +17,15 @@ mod events;
 mod failure;
 mod job;
 mod prepare;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transfer;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,7 +33,7 @@ use std::{
 use drizzle_engine::schedule::FetchId;
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
@@ -39,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
-    failure::{failed_text, reason_text},
-    job::{BUDGET_KIB, Context, Destination, Job, bytes_of},
+    failure::{failed_text, named, reason_text},
+    job::{Context, Destination, Job, MEMORY, bytes_of},
     prepare::{Existing, inspect},
 };
 use self::{
@@ -49,8 +51,9 @@ use self::{
     transfer::{Effect, Ended, Input, Transfer},
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, fetch_and_store, pool::Connections},
+    fetch::{FetchFailure, FetchTask, Room, fetch_and_store, memory::Account},
     locate::{self, Located},
+    shortage::{self, Shortage},
     store::{
         partials::{RecordError, record},
         write::{PartialFile, StoredChunk},
@@ -59,6 +62,8 @@ use crate::{
 
 /// Changes of holders that may wait to be applied.
 const LOCATED: usize = 64;
+/// News of fetches' memory that may wait to be applied.
+const NEWS: usize = 16;
 /// Progress is told this often while bytes flow.
 const PROGRESS: Duration = Duration::from_millis(200);
 
@@ -67,35 +72,51 @@ pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
     let start = Instant::now();
-    let prepared = {
-        let (context, job, cancel) = (context.clone(), job.clone(), cancel.clone());
-        tokio::task::spawn_blocking(move || prepare::prepare(&context, &job, &cancel)).await
+    let prepared = loop {
+        let (here, job, events, token) = (context.clone(), job.clone(), events.clone(), cancel.clone());
+        let prepare = move || prepare::prepare(&here, &job, &events, &token);
+        let prepared = context.lanes.hashing.run(prepare).await;
+        let shortage = match &prepared {
+            Ok(Err(Failure::Storage(error))) => Shortage::of_io(error),
+            _ => None,
+        };
+        let Some(shortage) = shortage.filter(|_| !cancel.is_cancelled()) else { break prepared };
+        shortage.say("begin a download");
+        tokio::time::sleep(shortage::PAUSE).await;
     };
+    let outside = ending::Run { start, events: &events, cancel: &cancel, stop: &stop };
     let prepared = match prepared {
         Ok(Ok(prepared)) => prepared,
+        Ok(Err(Failure::Cancelled)) => return ending::stillborn(&context, &job, &outside.called_off()),
         Ok(Err(failure)) => return ending::stillborn(&context, &job, &failure),
         Err(error) => return panicked(&context, &job, &error),
     };
     let (located_to, located) = mpsc::channel(LOCATED);
     let file = job.manifest.id();
-    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, context.peer, job.seed, located_to);
+    let own = context.identity.changes();
+    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, own, job.seed, located_to);
     let watch = tokio::spawn(watch);
-    let Prepared { partial, stored, unproved, offered } = prepared;
+    // The file stays open as long as the download runs.
+    let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
+    let (news, fetch_news) = mpsc::channel(NEWS);
     let mut driver = Driver {
-        connections: Arc::new(Connections::new(context.transport.clone(), context.peer)),
         context: context.clone(),
         partial: partial.clone(),
         offered,
-        events,
-        cancel,
+        events: events.clone(),
+        patience,
+        cancel: cancel.clone(),
         tasks: JoinSet::new(),
         received: HashMap::new(),
-        without_memory: Arc::default(),
+        memory: context.memory.account(),
+        news,
+        fetch_news,
         aborts: HashMap::new(),
         fetches: HashMap::new(),
     };
@@ -103,7 +124,7 @@ pub(crate) async fn run(
     driver.tasks.shutdown().await;
     watch.abort();
     let _ = watch.await;
-    ending::finish(context, transfer, partial, offered, ended, start.elapsed()).await
+    ending::finish(context, transfer, partial, offered, ended, outside).await
 }
 
 /// The last event of a download whose task panicked.
@@ -121,16 +142,20 @@ enum Report {
 /// Performs the effects of one download.
 struct Driver {
     context: Arc<Context>,
-    connections: Arc<Connections>,
     partial: Arc<PartialFile>,
     offered: bool,
     events: Broadcast,
+    /// As its callers want it.
+    patience: watch::Receiver<Duration>,
     cancel: CancellationToken,
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
     received: HashMap<PeerId, Arc<AtomicU64>>,
-    /// Fetches that wait for memory.
-    without_memory: Arc<AtomicUsize>,
+    /// This download's part of the memory for chunks.
+    memory: Arc<Account>,
+    /// Given to each fetch.
+    news: mpsc::Sender<(FetchId, Room)>,
+    fetch_news: mpsc::Receiver<(FetchId, Room)>,
     aborts: HashMap<FetchId, AbortHandle>,
     /// Which fetch a task is, for one that panics.
     fetches: HashMap<tokio::task::Id, FetchId>,
@@ -146,30 +171,39 @@ impl Driver {
         let cancel = self.cancel.clone();
         let mut ticks = interval(PROGRESS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut input = Input::Begin;
+        let mut inputs = vec![Input::Begin];
         loop {
-            let name = &transfer.job().name;
-            tracing::trace!(target: "drizzle::decisions", %name, ?input, "download event");
-            for effect in transfer.apply(input, Instant::now()) {
-                if let Some(ended) = self.perform(transfer, effect) {
-                    return ended;
+            for input in inputs.drain(..) {
+                let name = &transfer.job().name;
+                tracing::trace!(target: "drizzle::decisions", %name, ?input, "download event");
+                for effect in transfer.apply(input, Instant::now()) {
+                    if let Some(ended) = self.perform(transfer, effect) {
+                        return ended;
+                    }
                 }
             }
             let wake = transfer.wake_at(Instant::now());
-            input = tokio::select! {
+            let input = tokio::select! {
                 // Stopping cancels too.
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
+                Ok(()) = self.patience.changed() => Input::Patience(*self.patience.borrow_and_update()),
                 _ = ticks.tick() => self.count(),
+                Some((id, room)) = self.fetch_news.recv() => Input::Memory(id, room),
                 () = sleep_until(wake.into()) => Input::Woken,
             };
+            // What a fetch told before it ended comes before its end.
+            while let Ok((id, room)) = self.fetch_news.try_recv() {
+                inputs.push(Input::Memory(id, room));
+            }
+            inputs.push(input);
         }
     }
 
     fn count(&self) -> Input {
         let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
-        Input::Counted { received: received.collect(), without_memory: self.without_memory.load(Ordering::Relaxed) }
+        Input::Counted(received.collect())
     }
 
     fn reported(&mut self, ended: Result<(tokio::task::Id, Report), JoinError>) -> Input {
@@ -207,9 +241,10 @@ impl Driver {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
                     fetch,
                     partial: self.partial.clone(),
-                    connections: self.connections.clone(),
-                    budget: self.context.budget.clone(),
-                    without_memory: self.without_memory.clone(),
+                    connections: self.context.connections.clone(),
+                    memory: self.memory.clone(),
+                    lanes: self.context.lanes.clone(),
+                    news: self.news.clone(),
                 };
                 let abort = self.tasks.spawn(async move { Report::Fetched(id, fetch_and_store(task).await) });
                 self.fetches.insert(abort.id(), id);
@@ -235,22 +270,24 @@ impl Driver {
             Effect::Tell(event) => self.events.send(event),
             Effect::Record(stored) => {
                 let (context, name, partial) = (self.context.clone(), name.clone(), self.partial.clone());
-                self.tasks.spawn_blocking(move || {
+                let record_it = move || {
                     let begun = Instant::now();
                     let result = record(&context.sharer.journal, &name, &partial, &stored);
                     Report::Recorded(result, begun.elapsed())
-                });
+                };
+                self.tasks.spawn_blocking_on(record_it, self.context.lanes.disk.handle());
             }
             Effect::Prove(checked) => {
                 let (partial, cancel) = (self.partial.clone(), self.cancel.clone());
-                self.tasks.spawn_blocking(move || {
+                let prove = move || {
                     let sound = partial.prove(&checked, &cancel);
                     // Cancelled, it read fewer: what it did not read is not unsound.
                     let checked = if cancel.is_cancelled() { sound.clone() } else { checked };
                     Report::Proved { checked, sound }
-                });
+                };
+                self.tasks.spawn_blocking_on(prove, self.context.lanes.hashing.handle());
             }
-            Effect::Forget(peer) => self.connections.forget(peer),
+            Effect::Forget(peer) => self.context.connections.forget(peer),
             Effect::End(ended) => return Some(ended),
         }
         None

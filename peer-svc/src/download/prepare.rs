@@ -7,16 +7,19 @@
 
 use std::{fs::File, io, path::Path, sync::Arc};
 
-use drizzle_proto::{ChunkSet, Manifest};
+use drizzle_proto::{ChunkSet, FileName, Manifest};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    failure::Failure,
+    events::Broadcast,
+    failure::{Failure, size_text},
     job::{Context, Job},
 };
 use crate::{
-    holdings::Backing,
+    holdings::{Backing, Held, Lost},
     store::{
+        calls::Calls,
+        place::{Moved, Opened, Place, folder_above},
         prove::prove,
         read::{open_unchanged, read_verified},
         stamp::Stamp,
@@ -28,6 +31,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) partial: Arc<PartialFile>,
+    /// Keeps it open.
+    pub(super) file: Arc<File>,
     /// All stored chunks, wanted or not.
     pub(super) stored: ChunkSet,
     /// Of these, chunks that only the journal vouches for.
@@ -36,50 +41,49 @@ pub(super) struct Prepared {
     pub(super) offered: bool,
 }
 
-pub(super) fn prepare(context: &Context, job: &Job, cancel: &CancellationToken) -> Result<Prepared, Failure> {
-    let (journal, partials) = (&context.sharer.journal, &context.sharer.partials);
+pub(super) fn prepare(
+    context: &Context,
+    job: &Job,
+    events: &Broadcast,
+    cancel: &CancellationToken,
+) -> Result<Prepared, Failure> {
     let (name, manifest) = (&job.name, &job.manifest);
-    let path = partials.path(name);
-    let fail = |source: io::Error| match source.kind() {
-        io::ErrorKind::StorageFull => {
-            let folder = path.parent().unwrap_or(&path).to_owned();
-            Failure::NoRoom { bytes: partials.shortage(name, manifest), folder }
-        }
-        _ => Failure::Storage(source),
-    };
-    let turn = partials.turn();
-    let record = journal.partial(name).map_err(Failure::Journal)?;
-    let record = match record.filter(|record| record.manifest.id() == manifest.id()) {
-        Some(record) if partials.is_whole(name, manifest).map_err(fail)? => Some(record),
-        _ => None,
-    };
-    let begun = record.is_some();
-    if !begun {
-        // Nothing yet, or the leftover of other content under this name: begin anew.
-        partials.discard(name).map_err(fail)?;
-        journal.begin_partial(name, manifest).map_err(Failure::Journal)?;
-    }
-    let partial = match partials.open_file(name, manifest.clone(), job.destination.is_some()) {
-        Ok(partial) => Arc::new(partial),
-        Err(error) => {
-            // Nothing was stored, so nothing is to be left.
-            if !begun {
-                partials.discard(name).map_err(fail)?;
-                journal.forget_partial(name).map_err(Failure::Journal)?;
-            }
-            return Err(fail(error));
-        }
-    };
-    drop(turn);
-    let unproved = record.map_or_else(|| ChunkSet::empty(manifest.layout().chunk_count()), |record| record.chunks);
+    let destination = job.destination.as_ref().map(|destination| destination.path(&context.sharer.dir, name));
+    let tell = |moved: Moved<'_>| tell_move(events, moved);
+    let (journal, partials) = (&context.sharer.journal, &context.sharer.partials);
+    let place = Place { journal, partials, cancel, tell: &tell };
+    let Opened { partial, file, recorded } = place.open(name, manifest, destination.as_deref().map(folder_above))?;
+    let partial = Arc::new(partial);
+    journal.put_order(name, &job.order()).map_err(Failure::Journal)?;
+    let unproved = recorded;
     let mut stored = unproved.clone();
-    copy_local(context, job, &partial, &mut stored, cancel).map_err(fail)?;
-    let held = context.sharer.holdings.get(name);
-    let offered = held.is_none_or(|held| matches!(held.backing, Backing::Partial(_)));
+    copy_local(context, job, &partial, &mut stored, cancel).map_err(|error| Failure::storage(&partial, error))?;
+    let offered = held_elsewhere(context, name).is_none();
     if offered {
         context.sharer.holdings.insert_partial(name.clone(), partial.clone(), stored.clone());
     }
-    Ok(Prepared { partial, stored, unproved, offered })
+    Ok(Prepared { partial, file, stored, unproved, offered })
+}
+
+/// Tells how far a move to another file system is, in steps that a person can follow.
+pub(super) fn tell_move(events: &Broadcast, Moved { to, done, total }: Moved<'_>) {
+    let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
+    events.work(format!("copying {} of earlier chunks to {}: {percent} %", size_text(total), to.display()));
+}
+
+/// The complete file that this peer holds under a name, if it is still there as it was. One that is gone or changed is
+/// dropped, and the tracker hears of it: the download is what this peer has of it.
+pub(super) fn held_elsewhere(context: &Context, name: &FileName) -> Option<Held> {
+    let holdings = &context.sharer.holdings;
+    let held = holdings.get(name)?;
+    let Backing::Shared { path, stamp } = &held.backing else { return None };
+    if matches!(open_unchanged(holdings.calls(), path, *stamp), Ok(None)) {
+        tracing::info!(%name, path = %path.display(), "no longer there as it was shared: no longer offered");
+        let why = Lost::of(holdings.calls(), path, *stamp).unwrap_or(Lost::InDoubt);
+        holdings.withhold(name, held.manifest.id(), *stamp, why);
+        return None;
+    }
+    Some(held)
 }
 
 /// Takes wanted chunks from other files here that have the same content, as verified as any.
@@ -92,12 +96,15 @@ fn copy_local(
 ) -> io::Result<()> {
     for held in context.sharer.holdings.with_content(job.manifest.id()) {
         let file: Arc<File> = match held.backing {
-            Backing::Shared { path, stamp } => match open_unchanged(&path, stamp) {
+            Backing::Shared { path, stamp } => match open_unchanged(context.sharer.holdings.calls(), &path, stamp) {
                 Ok(Some(file)) => Arc::new(file),
                 Ok(None) | Err(_) => continue,
             },
             Backing::Partial(other) if other.path() == partial.path() => continue,
-            Backing::Partial(other) => other.file(),
+            Backing::Partial(other) => match other.file() {
+                Ok(file) => file,
+                Err(_) => continue,
+            },
         };
         let missing = job.wanted.difference(stored);
         for chunk in missing.iter().filter(|&chunk| held.chunks.contains(chunk)) {
@@ -124,8 +131,13 @@ pub(crate) enum Existing {
 }
 
 /// Compares what stands at a path with a manifest, by hash. Interrupted, it takes the file for another.
-pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationToken) -> io::Result<Existing> {
-    let metadata = match std::fs::symlink_metadata(path) {
+pub(crate) fn inspect(
+    calls: &Calls,
+    path: &Path,
+    manifest: &Manifest,
+    cancel: &CancellationToken,
+) -> io::Result<Existing> {
+    let metadata = match calls.run(path, || std::fs::symlink_metadata(path)) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Existing::Nothing);
         }
@@ -134,58 +146,31 @@ pub(crate) fn inspect(path: &Path, manifest: &Manifest, cancel: &CancellationTok
     if !metadata.is_file() || metadata.len() != manifest.layout().size() {
         return Ok(Existing::Other);
     }
-    let file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let (file, metadata) = calls.open(path)?;
+    let stamp = Stamp::of(&metadata);
     let same = prove(&file, manifest, &ChunkSet::full(manifest.layout().chunk_count()), cancel).is_full();
     Ok(if same { Existing::Same(stamp) } else { Existing::Other })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::atomic::AtomicU64, time::Duration};
+    use std::fs;
 
-    use drizzle_proto::{Address, FileName, PeerId, client::TrackerClient, net::transport::Transport};
-    use tokio::sync::Semaphore;
+    use drizzle_proto::FileName;
 
-    use super::*;
-    use crate::{
-        share::Sharer,
-        store::{
-            disk::Disk,
-            hash::HashProgress,
-            journal::Journal,
-            partials::{Partials, record},
-            testing::{content, verified},
-        },
+    use super::{super::testing::job, *};
+    use crate::store::{
+        disk::Disk,
+        partials::record,
+        testing::{content, verified},
     };
 
     fn context(folder: &Path) -> Context {
-        let journal = Journal::open(&folder.join("state"), Disk::default()).unwrap();
-        let partials = Partials::open(journal.folder(), Disk::default()).unwrap();
-        let transport = Transport::plaintext();
-        let sharer = Sharer {
-            journal: Arc::new(journal),
-            partials: Arc::new(partials),
-            holdings: Arc::default(),
-            dir: folder.to_owned(),
-            shelf: crate::share::Shelf::new(crate::share::Exclusions::new(&[]).unwrap(), std::time::Duration::ZERO),
-            progress: HashProgress::default(),
-            stop: CancellationToken::new(),
-        };
-        Context {
-            tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-            transport,
-            peer: PeerId::from_bytes([1; 16]),
-            sharer: Arc::new(sharer),
-            budget: Arc::new(Semaphore::new(1)),
-            downloaded: AtomicU64::new(0),
-        }
+        super::super::testing::context(folder, Disk::default())
     }
 
-    fn job(manifest: &Manifest) -> Job {
-        let wanted = ChunkSet::full(manifest.layout().chunk_count());
-        let (name, timeout) = (FileName::new("a").unwrap(), Duration::from_secs(1));
-        Job { name, manifest: manifest.clone(), wanted, destination: None, timeout, seed: 1 }
+    fn begin(context: &Context, job: &Job) -> Result<Prepared, Failure> {
+        prepare(context, job, &Broadcast::default(), &CancellationToken::new())
     }
 
     fn ranges(chunks: &ChunkSet) -> String {
@@ -197,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ((data, manifest), context) = (content(1), context(folder.path()));
         let job = job(&manifest);
-        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job).unwrap();
         assert!(prepared.stored.is_empty() && prepared.offered);
         let first = prepared.partial.write(&verified(&data, &manifest, 0)).unwrap().chunk();
         let mut stored = prepared.stored;
@@ -206,14 +191,14 @@ mod tests {
         prepared.partial.write(&verified(&data, &manifest, 2)).unwrap();
         drop(prepared.partial);
 
-        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job).unwrap();
         assert_eq!((ranges(&prepared.stored), ranges(&prepared.unproved)), ("0".into(), "0".into()));
         let held = context.sharer.holdings.get(&job.name).unwrap();
         assert_eq!(ranges(&held.chunks), "0", "it is offered at once");
 
         // Data that was cut short proves nothing, whatever is recorded.
         fs::File::options().write(true).open(context.sharer.partials.path(&job.name)).unwrap().set_len(7).unwrap();
-        let prepared = prepare(&context, &job, &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job).unwrap();
         assert!(prepared.stored.is_empty());
         let record = context.sharer.journal.partial(&job.name).unwrap().unwrap();
         assert!(record.chunks.is_empty(), "the old record vouches for nothing in the new file");
@@ -223,11 +208,11 @@ mod tests {
     async fn the_leftover_of_other_content_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let ((data, old), (_, new), context) = (content(1), content(2), context(folder.path()));
-        let prepared = prepare(&context, &job(&old), &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job(&old)).unwrap();
         let mut stored = prepared.stored;
         stored.insert(prepared.partial.write(&verified(&data, &old, 0)).unwrap().chunk());
         record(&context.sharer.journal, &job(&old).name, &prepared.partial, &stored).unwrap();
-        let prepared = prepare(&context, &job(&new), &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job(&new)).unwrap();
         assert!(prepared.stored.is_empty());
         assert!(prepared.partial.prove(&ChunkSet::full(stored.count()), &CancellationToken::new()).is_empty());
     }
@@ -243,7 +228,7 @@ mod tests {
         let stamp = Stamp::of(&path.metadata().unwrap());
         let other = FileName::new("other").unwrap();
         context.sharer.holdings.insert_shared(other, manifest.clone(), path, stamp);
-        let prepared = prepare(&context, &job(&manifest), &CancellationToken::new()).unwrap();
+        let prepared = begin(&context, &job(&manifest)).unwrap();
         assert_eq!(ranges(&prepared.stored), "0,2");
         assert!(prepared.unproved.is_empty(), "each was proved as it was copied");
         let all = ChunkSet::full(manifest.layout().chunk_count());

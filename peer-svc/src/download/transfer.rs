@@ -28,8 +28,9 @@ use super::{
     job::{Job, bytes_of},
 };
 use crate::{
-    fetch::{FetchFailure, error::FetchError},
+    fetch::{FetchFailure, Room, error::FetchError},
     locate::Located,
+    shortage::Shortage,
     store::{partials::RecordError, write::StoredChunk},
 };
 
@@ -37,8 +38,10 @@ use crate::{
 pub(super) const RECORD: Duration = Duration::from_secs(1);
 /// Syncing takes at most this share of the time: on a slow disk a record comes later.
 const RECORD_SHARE: u32 = 10;
-/// Chunks that are proved in one go: little enough for a cancellation to be prompt.
+/// Chunks that are proved in one go: little enough for a cancellation to be prompt, and for progress to be seen.
 const PROVE_AT_ONCE: u32 = 64;
+/// Bytes of them, if that is more than one chunk.
+const PROVE_BYTES: u32 = 64 << 20;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -61,8 +64,12 @@ pub(super) enum Input {
     Proved { checked: ChunkSet, sound: ChunkSet },
     /// A task of this transfer panicked; its text.
     Panicked(String),
-    /// So many bytes came from each holder so far, and so many fetches wait for memory; told at a steady pace.
-    Counted { received: BTreeMap<PeerId, u64>, without_memory: usize },
+    /// A fetch has to wait for memory before it asks its holder, or need not wait any more.
+    Memory(FetchId, Room),
+    /// So many bytes came from each holder so far; told at a steady pace.
+    Counted(BTreeMap<PeerId, u64>),
+    /// Without progress it is to give up after this long from now on.
+    Patience(Duration),
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
 }
@@ -127,7 +134,10 @@ pub(super) struct Transfer {
     sources: BTreeMap<PeerId, Account>,
     running: BTreeMap<FetchId, Fetch>,
     waiting: Waiting,
-    without_memory: usize,
+    /// Fetches that wait for memory and have asked no peer.
+    without_memory: BTreeSet<FetchId>,
+    /// What this machine ran out of when a holder was to be asked last, until a chunk is stored.
+    shortage: Option<Shortage>,
     located: bool,
     told: Progress,
     ended: bool,
@@ -152,7 +162,8 @@ impl Transfer {
             record_from: now,
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
-            without_memory: 0,
+            without_memory: BTreeSet::new(),
+            shortage: None,
             located: false,
             told: Progress::default(),
             ended: false,
@@ -183,7 +194,7 @@ impl Transfer {
             return effects;
         }
         // Told at a steady pace, and not with each of a thousand chunks.
-        let tells_progress = matches!(input, Input::Counted { .. });
+        let tells_progress = matches!(input, Input::Counted(_));
         match self.happened(input, now, &mut effects) {
             Ok(()) => self.go_on(tells_progress, now, &mut effects),
             Err(failure) => self.end(Ended::Failed(failure), &mut effects),
@@ -223,10 +234,9 @@ impl Transfer {
             }
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
-            Input::Counted { received, without_memory } => {
-                self.without_memory = without_memory;
-                self.received(&received, now);
-            }
+            Input::Memory(id, room) => self.memory(id, room, now),
+            Input::Counted(received) => self.received(&received, now),
+            Input::Patience(patience) => self.waiting.be_patient(patience),
             Input::Woken => {}
         }
         Ok(())
@@ -236,7 +246,8 @@ impl Transfer {
     fn go_on(&mut self, tells_progress: bool, now: Instant, effects: &mut Vec<Effect>) {
         if !self.unproved.is_empty() && !self.proving {
             self.proving = true;
-            effects.push(Effect::Prove(first(&self.unproved, PROVE_AT_ONCE)));
+            let fit = PROVE_BYTES / self.job.manifest.layout().chunk_size();
+            effects.push(Effect::Prove(first(&self.unproved, fit.clamp(1, PROVE_AT_ONCE))));
         }
         self.start_fetches(now, effects);
         if self.scheduler.is_complete() && self.unproved.is_empty() {
@@ -246,8 +257,14 @@ impl Transfer {
         if self.scheduler.is_complete() {
             self.waiting.bytes_came(now);
         }
-        let fetches = Fetches { under_way: self.running.len(), without_memory: self.without_memory };
-        let reason = || Reason::of(self.located, self.scheduler.supply(now), fetches);
+        let fetches = self.fetches();
+        if fetches.wait_for_memory() {
+            self.waiting.waits_for_itself(now);
+        }
+        let reason = || match (Reason::of(self.located, self.scheduler.supply(now), fetches), self.shortage) {
+            (Reason::Busy, Some(shortage)) => Reason::Short(shortage.to_string()),
+            (reason, _) => reason,
+        };
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
@@ -336,6 +353,7 @@ impl Transfer {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
         let Some(fetch) = self.running.remove(&id) else { return Ok(()) };
+        self.without_memory.remove(&id);
         let outcome = match result {
             Ok(stored) => {
                 if stored.chunk() != fetch.chunk || stored.file() != self.job.manifest.id() {
@@ -346,6 +364,10 @@ impl Transfer {
                 Outcome::Stored
             }
             Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
+            Err(FetchFailure::Holder(FetchError::Short(shortage))) => {
+                self.shortage = Some(shortage);
+                Outcome::Unasked
+            }
             Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
                 let (chunk, peer) = (fetch.chunk, fetch.holder.address().clone());
                 let step = Step::Failed { offence, detail };
@@ -359,12 +381,37 @@ impl Transfer {
         self.landed(&fetch);
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
             if let Some(fetch) = self.running.remove(&loser) {
+                self.without_memory.remove(&loser);
                 self.landed(&fetch);
                 effects.push(Effect::Abort(loser));
             }
             self.scheduler.finished(loser, Outcome::Cancelled, now, &mut self.rng);
         }
         Ok(())
+    }
+
+    fn fetches(&self) -> Fetches {
+        Fetches { under_way: self.running.len(), without_memory: self.without_memory.len() }
+    }
+
+    /// Its holder is not slow, and cannot be: it was not asked yet.
+    fn memory(&mut self, id: FetchId, room: Room, now: Instant) {
+        if !self.running.contains_key(&id) {
+            return;
+        }
+        match room {
+            Room::Awaited => {
+                self.without_memory.insert(id);
+                self.scheduler.held_back(id);
+            }
+            Room::Granted => {
+                if self.fetches().wait_for_memory() {
+                    self.waiting.waits_for_itself(now);
+                }
+                self.without_memory.remove(&id);
+                self.scheduler.asked(id, now);
+            }
+        }
     }
 
     /// A fetch is no longer on its way.
@@ -384,6 +431,7 @@ impl Transfer {
             self.stored_bytes += len;
         }
         self.waiting.chunk_stored(now);
+        self.shortage = None;
         let peer = fetch.holder.address().clone();
         effects.push(Effect::Offer(stored));
         effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));
@@ -426,7 +474,9 @@ impl Transfer {
         });
         let recorded = self.job.wanted.difference(&self.job.wanted.difference(&self.recorded));
         let recorded = bytes_of(&self.job.manifest, &recorded);
-        Progress { stored: self.stored_bytes, recorded, sources: sources.collect() }
+        let unchecked = self.job.wanted.difference(&self.job.wanted.difference(&self.unproved));
+        let unchecked = bytes_of(&self.job.manifest, &unchecked);
+        Progress { stored: self.stored_bytes, recorded, unchecked, sources: sources.collect() }
     }
 
     /// What each holder gave in this run, verified bytes only.

@@ -22,7 +22,8 @@ enum Happening {
     StoredOther(usize),
     Busy(usize),
     Offends(usize, Offence),
-    Counted(u64, usize),
+    Counted(u64),
+    Memory(usize, Room),
     Recorded,
     /// The chunks to prove were read, and those with a bit set are sound.
     Proved(u16),
@@ -31,8 +32,17 @@ enum Happening {
 
 fn happenings() -> impl Strategy<Value = Happening> {
     use Offence::*;
-    let offences =
-        proptest::sample::select(vec![WrongBytes, Changed, Stalled, BrokeOff, Refused, NotHeld, Unreachable]);
+    let offences = proptest::sample::select(vec![
+        WrongBytes,
+        Changed,
+        Stalled,
+        BrokeOff,
+        Refused,
+        NotHeld,
+        Unreachable,
+        OtherPeer,
+        OwnAddress,
+    ]);
     prop_oneof![
         4 => (0u64..2_000).prop_map(Happening::Pass),
         4 => Just(Happening::Wake),
@@ -42,7 +52,9 @@ fn happenings() -> impl Strategy<Value = Happening> {
         9 => (0usize..8).prop_map(Happening::Stored),
         2 => (0usize..8).prop_map(Happening::Busy),
         2 => (0usize..8, offences).prop_map(|(nth, offence)| Happening::Offends(nth, offence)),
-        2 => (0u64..1000, 0usize..3).prop_map(|(bytes, waits)| Happening::Counted(bytes, waits)),
+        2 => (0u64..1000).prop_map(Happening::Counted),
+        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Awaited)),
+        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Granted)),
         2 => Just(Happening::Recorded),
         3 => prop_oneof![Just(u16::MAX), any::<u16>()].prop_map(Happening::Proved),
     ]
@@ -69,9 +81,8 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, without_memory } => {
-            Input::Counted { received: received.clone(), without_memory: *without_memory }
-        }
+        Input::Counted(received) => Input::Counted(received.clone()),
+        Input::Memory(id, room) => Input::Memory(*id, *room),
         Input::Woken => Input::Woken,
         other => panic!("no test records {other:?}"),
     }
@@ -137,9 +148,12 @@ impl Recorder {
                 let Some(fetch) = nth(n) else { return };
                 Input::Fetched(fetch.id, Err(FetchFailure::Holder(FetchError::Offence(offence, "x".into()))))
             }
-            Happening::Counted(bytes, without_memory) => {
-                let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
-                Input::Counted { received, without_memory }
+            Happening::Counted(bytes) => {
+                Input::Counted(self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect())
+            }
+            Happening::Memory(n, room) => {
+                let Some(fetch) = nth(n) else { return };
+                Input::Memory(fetch.id, room)
             }
             Happening::Recorded if std::mem::take(&mut self.recording) => Input::Recorded(Ok(()), MS),
             Happening::Recorded => return,

@@ -19,7 +19,7 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted { received, without_memory: 0 }
+    Input::Counted(received)
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -333,6 +333,22 @@ fn a_recorded_chunk_that_is_damaged_is_fetched_again() {
 }
 
 #[test]
+fn what_is_still_to_be_checked_is_told_as_such_and_not_as_done() {
+    let mut bench = Bench::new(200, "0-199", "0-199");
+    let chunk = u64::from(bench.transfer.job.manifest.layout().chunk_size());
+    let told = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Tell(DownloadEvent::Progress(progress)) => Some((progress.stored, progress.unchecked)),
+            _ => None,
+        })
+    };
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 200 * chunk)));
+    let checked = first(&bench.transfer.unproved, PROVE_AT_ONCE);
+    bench.apply(Input::Proved { sound: checked.clone(), checked });
+    assert_eq!(told(&bench.apply(counted(BTreeMap::new()))), Some((200 * chunk, 136 * chunk)));
+}
+
+#[test]
 fn a_long_proof_is_no_standstill() {
     let mut bench = Bench::new(200, "0-199", "0-199");
     let mut proved = 0;
@@ -370,14 +386,48 @@ fn records_are_written_one_at_a_time_and_take_a_small_share_of_the_time() {
 #[test]
 fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that() {
     let mut bench = Bench::located(2, &[1]);
-    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let [first, second] = &bench.fetches.clone()[..] else { panic!("two fetches") };
     let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
+    let effects = bench.apply(Input::Memory(first.id, Room::Awaited));
+    assert!(!effects.iter().any(waits(Reason::NoMemory)), "the other one asks its holder: {effects:?}");
+    let effects = bench.apply(Input::Memory(second.id, Room::Awaited));
     assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
-    let effects = bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 2 });
+    let effects = bench.apply(Input::Woken);
     assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
-    bench.apply(Input::Counted { received: BTreeMap::new(), without_memory: 1 });
+    bench.apply(Input::Memory(first.id, Room::Granted));
     bench.now += PATIENCE;
     let effects = bench.apply(Input::Woken);
     let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };
     assert_eq!(*reason, Reason::Silence, "one peer was asked and sent nothing");
+}
+
+#[test]
+fn waiting_for_memory_is_no_patience_spent_and_no_holder_is_overdue_meanwhile() {
+    let mut bench = Bench::located(1, &[1, 2]);
+    let fetch = bench.fetches[0].clone();
+    bench.apply(Input::Memory(fetch.id, Room::Awaited));
+    for _ in 0..3 {
+        bench.now += PATIENCE;
+        let effects = bench.apply(Input::Woken);
+        assert!(end(&effects).is_none(), "{effects:?}");
+        assert_eq!(bench.fetches.len(), 1, "no second copy: the first was not asked for yet");
+    }
+    bench.now += PATIENCE - MS;
+    bench.apply(Input::Memory(fetch.id, Room::Granted));
+    assert_eq!(bench.transfer.wake_at(bench.now), bench.now + 2 * Duration::from_secs(1), "overdue from now on");
+    assert!(matches!(end(&bench.stored(&fetch)), Some(Ended::Complete)));
+}
+
+#[test]
+fn what_this_machine_is_short_of_is_no_fault_of_a_holder_and_is_tried_again_after_a_pause() {
+    let mut bench = Bench::located(1, &[1]);
+    let fetch = bench.fetches[0].clone();
+    let effects = bench.failed(&fetch, FetchFailure::Holder(FetchError::Short(Shortage::Files)));
+    let says = |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(Reason::Short(text))) if text.contains("open files"));
+    assert!(effects.iter().any(says), "{effects:?}");
+    assert!(bench.fetches.is_empty() && bench.transfer.wake_at(bench.now) > bench.now, "no spin");
+    bench.wake();
+    let again = bench.fetches[0].clone();
+    assert!(matches!(end(&bench.stored(&again)), Some(Ended::Complete)));
+    assert!(bench.transfer.blamed().is_empty());
 }

@@ -1,9 +1,13 @@
 //! Why a fetch fails, and whose fault that is.
 
 use drizzle_engine::{pace, schedule::Offence};
+use drizzle_proto::{
+    PeerId, PeerInfo,
+    client::{PEER_ID_TRAILER, status_text},
+};
 use tonic::{Code, Status};
 
-use crate::verify::Mismatch;
+use crate::{shortage::Shortage, verify::Mismatch};
 
 /// Why a chunk did not come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,13 +15,44 @@ pub(crate) enum FetchError {
     /// Every upload slot of the holder is taken: no offence.
     #[error("busy")]
     Busy,
+    /// The holder could not be asked, for want of this on this machine: no offence.
+    #[error("{0}")]
+    Short(Shortage),
     /// The holder is to blame.
     #[error("{}", .1)]
     Offence(Offence, String),
 }
 
 impl FetchError {
+    /// The holder tells the address of this peer.
+    pub(super) fn own_address(holder: &PeerInfo) -> Self {
+        let text = format!(
+            "peer {} tells {}, which is my own address: set --advertise on both peers",
+            holder.id(),
+            holder.address()
+        );
+        Self::Offence(Offence::OwnAddress, text)
+    }
+
+    /// A status in answer to a request to `holder` by this peer, `own`.
+    pub(super) fn begun(status: &Status, holder: &PeerInfo, own: PeerId) -> Self {
+        let answers = status.metadata().get(PEER_ID_TRAILER).and_then(|id| id.to_str().ok()?.parse::<PeerId>().ok());
+        match answers.filter(|_| status.code() == Code::Aborted) {
+            Some(id) if id == own => Self::own_address(holder),
+            Some(id) => {
+                let (meant, address) = (holder.id(), holder.address());
+                let text =
+                    format!("peer {id} answers at {address}, and not peer {meant}: set --advertise on both peers");
+                Self::Offence(Offence::OtherPeer, text)
+            }
+            None => Self::status(status),
+        }
+    }
+
     pub(super) fn status(status: &Status) -> Self {
+        if let Some(shortage) = Shortage::of(status) {
+            return Self::Short(shortage);
+        }
         let offence = match status.code() {
             Code::ResourceExhausted => return Self::Busy,
             Code::DataLoss => Offence::Changed,
@@ -28,7 +63,7 @@ impl FetchError {
             _ => Offence::Refused,
         };
         // A remote text is cut: it goes to logs and reports.
-        Self::Offence(offence, status.message().chars().filter(|c| !c.is_control()).take(200).collect())
+        Self::Offence(offence, status_text(status).chars().filter(|c| !c.is_control()).take(200).collect())
     }
 
     /// A status that ends a stream which had begun: the holder was reached and had the chunk.

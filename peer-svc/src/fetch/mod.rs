@@ -3,25 +3,27 @@
 //! | module | is |
 //! |---|---|
 //! | [`peer`] | a gRPC stream in, a verified chunk out |
+//! | [`memory`] | room for chunks in flight, shared between downloads |
 //! | [`pool`] | connections to holders |
 //! | [`error`] | why a fetch fails, and whose fault that is |
 //!
 //! Which chunk comes from which holder is decided by [`drizzle_engine::schedule`].
 
 pub(crate) mod error;
+pub(crate) mod memory;
 mod peer;
 pub(crate) mod pool;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::sync::{Arc, atomic::AtomicU64};
+
+use drizzle_engine::schedule::{Fetch, FetchId};
+use tokio::{sync::mpsc, task::JoinError};
+
+use self::{error::FetchError, memory::Account, pool::Connections};
+use crate::{
+    lanes::Lanes,
+    store::write::{PartialFile, StoredChunk},
 };
-
-use drizzle_engine::schedule::Fetch;
-use tokio::{sync::Semaphore, task::JoinError};
-
-use self::{error::FetchError, pool::Connections};
-use crate::store::write::{PartialFile, StoredChunk};
 
 /// How a fetch ended without a stored chunk.
 #[derive(Debug)]
@@ -48,42 +50,43 @@ pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
-    /// Memory for chunks in flight, in KiB.
-    pub(crate) budget: Arc<Semaphore>,
-    /// Counts the fetches that wait for memory.
-    pub(crate) without_memory: Arc<AtomicUsize>,
+    /// Threads for writing.
+    pub(crate) lanes: Arc<Lanes>,
+    /// This download's part of the memory for chunks in flight.
+    pub(crate) memory: Arc<Account>,
+    /// Hears of a fetch that has to wait for memory, and of its end.
+    pub(crate) news: mpsc::Sender<(FetchId, Room)>,
     /// Counts the bytes that come from this holder.
     pub(crate) received: Arc<AtomicU64>,
 }
 
-/// One fetch that waits for memory, while it exists.
-struct WithoutMemory(Arc<AtomicUsize>);
-
-impl WithoutMemory {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for WithoutMemory {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Whether a fetch has room for its chunk. No peer is asked before it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Other chunks use all memory.
+    Awaited,
+    /// It has, after it had to wait.
+    Granted,
 }
 
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, budget, without_memory, received } = task;
+    let FetchTask { fetch, partial, connections, lanes, memory, news, received } = task;
     let manifest = partial.manifest();
-    let kib = manifest.layout().chunk_len(fetch.chunk).div_ceil(1024);
-    let waits = WithoutMemory::new(without_memory);
-    let room = budget.acquire_many_owned(kib).await.map_err(|_| FetchFailure::Stopping)?;
-    drop(waits);
+    let mut has_waited = false;
+    let must_wait = async || {
+        has_waited = true;
+        // A download that hears no news has ended.
+        let _ = news.send((fetch.id, Room::Awaited)).await;
+    };
+    let room = memory.room(manifest.layout().chunk_len(fetch.chunk).into(), must_wait).await;
+    if has_waited {
+        let _ = news.send((fetch.id, Room::Granted)).await;
+    }
     let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &received).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
-    let written = tokio::task::spawn_blocking(move || {
+    let written = lanes.disk.run(move || {
         let stored = partial.write(&verified);
         drop((verified, room));
         stored
@@ -103,14 +106,5 @@ mod tests {
         let endless = tokio::spawn(std::future::pending::<()>());
         endless.abort();
         assert!(matches!(endless.await.map_err(FetchFailure::of_task), Err(FetchFailure::Stopping)));
-    }
-
-    #[test]
-    fn a_fetch_that_is_given_up_no_longer_waits_for_memory() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let waits = WithoutMemory::new(count.clone());
-        assert_eq!(count.load(Ordering::Relaxed), 1);
-        drop(waits);
-        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 }

@@ -29,10 +29,11 @@ impl Connections {
         received: &AtomicU64,
     ) -> Result<VerifiedChunk, FetchError> {
         let mut lent = self.lend(peer)?;
-        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0, self.own());
+        let own = self.own();
+        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, 0, own, peer.id());
         let begun = tokio::time::timeout(CONNECT_TIMEOUT + pace::RECEIVING.silence, begin).await;
         let begun = begun.map_err(|_| FetchError::silent())?;
-        let mut stream = begun.map_err(|status| FetchError::status(&status))?;
+        let mut stream = begun.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
         let mut verifier = Verifier::new(manifest, chunk);
         let mut pace = Pace::new(pace::RECEIVING, Instant::now());
         while let Some(message) = next_message(&mut stream, &mut pace).await? {

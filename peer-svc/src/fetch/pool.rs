@@ -11,7 +11,10 @@ use std::{
 use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
 
+use tokio::sync::watch;
+
 use super::error::FetchError;
+use crate::{identity::Identity, register::Standing};
 
 /// Connections to one holder at once: four streams over four connections are a fifth faster than over
 /// one, because each connection has a task and a socket buffer of its own.
@@ -20,12 +23,14 @@ const CONNECTIONS: usize = 4;
 /// Holders that are kept connected though nothing is asked of them.
 const IDLE_HOLDERS: usize = 64;
 
-/// Connections to holders, made when first used and closed with the last handle. One per download.
+/// Connections to holders, made when first used and closed with the last handle. One per daemon.
 #[derive(Debug)]
 pub(crate) struct Connections {
     transport: Transport,
     /// This peer, which each request names.
-    own: PeerId,
+    own: Identity,
+    /// The address at which it says it is reached.
+    standing: watch::Receiver<Standing>,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
 }
 
@@ -40,6 +45,12 @@ pub(super) struct Pooled {
 #[derive(Debug)]
 pub(super) struct Lent(pub(super) Pooled);
 
+impl Pooled {
+    fn is_idle(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
@@ -48,20 +59,24 @@ impl Drop for Lent {
 
 impl Connections {
     /// None yet.
-    pub(crate) fn new(transport: Transport, own: PeerId) -> Self {
-        Self { transport, own, pool: Mutex::default() }
+    pub(crate) fn new(transport: Transport, own: Identity, standing: watch::Receiver<Standing>) -> Self {
+        Self { transport, own, standing, pool: Mutex::default() }
     }
 
     pub(super) fn own(&self) -> PeerId {
-        self.own
+        self.own.id()
     }
 
     /// The least used connection to a holder, or a new one while there are few.
     pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
+        // Another peer's requests to this one would be answered here, and a peer's own are no use.
+        if self.standing.borrow().advertised.as_ref() == Some(peer.address()) {
+            return Err(FetchError::own_address(peer));
+        }
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
             // A large swarm must not cost a socket for every peer that was ever asked.
-            pool.retain(|_, (_, connections)| connections.iter().any(|c| c.streams.load(Ordering::Relaxed) > 0));
+            pool.retain(|_, (_, connections)| !connections.iter().all(Pooled::is_idle));
         }
         let address = peer.address();
         let (known_address, connections) = pool.entry(peer.id()).or_insert_with(|| (address.clone(), Vec::new()));
@@ -72,7 +87,7 @@ impl Connections {
         }
         let least = connections.iter().min_by_key(|connection| connection.streams.load(Ordering::Relaxed)).cloned();
         let connection = match least {
-            Some(idle) if idle.streams.load(Ordering::Relaxed) == 0 || connections.len() >= CONNECTIONS => idle,
+            Some(idle) if idle.is_idle() || connections.len() >= CONNECTIONS => idle,
             _ => {
                 let client = PeerClient::new(&self.transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
@@ -85,8 +100,24 @@ impl Connections {
         Ok(Lent(connection))
     }
 
-    /// Forgets the connections to a peer that is gone.
+    /// Forgets the connections to a peer that is gone, unless another download uses them.
     pub(crate) fn forget(&self, peer: PeerId) {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.get(&peer).is_some_and(|(_, connections)| connections.iter().all(Pooled::is_idle)) {
+            pool.remove(&peer);
+        }
+    }
+
+    /// Looks at why a holder was not reached: what is short on this machine is said, and what is idle here makes room.
+    pub(super) fn not_asked(&self, error: FetchError) -> FetchError {
+        if let FetchError::Short(shortage) = error {
+            shortage.say("connect to other peers");
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.retain(|_, (_, connections)| {
+                connections.retain(|connection| !connection.is_idle());
+                !connections.is_empty()
+            });
+        }
+        error
     }
 }

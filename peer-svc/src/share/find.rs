@@ -19,13 +19,16 @@ impl Sharer {
                 io::ErrorKind::NotFound => HashError::NotFound(path.clone()),
                 _ => HashError::Io { path: path.clone(), source },
             };
-            let metadata = path.metadata().map_err(fail)?;
             // Names say where a file is: the folders around it are resolved, and a link is called what it is called.
-            let target = path.canonicalize().map_err(fail)?;
-            let path = match (path.parent(), path.file_name()) {
-                (Some(folder), Some(last)) if target != self.dir => folder.canonicalize().map_err(fail)?.join(last),
-                _ => target,
+            let look = || {
+                let (metadata, target) = (path.metadata()?, path.canonicalize()?);
+                let path = match (path.parent(), path.file_name()) {
+                    (Some(folder), Some(last)) if target != self.dir => folder.canonicalize()?.join(last),
+                    _ => target,
+                };
+                Ok((path, metadata))
             };
+            let (path, metadata) = self.holdings.calls().run(path, look).map_err(fail)?;
             let is_inside = path.starts_with(&self.dir);
             let base = if is_inside { &self.dir } else { path.parent().unwrap_or(&path) };
             if metadata.is_dir() {

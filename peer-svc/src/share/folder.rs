@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     ops::Bound,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -207,17 +208,18 @@ impl Sharer {
     fn recall(&self, busy: &Busy<'_>) -> Result<Vec<Found>, JournalError> {
         let missing = self.journal.missing()?;
         let mut names = Vec::new();
-        {
+        for (name, record) in self.journal.shares()? {
+            names.push(name.clone());
+            let missing_since = missing.get(&name).copied();
+            // Not under the lock: a dead network disk may keep this waiting.
+            let is_there = record.shared && missing_since.is_none() && self.is_as_recorded(&record);
             let mut state = self.shelf.lock();
-            for (name, record) in self.journal.shares()? {
-                // What was shared meanwhile is newer.
-                if !state.known.contains_key(&name) {
-                    state.put(&name, &record, missing.get(&name).copied());
-                    if record.shared && !missing.contains_key(&name) && is_as_recorded(&record) {
-                        self.hold(name.clone(), record);
-                    }
+            // What was shared meanwhile is newer.
+            if !state.known.contains_key(&name) {
+                state.put(&name, &record, missing_since);
+                if is_there {
+                    self.hold(name, record);
                 }
-                names.push(name);
             }
         }
         self.look_at(names, busy)
@@ -238,7 +240,11 @@ impl Sharer {
                 continue;
             }
             // Not under the lock: a dead network disk may keep this waiting.
-            let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file);
+            let metadata = match self.holdings.calls().run(&path, || path.metadata()) {
+                // Its disk hangs, which says nothing of the file.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
+                looked => looked.ok().filter(std::fs::Metadata::is_file),
+            };
             let mut state = self.shelf.lock();
             let state = &mut *state;
             let Some(known) = state.known.get_mut(&name).filter(|known| known.path == path) else { continue };
@@ -266,9 +272,9 @@ impl Sharer {
             match (judge(record, sight), metadata) {
                 (Step::Leave, _) => {}
                 (Step::Offer, _) => back.push(name),
-                (Step::Wait, _) => withhold(Lost::of(&path, known.stamp)),
+                (Step::Wait, metadata) => withhold(Lost::seen(metadata.as_ref(), known.stamp)),
                 (Step::Hash, Some(metadata)) => {
-                    withhold(Lost::of(&path, known.stamp));
+                    withhold(Lost::seen(Some(&metadata), known.stamp));
                     to_hash.push(Found::new(name, path, &metadata));
                 }
                 (Step::Miss | Step::Hash, _) => {
@@ -367,13 +373,14 @@ impl Sharer {
         fresh
     }
 
+    fn is_as_recorded(&self, record: &ShareRecord) -> bool {
+        let metadata = self.holdings.calls().run(&record.path, || record.path.metadata());
+        metadata.is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == record.stamp)
+    }
+
     pub(super) fn scan_of(&self, root: PathBuf, only: Option<BTreeSet<PathBuf>>) -> Scan {
         Scan { root, only, state: self.journal.folder().to_owned(), exclusions: self.shelf.exclusions.clone() }
     }
-}
-
-fn is_as_recorded(record: &ShareRecord) -> bool {
-    record.path.metadata().is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == record.stamp)
 }
 
 /// Whether the place of a missing file is there, and not an empty folder that something is mounted on.

@@ -16,10 +16,9 @@ mod folder;
 mod scan;
 pub(crate) mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use drizzle_proto::{FileInfo, FileName};
-use rayon::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
@@ -30,8 +29,9 @@ use crate::{
     holdings::{Backing, Holdings, Refusal},
     store::{
         hash::{HashError, HashProgress, hash_file},
-        journal::{Journal, JournalError, ShareRecord},
+        journal::{EndedPartial, Journal, JournalError, ShareRecord},
         partials::Partials,
+        turns::{Job, side_by_side},
     },
 };
 
@@ -96,9 +96,7 @@ impl Sharer {
     ) -> Result<(), JournalError> {
         let turn = self.partials.turn();
         for ended in self.journal.put_shares(&files, is_downloading)? {
-            if let Err(error) = self.partials.discard(&ended) {
-                tracing::warn!(name = %ended, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
-            }
+            self.discard(&ended);
         }
         drop(turn);
         for (name, record) in files {
@@ -108,12 +106,19 @@ impl Sharer {
         Ok(())
     }
 
+    /// Deletes the data of an unfinished download whose record ended.
+    pub(crate) fn discard(&self, ended: &EndedPartial) {
+        if let Err(error) = self.partials.discard(&self.journal, ended) {
+            tracing::warn!(name = %ended.name, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
+        }
+    }
+
     /// Holds a file whose record stands.
     fn hold(&self, name: FileName, record: ShareRecord) {
         self.holdings.insert_shared(name, record.manifest, record.path, record.stamp);
     }
 
-    /// Hashes files on all cores, records them and offers them; one result for each, in no order.
+    /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
     pub(crate) fn share_found(
         &self,
         files: Vec<Found>,
@@ -122,6 +127,7 @@ impl Sharer {
         is_downloading: IsDownloading<'_>,
     ) -> Result<Hashed, JournalError> {
         progress.begin(files.len() as u64, files.iter().map(|file| file.stamp.size).sum());
+        let job = Job::begin();
         let mut results = Vec::with_capacity(files.len());
         let mut rest = &files[..];
         while !rest.is_empty() {
@@ -133,15 +139,13 @@ impl Sharer {
             });
             let (group, later) = rest.split_at(group.count());
             rest = later;
-            let hashed: Vec<Result<ShareRecord, HashError>> = group
-                .par_iter()
-                .map(|file| {
-                    let result = hash_file(&file.path, chunk_size, progress, &self.stop);
-                    progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
-                    let (manifest, stamp) = result?;
-                    Ok(ShareRecord { path: file.path.clone(), stamp, manifest, shared: true })
-                })
-                .collect();
+            let Ok(hashed) = side_by_side(group.len(), |at| {
+                let file = &group[at];
+                let result = hash_file(&job, self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
+                progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
+                let path = file.path.clone();
+                Ok::<_, Infallible>(result.map(|(manifest, stamp)| ShareRecord { path, stamp, manifest, shared: true }))
+            });
             let mut finished = Vec::new();
             for (Found { name, .. }, record) in group.iter().zip(hashed) {
                 let result = match record {
@@ -178,7 +182,8 @@ impl Sharer {
             return Ok(false);
         };
         let chunk_size = Some(registered.layout.chunk_size());
-        let (manifest, stamp) = hash_file(&path, chunk_size, &HashProgress::default(), &self.stop)?;
+        let (manifest, stamp) =
+            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
         if manifest.id() != registered.id {
             return Ok(false);
         }
@@ -198,9 +203,9 @@ impl Sharer {
                 self.withdraw(name, record)?;
             }
             Backing::Partial(partial) => {
-                self.journal.forget_partial(name)?;
-                if let Err(error) = partial.discard() {
-                    tracing::warn!(path = %partial.path().display(), %error, "cannot delete the data of an unfinished download");
+                partial.close();
+                if let Some(ended) = self.journal.forget_partial(name)? {
+                    self.discard(&ended);
                 }
             }
         }

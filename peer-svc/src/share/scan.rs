@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fs::Metadata,
     io,
     ops::Bound,
@@ -305,9 +306,21 @@ fn taken_apart(error: ignore::Error, at: PathBuf) -> (PathBuf, Option<io::Error>
         ignore::Error::WithPath { path, err } => taken_apart(*err, path),
         ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => taken_apart(*err, at),
         ignore::Error::Loop { child, .. } => (child, None),
-        ignore::Error::Io(error) => (at, Some(error)),
+        ignore::Error::Io(error) => (at, Some(bare(error))),
         other => (at, Some(io::Error::other(other.to_string()))),
     }
+}
+
+/// What the system said, without the path that the walk puts around it: it is told already.
+fn bare(error: io::Error) -> io::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(inner) = cause {
+        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        cause = inner.source();
+    }
+    error
 }
 
 pub(super) fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
@@ -421,5 +434,16 @@ mod tests {
         assert_eq!(part(&["b"]), ["b/c", "b/d/e"]);
         assert_eq!(part(&["b/d/e", "a", "none/x"]), ["a", "b/d/e"]);
         assert_eq!(part(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told_with_its_path_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let (state, exclusions) = (folder.path().join("state"), Exclusions::new(&[]).unwrap());
+        let scanned = scan(Scan { root: gone.clone(), only: None, state, exclusions }, &gone);
+        assert_eq!(scanned.found, []);
+        let told = scanned.failed[0].to_string();
+        assert_eq!(told, format!("cannot read {}: No such file or directory (os error 2)", gone.display()));
     }
 }

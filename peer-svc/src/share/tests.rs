@@ -70,8 +70,9 @@ fn offering_a_file_ends_its_unfinished_download_unless_that_runs() {
     let info = share(&sharer, "a", None);
     let manifest = sharer.holdings.get(&info.name).unwrap().manifest;
     let begin = || {
-        sharer.journal.begin_partial(&info.name, &manifest).unwrap();
-        sharer.partials.open_file(&info.name, manifest.clone(), false).unwrap();
+        sharer.journal.begin_partial(&info.name, &manifest, None).unwrap();
+        let record = sharer.journal.partial(&info.name).unwrap().unwrap();
+        let _ = sharer.partials.of(&record).make();
     };
     let found = sharer.find(&[sharer.dir.join("a")], None).unwrap().found;
     for runs in [true, false] {

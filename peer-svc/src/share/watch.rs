@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Busy, Found, ShareError, Sharer};
-use crate::transfers::Transfers;
+use crate::{lanes::Lanes, transfers::Transfers};
 
 /// The log hears of long hashing this often.
 const HASHING: Duration = Duration::from_secs(5);
@@ -51,12 +51,20 @@ enum Look {
 }
 
 /// Shares the folder, then keeps it shared until the daemon stops.
-pub(crate) async fn keep(sharer: Arc<Sharer>, transfers: Arc<Transfers>, care: Care, stop: CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => return,
-        () = share_folder(sharer.clone(), transfers.clone()) => {}
-    }
-    let mut keeper = Keeper { sharer, transfers, waiting: BTreeMap::new(), hashing: None };
+pub(crate) async fn keep(
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+    care: Care,
+    stop: CancellationToken,
+) {
+    // A look may hang on a dead disk, and is then not waited for.
+    stop.run_until_cancelled(share_and_look(sharer, transfers, lanes, care)).await;
+}
+
+async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, care: Care) {
+    share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
+    let mut keeper = Keeper { sharer, transfers, lanes, waiting: BTreeMap::new(), hashing: None };
     let start = Instant::now();
     let mut rounds = Rounds::new(care.look_every, start);
     let mut next_folder = start + care.look_every;
@@ -65,14 +73,11 @@ pub(crate) async fn keep(sharer: Arc<Sharer>, transfers: Arc<Transfers>, care: C
         let (settled, settling) = keeper.sharer.shelf.settled(Instant::now());
         if !settled.is_empty() {
             keeper.look(Look::Paths(settled.into_iter().collect())).await;
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(GATHER) => continue,
-            }
+            tokio::time::sleep(GATHER).await;
+            continue;
         }
         let settling = settling.unwrap_or_else(|| Instant::now() + IDLE);
         tokio::select! {
-            () = stop.cancelled() => return,
             done = ended(&mut keeper.hashing) => {
                 keeper.hashing = None;
                 report(done, "cannot share files");
@@ -104,7 +109,8 @@ async fn ended(hashing: &mut Option<Job>) -> Result<Result<(), ShareError>, Join
 fn report(done: Result<Result<(), ShareError>, JoinError>, what: &str) {
     match done {
         Ok(Err(error)) => tracing::error!(%error, "{what}"),
-        Err(error) if error.is_panic() => tracing::error!(%error, "internal error: sharing panicked"),
+        // The daemon notices, and ends.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         _ => {}
     }
 }
@@ -118,6 +124,7 @@ struct Job {
 struct Keeper {
     sharer: Arc<Sharer>,
     transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
     /// Files to be hashed next.
     waiting: BTreeMap<FileName, Found>,
     hashing: Option<Job>,
@@ -126,7 +133,7 @@ struct Keeper {
 impl Keeper {
     async fn look(&mut self, look: Look) {
         let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = self.lanes.hashing.run(move || {
             let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
             match look {
                 Look::At(names) => Ok(sharer.look_at(names, &busy)?),
@@ -158,16 +165,16 @@ impl Keeper {
         let files: Vec<Found> = std::mem::take(&mut self.waiting).into_values().collect();
         let names = files.iter().map(|file| file.name.clone()).collect();
         let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
-        let task = tokio::task::spawn_blocking(move || sharer.hash(files, &|name| transfers.is_running(name)));
+        let task = self.lanes.hashing.run(move || sharer.hash(files, &|name| transfers.is_running(name)));
         self.hashing = Some(Job { task, names });
     }
 }
 
 /// Shares the folder for the first time, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>) {
+async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>) {
     let mut hashing = {
         let sharer = sharer.clone();
-        tokio::task::spawn_blocking(move || {
+        lanes.hashing.run(move || {
             let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
             sharer.share_folder(&busy)
         })

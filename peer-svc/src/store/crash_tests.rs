@@ -1,5 +1,6 @@
-//! A power cut at every step of a download, from a first start to the shared file, on one file system and on two. What
-//! the disk had not yet made durable is gone, or part of it; what is found then must be true.
+//! A power cut at every step of a download, from a first start to the shared file, on one file system and on two, and
+//! with data that moves from one to the other. What the disk had not yet made durable is gone, or part of it; what is
+//! found then must be true, and nothing may be left that nothing will ever delete.
 
 use std::{
     fs, io,
@@ -17,6 +18,7 @@ use super::{
     journal::{Journal, ShareRecord},
     partials::{Partials, record},
     paths::{make_parents, path_of},
+    place::{Opened, Place as DataPlace, folder_above},
     testing::{content, verified},
 };
 
@@ -58,26 +60,39 @@ impl Place {
     }
 }
 
-/// A whole download, as the daemon does it; ends early when the power goes.
-fn download(place: &Place, disk: &Disk, promised: &mut Promised) -> Result<(), Box<dyn std::error::Error>> {
+/// A whole download, as the daemon does it; ends early when the power goes. One that moves begins without a
+/// destination, and so in the folder of partial files.
+fn download(
+    place: &Place,
+    disk: &Disk,
+    moves: bool,
+    promised: &mut Promised,
+) -> Result<(), Box<dyn std::error::Error>> {
     let (data, manifest) = content(1);
     let journal = Journal::open(&place.state(), disk.clone())?;
     journal.peer_id([7; 16])?;
     promised.id = true;
     let partials = Partials::open(journal.folder(), disk.clone())?;
-    journal.begin_partial(&name(), &manifest)?;
-    let partial = partials.open_file(&name(), manifest.clone(), true)?;
+    let path = path_of(&place.out(), &name());
+    let destination = Some(folder_above(&path));
+    let never = CancellationToken::new();
+    let whereabouts = DataPlace { journal: &journal, partials: &partials, cancel: &never, tell: &|_| {} };
+    let Opened { mut partial, mut file, .. } = whereabouts.open(&name(), &manifest, destination.filter(|_| !moves))?;
     partial.write(&verified(&data, &manifest, 0))?;
     partial.write(&verified(&data, &manifest, 1))?;
     record(&journal, &name(), &partial, &set(&manifest, "0-1"))?;
     promised.recorded = true;
+    if moves {
+        Opened { partial, file, .. } = whereabouts.open(&name(), &manifest, destination)?;
+    }
     partial.write(&verified(&data, &manifest, 2))?;
     make_parents(disk, &place.out(), &name())?;
-    let path = path_of(&place.out(), &name());
-    let stamp = assemble(&partial, &path)?;
+    let stamp = assemble(&partial, &path, &|| true)?;
+    drop(file);
     let share = ShareRecord { path, stamp, manifest, shared: true };
-    journal.put_shares(&[(name(), share)], &|_| false)?;
+    let ended = journal.put_shares(&[(name(), share)], &|_| false)?;
     promised.shared = true;
+    ended.iter().try_for_each(|ended| partials.discard(&journal, ended))?;
     Ok(())
 }
 
@@ -96,9 +111,16 @@ fn lie(place: &Place, promised: &Promised) -> Result<(), String> {
         return Err("the peer's id is another one".into());
     }
     let mut believed = None;
-    for partial in journal.partials().map_err(|error| error.to_string())? {
-        if partials.is_whole(&partial.name, &partial.manifest).map_err(|error| error.to_string())? {
-            let file = partials.open_file(&partial.name, partial.manifest, false).map_err(|error| error.to_string())?;
+    let records = journal.partials().map_err(|error| error.to_string())?;
+    partials.sweep(&journal, &records).map_err(|error| error.to_string())?;
+    let needed: Vec<PathBuf> = records.iter().map(|record| partials.path_of(record)).collect();
+    let left = hidden(&place.folder.path().join("out")).into_iter().chain(hidden(partials.folder()));
+    if let Some(left) = left.into_iter().find(|path| !needed.contains(path)) {
+        return Err(format!("{} is left for ever", left.display()));
+    }
+    for partial in records {
+        if partials.is_whole(&partial).map_err(|error| error.to_string())? {
+            let file = partials.of(&partial);
             if file.prove(&partial.chunks, &CancellationToken::new()) != partial.chunks {
                 return Err(format!("chunks {} are believed and not there", partial.chunks.ranges()));
             }
@@ -118,6 +140,13 @@ fn lie(place: &Place, promised: &Promised) -> Result<(), String> {
     Ok(())
 }
 
+/// Every file of a folder, and of those in it, that is not the downloaded one.
+fn hidden(folder: &Path) -> Vec<PathBuf> {
+    let all = ignore::WalkBuilder::new(folder).standard_filters(false).build().flatten();
+    let files = all.filter(|entry| entry.file_type().is_some_and(|kind| kind.is_file()));
+    files.map(ignore::DirEntry::into_path).filter(|path| !path.ends_with("a")).collect()
+}
+
 /// What is unusual about a run.
 #[derive(Debug, Clone, Copy, Default)]
 struct Setting {
@@ -127,6 +156,8 @@ struct Setting {
     torn: bool,
     /// The destination is on another file system.
     elsewhere: bool,
+    /// The data is moved on the way.
+    moves: bool,
 }
 
 impl Setting {
@@ -145,7 +176,7 @@ impl Setting {
     fn steps(self) -> usize {
         let (place, faults, disk) = self.place();
         let mut promised = Promised::default();
-        download(&place, &disk, &mut promised).unwrap();
+        download(&place, &disk, self.moves, &mut promised).unwrap();
         assert_eq!(promised, Promised { id: true, recorded: true, shared: true });
         faults.steps()
     }
@@ -160,7 +191,7 @@ impl Setting {
                 let (place, faults, disk) = self.place();
                 faults.cut_at(cut, self.torn);
                 let mut promised = Promised::default();
-                let _ = download(&place, &disk, &mut promised);
+                let _ = download(&place, &disk, self.moves, &mut promised);
                 faults.cut_power(survives);
                 let lie = lie(&place, &promised).err()?;
                 Some(format!("cut at step {cut} of {steps}, {survives:?} survives: {lie}; {}", last(&faults)))
@@ -185,25 +216,30 @@ fn no_torn_write_does_either() {
 }
 
 #[test]
-fn nor_does_a_power_cut_while_a_file_is_copied_to_another_file_system() {
+fn nor_does_a_power_cut_with_a_destination_on_another_file_system() {
     assert_eq!(Setting { elsewhere: true, ..Setting::default() }.first_lie(), None);
 }
 
 #[test]
+fn nor_does_a_power_cut_while_data_moves_to_another_file_system() {
+    assert_eq!(Setting { elsewhere: true, moves: true, ..Setting::default() }.first_lie(), None);
+}
+
+#[test]
 fn a_step_that_fails_once_costs_one_attempt_at_most() {
-    for elsewhere in [false, true] {
-        let setting = Setting { elsewhere, ..Setting::default() };
+    for (elsewhere, moves) in [(false, false), (true, false), (true, true)] {
+        let setting = Setting { elsewhere, moves, ..Setting::default() };
         for step in 0..setting.steps() {
             for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
                 let (place, faults, disk) = setting.place();
                 faults.fail_at(step, kind);
                 let mut promised = Promised::default();
-                let first = download(&place, &disk, &mut promised);
-                let context = format!("{kind:?} at step {step}, {elsewhere}: {first:?}; {}", last(&faults));
+                let first = download(&place, &disk, moves, &mut promised);
+                let context = format!("{kind:?} at step {step}, {setting:?}: {first:?}; {}", last(&faults));
                 assert_eq!(lie(&place, &promised), Ok(()), "{context}");
                 // Placed already, it would be found there.
                 if !path_of(&place.out(), &name()).exists() {
-                    download(&place, &disk, &mut promised).unwrap_or_else(|error| panic!("{context}: {error}"));
+                    download(&place, &disk, moves, &mut promised).unwrap_or_else(|error| panic!("{context}: {error}"));
                 }
                 let left: Vec<_> = fs::read_dir(place.out().join("sub/folder")).unwrap().map(Result::unwrap).collect();
                 assert_eq!(left.len(), 1, "{context}: {left:?}");
@@ -220,9 +256,12 @@ fn is_partial(path: &Path) -> bool {
 fn a_missing_sync_of_the_data_is_noticed() {
     let of_partial = Some((|step| matches!(step, Step::Sync(path) if is_partial(path))) as fn(&Step<'_>) -> bool);
     assert!(Setting { ignored: of_partial, ..Setting::default() }.first_lie().is_some());
-    let of_copy: fn(&Step<'_>) -> bool =
+    let beside: fn(&Step<'_>) -> bool =
         |step| matches!(step, Step::Sync(path) if path.to_string_lossy().contains("/.drizzle-"));
-    assert!(Setting { ignored: Some(of_copy), elsewhere: true, torn: false }.first_lie().is_some());
+    for moves in [false, true] {
+        let setting = Setting { ignored: Some(beside), elsewhere: true, moves, torn: false };
+        assert!(setting.first_lie().is_some(), "{moves}");
+    }
 }
 
 #[test]
@@ -237,8 +276,9 @@ fn a_missing_sync_of_a_folder_is_noticed() {
         (|step| matches!(step, Step::SyncFolder(folder) if folder.ends_with("partial")), false),
         (|step| matches!(step, Step::SyncFolder(folder) if folder.ends_with("state")), false),
         (|step| matches!(step, Step::SyncFolder(folder) if folder.ends_with("var")), false),
-    ] as [(Which, bool); 7]
+        (|step| matches!(step, Step::SyncFolder(folder) if folder.ends_with("out")), true),
+    ] as [(Which, bool); 8]
     {
-        assert!(Setting { ignored: Some(ignored), torn: false, elsewhere }.first_lie().is_some());
+        assert!(Setting { ignored: Some(ignored), elsewhere, ..Setting::default() }.first_lie().is_some());
     }
 }

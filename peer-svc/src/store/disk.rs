@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{CWD, FallocateFlags, RenameFlags};
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 
 /// One change of the disk.
 #[cfg_attr(not(test), expect(dead_code, reason = "only a test's witness looks at the details"))]
@@ -92,6 +92,21 @@ impl Disk {
         File::options().read(true).write(true).create_new(true).open(path)
     }
 
+    /// Opens a file that this peer made before, for reading and writing. What another program put in its place is
+    /// refused: a link, a device, a file that has a second name.
+    pub(crate) fn open_own(&self, path: &Path) -> io::Result<File> {
+        use std::os::unix::fs::MetadataExt;
+        self.tell(Step::Open(path))?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() > 1 {
+            let text = format!("{} is not the file that this peer made", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(file)
+    }
+
     /// Makes a folder, unless there is one, and makes its name durable: what is in it would be lost with it. That of
     /// one that was there may not be durable yet.
     pub(crate) fn make_folder(&self, path: &Path) -> io::Result<()> {
@@ -130,9 +145,11 @@ impl Disk {
     pub(crate) fn reserve(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
         self.tell(Step::Resize(path))?;
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
-            // File systems that cannot reserve (some network ones) find out while writing.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
-            Err(error) => Err(error.into()),
+            // File systems that cannot reserve (some network ones) at least tell how much is free.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
+                has_room(file, len)
+            }
+            other => Ok(other?),
         }
     }
 
@@ -170,5 +187,45 @@ impl Disk {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         self.tell(Step::SyncFolder(folder))?;
         File::open(folder)?.sync_all()
+    }
+}
+
+/// `StorageFull` if the file system says that it has no room for what a file of this length still needs.
+fn has_room(file: &File, len: u64) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(disk) = rustix::fs::fstatvfs(file) else { return Ok(()) };
+    let needed = len.saturating_sub(file.metadata()?.blocks().saturating_mul(512));
+    // Some do not count blocks at all: that is no answer.
+    let is_full = disk.f_blocks > 0 && disk.f_bavail.saturating_mul(disk.f_frsize) < needed;
+    if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_the_place_of_an_own_file_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let disk = Disk::default();
+        fs::write(at("victim"), "mine").unwrap();
+        symlink(at("victim"), at("link")).unwrap();
+        fs::hard_link(at("victim"), at("second")).unwrap();
+        rustix::fs::mknodat(CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for other in ["link", "second", "fifo", "none"] {
+            assert!(disk.open_own(&at(other)).is_err(), "{other}");
+        }
+        fs::remove_file(at("second")).unwrap();
+        disk.open_own(&at("victim")).unwrap();
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_reserve_is_asked_for_its_free_space() {
+        let file = tempfile::tempfile().unwrap();
+        has_room(&file, 1).unwrap();
+        assert_eq!(has_room(&file, u64::MAX).unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -1,4 +1,4 @@
-//! SHA-256 of local files, chunk by chunk, on all cores. Each byte is read once, and a hole not at all. Calls block.
+//! SHA-256 of local files, chunk by chunk, in turns with other files that are hashed. Each byte is read once, and a hole not at all. Calls block.
 
 use std::{
     cell::RefCell,
@@ -14,11 +14,11 @@ use std::{
 };
 
 use drizzle_proto::{ChunkIndex, Digest, Layout, Manifest, layout::LayoutError, limits::MESSAGE_SIZE};
-use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{extents::Extents, stamp::Stamp};
+use super::{calls::Calls, extents::Extents, stamp::Stamp, turns::Job};
+use crate::shortage::wait_out;
 
 /// Why a file was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,8 @@ impl HashProgress {
 
 /// Hashes one file in the given chunks, or in default ones.
 pub(crate) fn hash_file(
+    job: &Job,
+    calls: &Calls,
     path: &Path,
     chunk_size: Option<u32>,
     progress: &HashProgress,
@@ -103,13 +105,10 @@ pub(crate) fn hash_file(
 ) -> Result<(Manifest, Stamp), HashError> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => HashError::NotFound(path.to_owned()),
+        io::ErrorKind::InvalidInput => HashError::NotRegular(path.to_owned()),
         _ => HashError::Io { path: path.to_owned(), source },
     };
-    let file = File::open(path).map_err(fail)?;
-    let metadata = file.metadata().map_err(fail)?;
-    if !metadata.is_file() {
-        return Err(HashError::NotRegular(path.to_owned()));
-    }
+    let (file, metadata) = wait_out("hash files", stop, || calls.open(path)).map_err(fail)?;
     let stamp = Stamp::of(&metadata);
     let layout = match chunk_size {
         Some(chunk_size) => Layout::new(stamp.size, chunk_size)?,
@@ -117,20 +116,18 @@ pub(crate) fn hash_file(
     };
     let extents = Extents::of(&file, stamp.size);
     let chunks: Vec<ChunkIndex> = layout.chunk_count().indices().collect();
-    let hashes = chunks
-        .into_par_iter()
-        .map(|chunk| {
-            if stop.is_cancelled() {
-                return Err(HashError::Stopped);
-            }
-            let hash = hash_chunk(&file, &extents, layout, chunk).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => HashError::Changing(path.to_owned()),
-                _ => fail(source),
-            })?;
-            progress.bytes_done.fetch_add(layout.chunk_len(chunk).into(), Ordering::Relaxed);
-            Ok(hash)
-        })
-        .collect::<Result<Vec<_>, HashError>>()?;
+    let hashes = job.each(chunks.len(), layout.chunk_size().into(), |at| {
+        if stop.is_cancelled() {
+            return Err(HashError::Stopped);
+        }
+        let chunk = chunks[at];
+        let hash = hash_chunk(&file, &extents, layout, chunk).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => HashError::Changing(path.to_owned()),
+            _ => fail(source),
+        })?;
+        progress.bytes_done.fetch_add(layout.chunk_len(chunk).into(), Ordering::Relaxed);
+        Ok(hash)
+    })?;
     if Stamp::of(&file.metadata().map_err(fail)?) != stamp {
         return Err(HashError::Changing(path.to_owned()));
     }

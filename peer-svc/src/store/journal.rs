@@ -19,7 +19,9 @@ use drizzle_proto::{
     ChunkSet, Digest, FileId, FileName, Manifest, PeerId,
     database::{Reopening, Unusable},
 };
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction, backends::FileBackend,
+};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -35,6 +37,12 @@ const SHARES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("shares");
 const MISSING: TableDefinition<'_, &str, u64> = TableDefinition::new("missing");
 const PARTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("partials");
 const PROGRESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("progress");
+/// Unfinished downloads whose data is beside their destination, with its path.
+const BESIDE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("beside");
+/// What running downloads were asked to do.
+const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
+/// Paths of data beside a destination that no download needs.
+const LEFTOVERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leftovers");
 
 const PEER_ID: &str = "peer-id";
 const FORMAT_KEY: &str = "format";
@@ -127,6 +135,28 @@ pub(crate) struct PartialRecord {
     pub(crate) manifest: Manifest,
     /// Chunks whose data is synced.
     pub(crate) chunks: ChunkSet,
+    /// Where its data is, if that is not in the folder of partial files.
+    pub(crate) beside: Option<PathBuf>,
+}
+
+/// What a running download was asked to do: after a crash or a restart it goes on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Only these chunks, first to last, and no file in place.
+    pub(crate) chunks: Option<Vec<(u32, u32)>>,
+    /// Where the file goes; `None`: its default place.
+    pub(crate) output: Option<PathBuf>,
+    /// Without progress for this long it gives up.
+    pub(crate) timeout_millis: u64,
+}
+
+/// An unfinished download whose record ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndedPartial {
+    /// Its name.
+    pub(crate) name: FileName,
+    /// Where its data is, if that is not in the folder of partial files. It is noted as a leftover.
+    pub(crate) beside: Option<PathBuf>,
 }
 
 /// The open journal of one peer.
@@ -184,6 +214,9 @@ impl Journal {
                 write.open_table(MISSING)?;
                 write.open_table(PARTIALS)?;
                 write.open_table(PROGRESS)?;
+                write.open_table(BESIDE)?;
+                write.open_table(LEFTOVERS)?;
+                write.open_table(ORDERS)?;
                 write.commit()?;
             }
             Ok(number)
@@ -208,6 +241,16 @@ impl Journal {
             };
             write.commit()?;
             Ok(PeerId::from_bytes(id))
+        })
+    }
+
+    /// Replaces this peer's id.
+    pub(crate) fn replace_peer_id(&self, id: PeerId) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            write.open_table(META)?.insert(PEER_ID, &id.as_bytes()[..])?;
+            write.commit()?;
+            Ok(())
         })
     }
 
@@ -268,22 +311,15 @@ impl Journal {
         &self,
         shares: &[(FileName, ShareRecord)],
         keep: &dyn Fn(&FileName) -> bool,
-    ) -> Result<Vec<FileName>, JournalError> {
+    ) -> Result<Vec<EndedPartial>, JournalError> {
         self.run(|database| {
             let mut ended = Vec::new();
             let write = database.begin_write()?;
-            {
-                let (mut table, mut missing) = (write.open_table(SHARES)?, write.open_table(MISSING)?);
-                let (mut partials, mut progress) = (write.open_table(PARTIALS)?, write.open_table(PROGRESS)?);
-                for (name, share) in shares {
-                    table.insert(name.as_str(), &write_share(share)?[..])?;
-                    missing.remove(name.as_str())?;
-                    if !keep(name) {
-                        progress.remove(name.as_str())?;
-                        if partials.remove(name.as_str())?.is_some() {
-                            ended.push(name.clone());
-                        }
-                    }
+            for (name, share) in shares {
+                write.open_table(SHARES)?.insert(name.as_str(), &write_share(share)?[..])?;
+                write.open_table(MISSING)?.remove(name.as_str())?;
+                if !keep(name) {
+                    ended.extend(end_partial(&write, name)?);
                 }
             }
             write.commit()?;
@@ -311,13 +347,14 @@ impl Journal {
     pub(crate) fn partials(&self) -> Result<Vec<PartialRecord>, JournalError> {
         self.run(|database| {
             let read = database.begin_read()?;
-            let progress = read.open_table(PROGRESS)?;
+            let (progress, beside) = (read.open_table(PROGRESS)?, read.open_table(BESIDE)?);
             let mut partials = Vec::new();
             for row in read.open_table(PARTIALS)?.iter()? {
                 let (name, value) = row?;
                 let chunks = progress.get(name.value())?;
+                let beside = beside.get(name.value())?.map(|path| read_path(path.value()));
                 let name = FileName::new(name.value()).map_err(|_| damaged("name of a download"))?;
-                partials.push(read_partial(name, value.value(), chunks.as_ref().map(|chunks| chunks.value()))?);
+                partials.push(read_partial(name, value.value(), chunks.as_ref().map(|chunks| chunks.value()), beside)?);
             }
             Ok(partials)
         })
@@ -329,16 +366,125 @@ impl Journal {
             let read = database.begin_read()?;
             let Some(value) = read.open_table(PARTIALS)?.get(name.as_str())? else { return Ok(None) };
             let chunks = read.open_table(PROGRESS)?.get(name.as_str())?;
-            read_partial(name.clone(), value.value(), chunks.as_ref().map(|chunks| chunks.value())).map(Some)
+            let beside = read.open_table(BESIDE)?.get(name.as_str())?.map(|path| read_path(path.value()));
+            read_partial(name.clone(), value.value(), chunks.as_ref().map(|chunks| chunks.value()), beside).map(Some)
         })
     }
 
-    /// Begins the record of a download, with no chunk stored.
-    pub(crate) fn begin_partial(&self, name: &FileName, manifest: &Manifest) -> Result<(), JournalError> {
+    /// Begins the record of a download, with no chunk stored; its data is to be at `beside`, or in the folder of
+    /// partial files. Returns what was recorded under the name before.
+    pub(crate) fn begin_partial(
+        &self,
+        name: &FileName,
+        manifest: &Manifest,
+        beside: Option<&Path>,
+    ) -> Result<Option<EndedPartial>, JournalError> {
         self.run(|database| {
             let write = database.begin_write()?;
+            let ended = end_partial(&write, name)?;
             write.open_table(PARTIALS)?.insert(name.as_str(), &manifest.encode()[..])?;
-            write.open_table(PROGRESS)?.remove(name.as_str())?;
+            if let Some(path) = beside {
+                write.open_table(BESIDE)?.insert(name.as_str(), path_bytes(path))?;
+            }
+            write.commit()?;
+            Ok(ended)
+        })
+    }
+
+    /// The data of a download is at another place now: at `beside`, or in the folder of partial files. There these
+    /// chunks of it are stored and synced. The old data is noted as a leftover.
+    pub(crate) fn move_partial(
+        &self,
+        name: &FileName,
+        file: FileId,
+        (from, to): (&Path, &Path),
+        is_beside: bool,
+        chunks: &ChunkSet,
+    ) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            {
+                let (mut beside, mut leftovers) = (write.open_table(BESIDE)?, write.open_table(LEFTOVERS)?);
+                beside.remove(name.as_str())?;
+                if is_beside {
+                    beside.insert(name.as_str(), path_bytes(to))?;
+                }
+                leftovers.remove(path_bytes(to))?;
+                leftovers.insert(path_bytes(from), &[][..])?;
+                write.open_table(PROGRESS)?.insert(name.as_str(), &seal(file, chunks)[..])?;
+            }
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Notes what a download that runs was asked to do. Its record must be there.
+    pub(crate) fn put_order(&self, name: &FileName, order: &Order) -> Result<(), JournalError> {
+        self.run(|database| {
+            let value = postcard::to_stdvec(order).map_err(|_| damaged("order"))?;
+            let write = database.begin_write()?;
+            write.open_table(ORDERS)?.insert(name.as_str(), &value[..])?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    /// A download ended, and is not to go on by itself.
+    pub(crate) fn forget_order(&self, name: &FileName) -> Result<(), JournalError> {
+        self.run(|database| {
+            // The record of a finished download took it along.
+            if database.begin_read()?.open_table(ORDERS)?.get(name.as_str())?.is_some() {
+                let write = database.begin_write()?;
+                write.open_table(ORDERS)?.remove(name.as_str())?;
+                write.commit()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the downloads were asked to do that ran when this journal was used last.
+    pub(crate) fn orders(&self) -> Result<Vec<(FileName, Order)>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(ORDERS)?;
+            let mut orders = Vec::new();
+            for row in table.iter()? {
+                let (name, value) = row?;
+                let name = FileName::new(name.value()).map_err(|_| damaged("name of a download"))?;
+                orders.push((name, postcard::from_bytes(value.value()).map_err(|_| damaged("order"))?));
+            }
+            Ok(orders)
+        })
+    }
+
+    /// Paths of data that no download needs.
+    pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(LEFTOVERS)?;
+            table.iter()?.map(|row| Ok(read_path(row?.0.value()))).collect()
+        })
+    }
+
+    /// Notes data that is not needed, or not yet: a start deletes it. To be called before it is made.
+    pub(crate) fn note_leftover(&self, path: &Path) -> Result<(), JournalError> {
+        self.change_leftover(path, true)
+    }
+
+    /// Forgets data that was deleted, durably.
+    pub(crate) fn forget_leftover(&self, path: &Path) -> Result<(), JournalError> {
+        self.change_leftover(path, false)
+    }
+
+    fn change_leftover(&self, path: &Path, is_one: bool) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            {
+                let mut leftovers = write.open_table(LEFTOVERS)?;
+                if is_one {
+                    leftovers.insert(path_bytes(path), &[][..])?;
+                } else {
+                    leftovers.remove(path_bytes(path))?;
+                }
+            }
             write.commit()?;
             Ok(())
         })
@@ -357,16 +503,37 @@ impl Journal {
         })
     }
 
-    /// Forgets an unfinished download.
-    pub(crate) fn forget_partial(&self, name: &FileName) -> Result<(), JournalError> {
+    /// Forgets an unfinished download; what was recorded, if there was one.
+    pub(crate) fn forget_partial(&self, name: &FileName) -> Result<Option<EndedPartial>, JournalError> {
         self.run(|database| {
             let write = database.begin_write()?;
-            write.open_table(PARTIALS)?.remove(name.as_str())?;
-            write.open_table(PROGRESS)?.remove(name.as_str())?;
+            let ended = end_partial(&write, name)?;
             write.commit()?;
-            Ok(())
+            Ok(ended)
         })
     }
+}
+
+/// Ends the record of a download. Data beside a destination becomes a leftover: nothing else would find it.
+fn end_partial(write: &WriteTransaction, name: &FileName) -> Result<Option<EndedPartial>, redb::Error> {
+    write.open_table(PROGRESS)?.remove(name.as_str())?;
+    write.open_table(ORDERS)?.remove(name.as_str())?;
+    let beside = write.open_table(BESIDE)?.remove(name.as_str())?.map(|path| read_path(path.value()));
+    if let Some(path) = &beside {
+        write.open_table(LEFTOVERS)?.insert(path_bytes(path), &[][..])?;
+    }
+    let was_there = write.open_table(PARTIALS)?.remove(name.as_str())?.is_some();
+    Ok(was_there.then(|| EndedPartial { name: name.clone(), beside }))
+}
+
+fn path_bytes(path: &Path) -> &[u8] {
+    use std::os::unix::ffi::OsStrExt;
+    path.as_os_str().as_bytes()
+}
+
+fn read_path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    std::ffi::OsString::from_vec(bytes.to_vec()).into()
 }
 
 /// Opens the database. A new one is made whole under another name first: redb takes a file that it did not finish
@@ -425,9 +592,8 @@ fn damaged(what: &str) -> redb::Error {
 }
 
 fn write_share(share: &ShareRecord) -> Result<Vec<u8>, redb::Error> {
-    use std::os::unix::ffi::OsStrExt;
     let stored = StoredShare {
-        path: share.path.as_os_str().as_bytes().to_vec(),
+        path: path_bytes(&share.path).to_vec(),
         stamp: share.stamp,
         shared: share.shared,
         manifest: share.manifest.encode(),
@@ -436,21 +602,25 @@ fn write_share(share: &ShareRecord) -> Result<Vec<u8>, redb::Error> {
 }
 
 fn read_share(value: &[u8]) -> Result<ShareRecord, redb::Error> {
-    use std::os::unix::ffi::OsStringExt;
     let stored: StoredShare = postcard::from_bytes(value).map_err(|_| damaged("share"))?;
     Ok(ShareRecord {
-        path: std::ffi::OsString::from_vec(stored.path).into(),
+        path: read_path(&stored.path),
         stamp: stored.stamp,
         manifest: Manifest::decode(&stored.manifest).map_err(|_| damaged("manifest of a share"))?,
         shared: stored.shared,
     })
 }
 
-fn read_partial(name: FileName, manifest: &[u8], chunks: Option<&[u8]>) -> Result<PartialRecord, redb::Error> {
+fn read_partial(
+    name: FileName,
+    manifest: &[u8],
+    chunks: Option<&[u8]>,
+    beside: Option<PathBuf>,
+) -> Result<PartialRecord, redb::Error> {
     let manifest = Manifest::decode(manifest).map_err(|_| damaged("manifest of a download"))?;
     let chunks = chunks.and_then(|sealed| unseal(&manifest, sealed));
     let chunks = chunks.unwrap_or_else(|| ChunkSet::empty(manifest.layout().chunk_count()));
-    Ok(PartialRecord { name, manifest, chunks })
+    Ok(PartialRecord { name, manifest, chunks, beside })
 }
 
 /// Bitfield, then the first 8 bytes of SHA-256(file id, bitfield).

@@ -29,7 +29,7 @@ fn records_survive_a_restart() {
     let id = {
         let journal = open(folder.path()).unwrap();
         journal.put_shares(&[(FileName::new("s").unwrap(), share.clone())], &|_| false).unwrap();
-        journal.begin_partial(&name, &manifest).unwrap();
+        journal.begin_partial(&name, &manifest, None).unwrap();
         journal.record_chunks(&name, manifest.id(), &chunks).unwrap();
         journal.peer_id([7; 16]).unwrap()
     };
@@ -69,10 +69,54 @@ fn a_forgotten_download_is_not_recorded_again() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path()).unwrap();
     let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
-    journal.begin_partial(&name, &manifest).unwrap();
+    journal.begin_partial(&name, &manifest, None).unwrap();
     journal.forget_partial(&name).unwrap();
     journal.record_chunks(&name, manifest.id(), &ChunkSet::full(manifest.layout().chunk_count())).unwrap();
     assert!(journal.partials().unwrap().is_empty());
+}
+
+#[test]
+fn data_beside_a_destination_is_a_leftover_once_no_download_needs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).unwrap();
+    let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+    let (old, new) = (Path::new("/x/old"), Path::new("/y/new"));
+    assert_eq!(journal.begin_partial(&name, &manifest, Some(old)).unwrap(), None);
+    assert_eq!(journal.partial(&name).unwrap().unwrap().beside.as_deref(), Some(old));
+    assert!(journal.leftovers().unwrap().is_empty());
+
+    journal.note_leftover(new).unwrap();
+    assert_eq!(journal.leftovers().unwrap(), [new], "until the move is done, the new data is one");
+    let chunks = ChunkSet::full(manifest.layout().chunk_count());
+    journal.move_partial(&name, manifest.id(), (old, new), true, &chunks).unwrap();
+    let moved = journal.partial(&name).unwrap().unwrap();
+    assert_eq!((moved.beside.as_deref(), moved.chunks), (Some(new), chunks));
+    assert_eq!(journal.leftovers().unwrap(), [old]);
+
+    journal.forget_leftover(old).unwrap();
+    let ended = Some(EndedPartial { name: name.clone(), beside: Some(new.to_owned()) });
+    assert_eq!(journal.begin_partial(&name, &manifest, None).unwrap(), ended);
+    assert_eq!(journal.leftovers().unwrap(), [new]);
+    assert_eq!(journal.partial(&name).unwrap().unwrap().beside, None);
+}
+
+#[test]
+fn what_a_download_was_asked_to_do_is_known_until_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
+    let order = Order { chunks: Some(vec![(0, 1)]), output: Some("/x/a".into()), timeout_millis: 7 };
+    {
+        let journal = open(folder.path()).unwrap();
+        journal.begin_partial(&name, &manifest, None).unwrap();
+        journal.put_order(&name, &order).unwrap();
+    }
+    let journal = open(folder.path()).unwrap();
+    assert_eq!(journal.orders().unwrap(), [(name.clone(), order.clone())]);
+    journal.forget_order(&name).unwrap();
+    assert_eq!(journal.orders().unwrap(), []);
+    journal.put_order(&name, &order).unwrap();
+    journal.forget_partial(&name).unwrap();
+    assert_eq!(journal.orders().unwrap(), [], "it goes with the record");
 }
 
 #[test]
@@ -117,10 +161,11 @@ fn a_shared_file_ends_the_record_of_its_download_unless_that_still_runs() {
     let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
     let stamp = Stamp { size: 1 << 15, modified_nanos: 0 };
     let share = ShareRecord { path: "/a".into(), stamp, manifest: manifest.clone(), shared: true };
-    journal.begin_partial(&name, &manifest).unwrap();
+    journal.begin_partial(&name, &manifest, None).unwrap();
     assert!(journal.put_shares(&[(name.clone(), share.clone())], &|_| true).unwrap().is_empty());
     assert!(journal.partial(&name).unwrap().is_some());
-    assert_eq!(journal.put_shares(&[(name.clone(), share)], &|_| false).unwrap(), std::slice::from_ref(&name));
+    let ended = EndedPartial { name: name.clone(), beside: None };
+    assert_eq!(journal.put_shares(&[(name.clone(), share)], &|_| false).unwrap(), [ended]);
     assert!(journal.partial(&name).unwrap().is_none());
 }
 

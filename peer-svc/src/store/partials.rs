@@ -1,4 +1,5 @@
-//! The data of unfinished downloads: one file each, in a folder of its own beside the journal.
+//! The data of unfinished downloads: one file each, in a folder of its own beside the journal, or hidden beside the
+//! destination where that is on another file system ([`super::place`]).
 //!
 //! The journal says which of them are wanted; nothing here decides that, and nothing here is decided by what
 //! runs. Calls block.
@@ -15,7 +16,7 @@ use drizzle_proto::{ChunkSet, Digest, FileName, Manifest};
 
 use super::{
     disk::Disk,
-    journal::{Journal, JournalError},
+    journal::{EndedPartial, Journal, JournalError, PartialRecord},
     write::PartialFile,
 };
 
@@ -47,55 +48,88 @@ impl Partials {
         self.turn.try_lock().is_err()
     }
 
-    /// Where the data of an unfinished download of this name is kept.
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The disk that it is on.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Where the data of an unfinished download of this name is kept, unless it is beside its destination.
     pub(crate) fn path(&self, name: &FileName) -> PathBuf {
         // A name may be longer than a file name can be, and has slashes.
         let key = Digest::of(name.as_str().as_bytes()).to_string();
         self.folder.join(&key[..32])
     }
 
+    /// Where the data of a recorded download is.
+    pub(crate) fn path_of(&self, record: &PartialRecord) -> PathBuf {
+        record.beside.clone().unwrap_or_else(|| self.path(&record.name))
+    }
+
+    /// The data of a recorded download, not opened yet.
+    pub(crate) fn of(&self, record: &PartialRecord) -> PartialFile {
+        PartialFile::at(&self.path_of(record), record.manifest.clone(), self.disk.clone())
+    }
+
     /// Whether there is data of the right length: data that was cut short or is gone proves nothing. Data that cannot
     /// be looked at is an error, and not gone: it may be sound.
-    pub(crate) fn is_whole(&self, name: &FileName, manifest: &Manifest) -> io::Result<bool> {
-        match fs::symlink_metadata(self.path(name)) {
-            Ok(metadata) => Ok(metadata.is_file() && metadata.len() == manifest.layout().size()),
+    pub(crate) fn is_whole(&self, record: &PartialRecord) -> io::Result<bool> {
+        match fs::symlink_metadata(self.path_of(record)) {
+            Ok(metadata) => Ok(metadata.is_file() && metadata.len() == record.manifest.layout().size()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Opens the data file of a download, or makes it. With `reserve` the whole space is taken now, so that a
-    /// full disk is found before anything is fetched and not after.
-    pub(crate) fn open_file(&self, name: &FileName, manifest: Manifest, reserve: bool) -> io::Result<PartialFile> {
-        PartialFile::open(&self.path(name), manifest, reserve, self.disk.clone())
-    }
-
-    /// Bytes that must become free for the whole file of a download to fit, at least 1.
-    pub(crate) fn shortage(&self, name: &FileName, manifest: &Manifest) -> u64 {
-        let taken = fs::symlink_metadata(self.path(name)).map_or(0, |metadata| metadata.blocks() * 512);
-        let needed = manifest.layout().size().saturating_sub(taken).max(1);
-        let free = rustix::fs::statvfs(&self.folder).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        match needed.saturating_sub(free) {
-            // There is room, but not for this user: a quota.
-            0 => needed,
-            shortage => shortage,
+    /// Deletes the data of a download whose record ended.
+    pub(crate) fn discard(&self, journal: &Journal, ended: &EndedPartial) -> Result<(), RecordError> {
+        match &ended.beside {
+            Some(path) => self.discard_leftover(journal, path),
+            // Without a record it is deleted at the next start in any case.
+            None => Ok(self.disk.remove(&self.path(&ended.name))?),
         }
     }
 
-    /// Deletes the data of a download that has ended.
-    pub(crate) fn discard(&self, name: &FileName) -> io::Result<()> {
-        self.disk.remove(&self.path(name))
+    /// Deletes data that is noted as a leftover, durably, and then the note.
+    pub(crate) fn discard_leftover(&self, journal: &Journal, path: &Path) -> Result<(), RecordError> {
+        self.disk.remove(path)?;
+        self.disk.sync_folder_of(path)?;
+        Ok(journal.forget_leftover(path)?)
     }
 
-    /// Deletes data of every download but these: what a crash between two steps left.
-    pub(crate) fn sweep<'a>(&self, wanted: impl IntoIterator<Item = &'a FileName>) {
-        let wanted: HashSet<PathBuf> = wanted.into_iter().map(|name| self.path(name)).collect();
+    /// Deletes data of every download but these: what a crash between two steps left. What is on a disk that is away
+    /// stays noted.
+    pub(crate) fn sweep(&self, journal: &Journal, wanted: &[PartialRecord]) -> Result<(), JournalError> {
+        for path in journal.leftovers()? {
+            if let Err(error) = self.discard_leftover(journal, &path) {
+                tracing::warn!(path = %path.display(), %error, "cannot delete a leftover; it is tried again at the next start");
+            }
+        }
+        let wanted: HashSet<PathBuf> = wanted.iter().map(|record| self.path_of(record)).collect();
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()).filter(|path| !wanted.contains(path)) {
             if let Err(error) = self.disk.remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot delete a leftover; it is tried again at the next start");
             }
         }
+        Ok(())
+    }
+}
+
+/// Bytes that must become free for a whole file to fit at a path, at least 1.
+pub(crate) fn shortage(path: &Path, manifest: &Manifest) -> u64 {
+    let taken = fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
+    let needed = manifest.layout().size().saturating_sub(taken).max(1);
+    let disk = path.parent().map(rustix::fs::statvfs);
+    let free = disk.and_then(Result::ok).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    match needed.saturating_sub(free) {
+        // There is room, but not for this user: a quota.
+        0 => needed,
+        shortage => shortage,
     }
 }
 
@@ -135,17 +169,16 @@ mod tests {
     #[test]
     fn the_shortage_is_what_does_not_fit() {
         let state = tempfile::tempdir().unwrap();
-        let partials = Partials::open(state.path(), Disk::default()).unwrap();
-        let name = FileName::new("a").unwrap();
+        let path = state.path().join("a");
         let manifest = |size| {
             let layout = Layout::new(size, MAX_CHUNK_SIZE).unwrap();
             Manifest::new(layout, layout.chunk_count().indices().map(|_| Digest::of(&[])).collect()).unwrap()
         };
         // No test machine has this much, and each has less than all of it.
-        let short = partials.shortage(&name, &manifest(MAX_FILE_SIZE));
+        let short = shortage(&path, &manifest(MAX_FILE_SIZE));
         assert!((1..MAX_FILE_SIZE).contains(&short), "{short}");
         // It fits, so a quota is in the way: all of it is said to be needed.
-        assert_eq!(partials.shortage(&name, &manifest(1 << 14)), 1 << 14);
+        assert_eq!(shortage(&path, &manifest(1 << 14)), 1 << 14);
     }
 
     #[test]
@@ -153,11 +186,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let ((_, manifest), name) = (content(1), FileName::new("a").unwrap());
         let partials = Partials::open(state.path(), Disk::default()).unwrap();
-        assert!(!partials.is_whole(&name, &manifest).unwrap());
-        partials.open_file(&name, manifest.clone(), false).unwrap();
-        assert!(partials.is_whole(&name, &manifest).unwrap());
+        let chunks = ChunkSet::empty(manifest.layout().chunk_count());
+        let record = PartialRecord { name: name.clone(), manifest: manifest.clone(), chunks, beside: None };
+        assert!(!partials.is_whole(&record).unwrap());
+        partials.of(&record).make().unwrap();
+        assert!(partials.is_whole(&record).unwrap());
         fs::remove_dir_all(state.path().join("partial")).unwrap();
         fs::write(state.path().join("partial"), "no folder").unwrap();
-        assert!(partials.is_whole(&name, &manifest).is_err());
+        assert!(partials.is_whole(&record).is_err());
     }
 }

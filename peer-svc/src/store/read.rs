@@ -1,27 +1,20 @@
 //! Reading local files: whole slices, whole chunks, and only files that did not change. Calls block.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
 
-use super::stamp::Stamp;
+use super::{calls::Calls, stamp::Stamp};
 use crate::verify::{VerifiedChunk, Verifier};
 
 /// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
-pub(crate) fn open_unchanged(path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata: fs::Metadata = file.metadata()?;
-    Ok((metadata.is_file() && Stamp::of(&metadata) == stamp).then_some(file))
+pub(crate) fn open_unchanged(calls: &Calls, path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
+    match calls.open(path) {
+        Ok((file, metadata)) => Ok((Stamp::of(&metadata) == stamp).then_some(file)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.

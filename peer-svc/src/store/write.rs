@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
 };
 
 use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest};
@@ -47,7 +47,8 @@ impl StoredChunk {
 #[derive(Debug)]
 pub(crate) struct PartialFile {
     path: PathBuf,
-    file: Arc<File>,
+    /// Open only while something uses it: a peer may keep more unfinished downloads than it may open files.
+    file: Mutex<Weak<File>>,
     manifest: Manifest,
     disk: Disk,
     /// Writers hold it shared; closing takes it alone and so waits for them.
@@ -55,20 +56,28 @@ pub(crate) struct PartialFile {
 }
 
 impl PartialFile {
-    /// Opens or makes the data file. With `reserve` the whole space is taken now.
-    pub(crate) fn open(path: &Path, manifest: Manifest, reserve: bool, disk: Disk) -> io::Result<Self> {
-        let file = disk.open(path)?;
+    /// Data that is there; it is opened when first used.
+    pub(crate) fn at(path: &Path, manifest: Manifest, disk: Disk) -> Self {
+        Self { path: path.to_owned(), file: Mutex::default(), manifest, disk, open: RwLock::new(true) }
+    }
+
+    /// Makes the data file, a new one: an error if anything has its name.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        let file = self.disk.create_new(&self.path)?;
+        self.disk.resize(&file, &self.path, self.manifest.layout().size())
+    }
+
+    /// Opens the data file for a download, which keeps it open with what is returned. With `reserve` the whole space
+    /// is taken now, so that a full disk is found before anything is fetched and not after.
+    pub(crate) fn begin(&self, reserve: bool) -> io::Result<Arc<File>> {
+        let (file, size) = (self.file()?, self.manifest.layout().size());
         // A synced file whose name a power cut takes is lost as well. An old file's name may not be durable either: the
-        // daemon may have been killed just here.
-        disk.sync_folder_of(path)?;
-        let size = manifest.layout().size();
-        if file.metadata()?.len() != size {
-            disk.resize(&file, path, size)?;
-        }
+        // daemon may have been killed before it was.
+        self.disk.sync_folder_of(&self.path)?;
         if reserve && size > 0 {
-            disk.reserve(&file, path, size)?;
+            self.disk.reserve(&file, &self.path, size)?;
         }
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), manifest, disk, open: RwLock::new(true) })
+        Ok(file)
     }
 
     /// What it is to become.
@@ -81,9 +90,21 @@ impl PartialFile {
         &self.path
     }
 
-    /// For reading stored chunks; stays valid after the file was put in place.
-    pub(crate) fn file(&self) -> Arc<File> {
-        self.file.clone()
+    /// The open file, for reading stored chunks; it stays valid after the file was put in place.
+    pub(crate) fn file(&self) -> io::Result<Arc<File>> {
+        let mut known = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = known.upgrade() {
+            return Ok(file);
+        }
+        let file = Arc::new(self.disk.open_own(&self.path)?);
+        if file.metadata()?.len() != self.manifest.layout().size() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the data of the unfinished download was cut short",
+            ));
+        }
+        *known = Arc::downgrade(&file);
+        Ok(file)
     }
 
     /// Writes a chunk at its place.
@@ -95,9 +116,9 @@ impl PartialFile {
         if !*open {
             return Err(io::Error::other("the download has ended"));
         }
-        let mut at = self.manifest.layout().offset(chunk.chunk());
+        let (file, mut at) = (self.file()?, self.manifest.layout().offset(chunk.chunk()));
         for slice in chunk.slices() {
-            self.disk.write(&self.file, &self.path, slice, at)?;
+            self.disk.write(&file, &self.path, slice, at)?;
             at += slice.len() as u64;
         }
         Ok(StoredChunk { file: chunk.file(), chunk: chunk.chunk() })
@@ -105,7 +126,8 @@ impl PartialFile {
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.disk.sync(&self.file, &self.path)
+        let file = self.file()?;
+        self.disk.sync(&file, &self.path)
     }
 
     /// Waits for writers and refuses later ones.
@@ -119,9 +141,13 @@ impl PartialFile {
         self.disk.remove(&self.path)
     }
 
-    /// Which of the given chunks are in the file, decided by their hashes. Holes are skipped without reading.
+    /// Which of the given chunks are in the file, decided by their hashes. Holes are skipped without reading; of a file
+    /// that cannot be opened none is.
     pub(crate) fn prove(&self, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
-        prove(&self.file, &self.manifest, candidates, cancel)
+        match self.file() {
+            Ok(file) => prove(&file, &self.manifest, candidates, cancel),
+            Err(_) => ChunkSet::empty(candidates.count()),
+        }
     }
 
     /// The disk that it is on.
@@ -138,7 +164,31 @@ mod tests {
     use crate::store::testing::{content, verified};
 
     fn open(path: &Path, manifest: &Manifest) -> PartialFile {
-        PartialFile::open(path, manifest.clone(), true, Disk::default()).unwrap()
+        let partial = PartialFile::at(path, manifest.clone(), Disk::default());
+        partial.make().unwrap();
+        partial
+    }
+
+    #[test]
+    fn a_file_that_nothing_uses_is_not_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, manifest) = content(1);
+        let path = folder.path().join("p");
+        let partial = open(&path, &manifest);
+        let is_open = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|file| file == path.canonicalize().unwrap())
+        };
+        assert!(!is_open());
+        let download = partial.begin(true).unwrap();
+        partial.write(&verified(&data, &manifest, 0)).unwrap();
+        assert!(is_open() && Arc::ptr_eq(&download, &partial.file().unwrap()), "opened once for a whole download");
+        drop(download);
+        assert!(!is_open());
+        // It is opened again for a peer that asks, but not after it was cut short.
+        partial.file().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(7).unwrap();
+        assert!(partial.file().is_err());
     }
 
     #[test]
@@ -150,9 +200,9 @@ mod tests {
         partial.write(&verified(&data, &manifest, 2)).unwrap();
         partial.write(&verified(&data, &manifest, 0)).unwrap();
         // Half a chunk, as a kill in the middle of a write leaves it.
-        partial.file().write_all_at(&data[1 << 14..][..1000], 1 << 14).unwrap();
+        partial.file().unwrap().write_all_at(&data[1 << 14..][..1000], 1 << 14).unwrap();
         drop(partial);
-        let again = open(&path, &manifest);
+        let again = PartialFile::at(&path, manifest.clone(), Disk::default());
         let all = ChunkSet::full(manifest.layout().chunk_count());
         assert_eq!(again.prove(&all, &CancellationToken::new()).ranges().to_string(), "0,2");
     }

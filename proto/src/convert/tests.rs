@@ -48,17 +48,20 @@ fn malformed_peers_are_refused() {
         peer_id: "a".repeat(32),
         address: "h:1".into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        session: "b".repeat(32),
+        last_lease_id: 7,
     };
-    assert!(PeerInfo::try_from(good.clone()).is_ok());
+    assert!(PeerClaim::try_from(good.clone()).is_ok());
     let too_many = (0..=crate::labels::MAX_LABELS).map(|at| (format!("k{at}"), "v".to_owned())).collect();
     for (bad, field) in [
         (wire::RegisterPeerRequest { peer_id: "A".repeat(32), ..good.clone() }, "peer_id"),
         (wire::RegisterPeerRequest { address: "h:0".into(), ..good.clone() }, "address"),
+        (wire::RegisterPeerRequest { session: "1".into(), ..good.clone() }, "session"),
         (wire::RegisterPeerRequest { labels: [("Zone".into(), "a".into())].into(), ..good.clone() }, "label key"),
         (wire::RegisterPeerRequest { labels: [("zone".into(), String::new())].into(), ..good.clone() }, "label value"),
         (wire::RegisterPeerRequest { labels: too_many, ..good.clone() }, "number of labels"),
     ] {
-        assert!(PeerInfo::try_from(bad).is_err(), "{field}");
+        assert!(PeerClaim::try_from(bad).is_err(), "{field}");
     }
 }
 
@@ -106,6 +109,15 @@ fn chunk_sets(count: ChunkCount) -> impl Strategy<Value = ChunkSet> {
 
 fn any_chunk_sets() -> impl Strategy<Value = ChunkSet> {
     (0..2000_u32).prop_flat_map(|count| chunk_sets(ChunkCount::new(count).unwrap()))
+}
+
+fn claims() -> impl Strategy<Value = PeerClaim> {
+    let session = proptest::option::of(any::<[u8; 16]>().prop_map(crate::Session::from_bytes));
+    (peers(), session, proptest::option::of(1..u64::MAX)).prop_map(|(peer, session, last_lease)| PeerClaim {
+        peer,
+        session,
+        last_lease,
+    })
 }
 
 fn peers() -> impl Strategy<Value = PeerInfo> {
@@ -240,7 +252,7 @@ wire_properties! {
     chunk_set: any_chunk_sets() => |value| wire::ChunkSet::from(value);
     chunk_range: chunk_ranges() => |value| wire::ChunkRanges::from(value);
     file_info: files() => |value| wire::FileInfo::from(value);
-    peer_info: peers() => |value| wire::RegisterPeerRequest::from(value);
+    claim: claims() => |value| wire::RegisterPeerRequest::from(value);
     holder: holders() => |value| wire::Holder::from(value);
     holder_change: holder_changes() => |value| wire::HolderChange::from(value);
     watch_message: watch_messages() => |value| wire::WatchFileResponse::from(value);

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::transport::Transport;
+use super::{innermost, transport::Transport};
 use crate::Address;
 
 /// Shorter than the usual time limit of container health checks, so that the reason is seen.
@@ -19,17 +20,41 @@ pub struct Unhealthy {
     reason: String,
 }
 
+/// The name under which the health service tells whether a daemon is ready: a peer that holds a lease, a tracker
+/// whose catalogue answers. The empty name, and those of the services, tell whether it serves at all: what is not
+/// ready may become so by itself, what does not serve must be started again.
+pub const READY: &str = "ready";
+
 /// Passes if the daemon at this address says that it serves.
 pub async fn check(transport: &Transport, address: &Address) -> Result<(), Unhealthy> {
+    ask(transport, address, "").await
+}
+
+/// Passes if the daemon at this address says that it is [`READY`].
+pub async fn check_ready(transport: &Transport, address: &Address) -> Result<(), Unhealthy> {
+    ask(transport, address, READY).await
+}
+
+async fn ask(transport: &Transport, address: &Address, service: &str) -> Result<(), Unhealthy> {
     let unhealthy = |reason: String| Unhealthy { address: address.clone(), reason };
     let asked = tokio::time::timeout(TIMEOUT, async {
-        let channel = transport.connect(address).await.map_err(|error| format!("not reached: {error}"))?;
+        let channel = transport.connect(address).await;
+        let channel = channel.map_err(|error| format!("not reached: {}", innermost(&error)))?;
         let mut health = HealthClient::new(channel);
-        let answer = health.check(HealthCheckRequest::default()).await;
-        Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().status())
+        let request = HealthCheckRequest { service: service.to_owned() };
+        match health.check(request).await {
+            Ok(answer) => Ok(answer.into_inner().status()),
+            Err(status) if status.code() == Code::NotFound && service == READY => {
+                Err("does not say whether it is ready: it is stopping, or of an older version".to_owned())
+            }
+            Err(status) => Err(status.message().to_owned()),
+        }
     });
     match asked.await {
         Ok(Ok(ServingStatus::Serving)) => Ok(()),
+        Ok(Ok(ServingStatus::NotServing)) if service == READY => {
+            Err(unhealthy("serves, but is not ready; its log says why".to_owned()))
+        }
         Ok(Ok(status)) => Err(unhealthy(format!("answers {}", status.as_str_name()))),
         Ok(Err(reason)) => Err(unhealthy(reason)),
         Err(_) => Err(unhealthy(format!("no answer within {TIMEOUT:?}"))),

@@ -3,17 +3,35 @@
 //! | module | is |
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
+//! | [`accept`] | accepting, and what becomes of it when that fails |
+//! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`health`] | asking a daemon whether it serves |
+//! | [`open_files`] | the limit of open files |
 //! | [`reflection`] | gRPC reflection for grpcurl |
 //! | [`shell`] | the runtime, the log, the ready line, signals and the end of a daemon |
+//! | [`stderr`] | stderr that neither fails nor hangs, for the log |
 //!
-//! The last two come with the feature `daemon`.
+//! The last three come with the feature `daemon`.
 
+pub mod accept;
 pub mod cut;
 pub mod health;
+pub mod listen;
+#[cfg(feature = "daemon")]
+pub mod open_files;
 #[cfg(feature = "daemon")]
 pub mod reflection;
 #[cfg(feature = "daemon")]
 pub mod shell;
+#[cfg(feature = "daemon")]
+pub mod stderr;
 pub mod transport;
+
+/// The last link of an error's chain says what happened; those above it, of a transport, only where.
+pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
+}

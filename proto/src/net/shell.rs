@@ -2,8 +2,12 @@
 //!
 //! A daemon's main parses its options and hands the rest to [`run`] and [`serve`]. What holds: an error ends
 //! the program with exit code 1 and is printed once, as one line on stderr, whatever RUST_BACKTRACE says; the
-//! log is best effort and never ends a task; the first signal drains and the second one ends at once; a
-//! daemon whose listener fails ends with an error instead of living on deaf.
+//! log and the ready line are best effort and end nothing; the first signal drains and the second one ends at once.
+//!
+//! What panics is noticed. A task that lives as long as its daemon takes the daemon with it ([`watch_over`],
+//! [`guard`]): what it kept up to date would go stale while health says serving, and a supervisor's restart is
+//! cheap, since a crash loses nothing. A task that works for one caller fails that caller alone. Either way the log
+//! has the panic's text. Likewise a daemon whose listener fails ends instead of living on deaf.
 
 use std::{
     error::Error,
@@ -19,6 +23,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+use super::{innermost, open_files, stderr::Stderr};
+use crate::panics;
 
 /// After the work, for threads that hang in the kernel: a dead disk must not keep the program.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -60,12 +67,20 @@ pub trait Daemon: Sized {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The server gave up, for instance because its listener failed.
-    #[error("the {part} failed: {source}")]
+    #[error("the {part} failed: {}", innermost(.source))]
     Serve {
         /// Which server.
         part: &'static str,
         /// What the transport said.
         source: tonic::transport::Error,
+    },
+    /// Its listener is of no use any more, so nothing could connect.
+    #[error("the {part} cannot accept connections any more: {source}; start this daemon again")]
+    Listen {
+        /// Which server.
+        part: &'static str,
+        /// What the system said.
+        source: io::Error,
     },
     /// It returned without being asked to.
     #[error("internal error: the {0} ended by itself")]
@@ -91,6 +106,25 @@ where
     let _ = faults.try_send(fault);
 }
 
+/// Runs a task that the daemon cannot do without, but which may end: a panic in it is reported as a fault.
+pub async fn guard(part: &'static str, task: impl Future<Output = ()> + Send + 'static, faults: mpsc::Sender<Fault>) {
+    if tokio::spawn(task).await.is_err_and(|error| error.is_panic()) {
+        let _ = faults.try_send(Fault::Panicked(part));
+    }
+}
+
+/// Reports a listener that broke; `broken` is of [`Incoming::broken`](super::accept::Incoming::broken). Its server
+/// lives on with the connections it has, so it says nothing itself.
+pub async fn watch_listener(
+    part: &'static str,
+    broken: impl Future<Output = Option<io::Error>>,
+    faults: mpsc::Sender<Fault>,
+) {
+    if let Some(source) = broken.await {
+        let _ = faults.try_send(Fault::Listen { part, source });
+    }
+}
+
 /// Runs a program to its end. `name` stands in front of its error; `blocking_threads` bounds the threads for
 /// blocking work: few enough for a container's limit on processes, where a thread that cannot start would be
 /// a panic.
@@ -108,8 +142,7 @@ pub fn run(name: &str, blocking_threads: usize, work: impl Future<Output = Resul
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr is no reason to panic.
-            let _ = writeln!(io::stderr(), "{name}: {error}");
+            let _ = writeln!(Stderr, "{name}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -121,13 +154,15 @@ pub async fn serve<D: Daemon, E: Into<Failure>>(
     start: impl Future<Output = Result<D, E>>,
 ) -> Result<(), Failure> {
     start_logging(format);
+    open_files::raise_limit();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut daemon = start.await.map_err(Into::into)?;
-    let mut stdout = io::stdout();
-    writeln!(stdout, "ready {}", daemon.ready())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| format!("cannot print the ready line to stdout: {error}"))?;
+    let (ready, mut stdout) = (daemon.ready(), io::stdout());
+    // A reader that left, or a full disk behind a redirection, is no reason not to serve.
+    if let Err(error) = writeln!(stdout, "ready {ready}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "cannot print the ready line to stdout; serving all the same: {ready}");
+    }
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -150,26 +185,12 @@ fn start_logging(format: LogFormat) {
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
-        .with_writer(|| BestEffort);
+        .with_writer(|| Stderr);
     match format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
-}
-
-/// Stderr as long as it takes something: a closed terminal or a full disk behind it must not fail a task that
-/// only wanted to log.
-struct BestEffort;
-
-impl Write for BestEffort {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    panics::log();
 }
 
 #[cfg(test)]
@@ -187,6 +208,15 @@ mod tests {
         assert!(matches!(faults.try_recv(), Ok(Fault::Ended("test service"))));
         watch_over("test service", async { panic!("on purpose") }, CancellationToken::new(), sender).await;
         assert!(matches!(faults.try_recv(), Ok(Fault::Panicked("test service"))));
+    }
+
+    #[tokio::test]
+    async fn a_guarded_task_may_end_but_not_panic() {
+        let (sender, mut faults) = faults();
+        guard("test task", async {}, sender.clone()).await;
+        assert!(faults.try_recv().is_err());
+        guard("test task", async { panic!("on purpose") }, sender).await;
+        assert!(matches!(faults.try_recv(), Ok(Fault::Panicked("test task"))));
     }
 
     #[tokio::test]

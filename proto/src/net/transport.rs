@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Server};
 
-use super::cut::Connection;
+use super::accept::Incoming;
 use crate::{Address, limits::MESSAGE_SIZE};
 
 /// A connection attempt may take this long.
@@ -57,16 +56,9 @@ impl Transport {
             .max_frame_size(FRAME_SIZE)
     }
 
-    /// A bound listener's connections, with Nagle's algorithm off: with it on, throughput falls to a
-    /// twentieth, and tonic does not turn it off on listeners that it did not bind. Cancelling `cut` closes
-    /// them all, whatever they are doing.
-    pub fn incoming(
-        &self,
-        listener: TcpListener,
-        cut: CancellationToken,
-    ) -> impl Stream<Item = std::io::Result<Connection>> + use<> {
-        let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
-        accepted.map(move |stream| Ok(Connection::new(stream?, cut.clone())))
+    /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
+    pub fn incoming(&self, listener: TcpListener, cut: CancellationToken) -> Incoming {
+        Incoming::new(listener, cut)
     }
 
     fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {

@@ -26,8 +26,7 @@ fn absurd_text() -> Vec<String> {
 }
 
 async fn lease(cluster: &Cluster) -> u64 {
-    let peer =
-        RegisterPeerRequest { peer_id: "a".repeat(32), address: "127.0.0.1:9".into(), labels: Default::default() };
+    let peer = RegisterPeerRequest { peer_id: "a".repeat(32), address: "127.0.0.1:9".into(), ..Default::default() };
     cluster.tracker.wire().register_peer(peer).await.unwrap().into_inner().lease_id
 }
 
@@ -37,14 +36,13 @@ async fn peers_and_leases_at_the_tracker() {
     let mut tracker = cluster.tracker.wire();
     let address = "127.0.0.1:9".to_owned();
     for peer_id in absurd_text() {
-        let request = RegisterPeerRequest { peer_id, address: address.clone(), labels: Default::default() };
+        let request = RegisterPeerRequest { peer_id, address: address.clone(), ..Default::default() };
         assert_code(tracker.register_peer(request).await, &[Code::InvalidArgument], "peer id");
     }
     let addresses =
         ["host", ":1", "host:0", "host:65536", "host:-1", "host:1/x", "ho st:1", "[::1:1", "u@h:1", "a\n:1"];
     for address in addresses.map(str::to_owned).into_iter().chain(absurd_text()) {
-        let request =
-            RegisterPeerRequest { peer_id: "a".repeat(32), address: address.clone(), labels: Default::default() };
+        let request = RegisterPeerRequest { peer_id: "a".repeat(32), address: address.clone(), ..Default::default() };
         assert_code(tracker.register_peer(request).await, &[Code::InvalidArgument], &address);
     }
     for lease_id in [0, 1, u64::MAX] {
@@ -183,18 +181,18 @@ async fn chunks_at_a_peer() {
     let file_id = content.info().id.to_string();
     let mut client = peer_client(&peer).await;
     for text in absurd_text() {
-        let request = FetchChunkRequest { file_id: text, chunk: 0, offset: 0, requester: String::new() };
+        let request = FetchChunkRequest { file_id: text, chunk: 0, offset: 0, ..Default::default() };
         assert_code(client.fetch_chunk(request).await, &[Code::InvalidArgument], "file id");
     }
     let request = FetchChunkRequest { file_id: "0".repeat(64), requester: "nobody".into(), ..Default::default() };
     assert_code(client.fetch_chunk(request).await, &[Code::InvalidArgument], "a requester that is no peer id");
-    let other = FetchChunkRequest { file_id: "0".repeat(64), chunk: 0, offset: 0, requester: String::new() };
+    let other = FetchChunkRequest { file_id: "0".repeat(64), chunk: 0, offset: 0, ..Default::default() };
     assert_code(client.fetch_chunk(other).await, &[Code::NotFound], "unknown file");
     for (chunk, offset) in [(3, 0), (u32::MAX, 0), (0, 16 << 10), (0, u32::MAX), (u32::MAX, u32::MAX)] {
-        let request = FetchChunkRequest { file_id: file_id.clone(), chunk, offset, requester: String::new() };
+        let request = FetchChunkRequest { file_id: file_id.clone(), chunk, offset, ..Default::default() };
         assert_code(client.fetch_chunk(request).await, &[Code::OutOfRange], &format!("chunk {chunk} from {offset}"));
     }
-    let last = FetchChunkRequest { file_id, chunk: 2, offset: (16 << 10) - 1, requester: String::new() };
+    let last = FetchChunkRequest { file_id, chunk: 2, offset: (16 << 10) - 1, ..Default::default() };
     let mut stream = client.fetch_chunk(last).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
     assert_eq!(message.data, content.bytes[content.bytes.len() - 1..]);
@@ -212,14 +210,11 @@ async fn a_chunk_that_is_not_held_has_its_own_status() {
     two.cli(["download", "A", "--chunks", "1"]).await.expect(0);
     let file_id = content.info().id.to_string();
     let mut client = peer_client(&two).await;
-    let lacking = FetchChunkRequest { file_id: file_id.clone(), chunk: 0, offset: 0, requester: String::new() };
+    let lacking = FetchChunkRequest { file_id: file_id.clone(), chunk: 0, offset: 0, ..Default::default() };
     assert_code(client.fetch_chunk(lacking).await, &[Code::FailedPrecondition], "not held");
-    let none = FetchChunkRequest { file_id: file_id.clone(), chunk: 4, offset: 0, requester: String::new() };
+    let none = FetchChunkRequest { file_id: file_id.clone(), chunk: 4, offset: 0, ..Default::default() };
     assert_code(client.fetch_chunk(none).await, &[Code::OutOfRange], "no such chunk");
-    client
-        .fetch_chunk(FetchChunkRequest { file_id, chunk: 1, offset: 0, requester: String::new() })
-        .await
-        .expect("held");
+    client.fetch_chunk(FetchChunkRequest { file_id, chunk: 1, offset: 0, ..Default::default() }).await.expect("held");
 }
 
 #[tokio::test]
@@ -270,7 +265,11 @@ async fn requests_at_the_control_service() {
     }
     let none = &[Code::NotFound];
     assert_code(control.unshare(UnshareRequest { name: "none".into() }).await, none, "unshare");
-    assert_code(control.cancel_transfer(CancelTransferRequest { name: "none".into() }).await, none, "cancel");
+    assert_code(
+        control.cancel_transfer(CancelTransferRequest { name: "none".into(), ..Default::default() }).await,
+        none,
+        "cancel",
+    );
     let longest = DownloadRequest { name: "none".into(), timeout_millis: u64::MAX, ..Default::default() };
     assert_code(control.download(longest).await, none, "a timeout of half a billion years");
     let longest = DownloadRequest { name: "A".into(), timeout_millis: u64::MAX, ..Default::default() };

@@ -49,9 +49,11 @@ async fn killed_downloader_resumes(stored: usize) {
 
     // Requests that were waiting at the gate died with their connection; they take no permit.
     source.forget_requests();
-    gate.add_permits(10 * CHUNKS);
     downloader.daemon.restart().await;
-    let run = downloader.download("A").await;
+    let mut run = downloader.start_cli(["download", "A"]);
+    run.until("what an attached caller hears first", |events| !events.is_empty()).await;
+    gate.add_permits(10 * CHUNKS);
+    let run = run.ended().await.expect(0);
     a.assert_at(&downloader.path("A"));
     assert_eq!(run.resumed(), (stored * SMALL_CHUNK as usize) as u64);
     assert_eq!(run.fetched(), ((CHUNKS - stored) * SMALL_CHUNK as usize) as u64);
@@ -89,6 +91,7 @@ async fn a_downloader_killed_again_and_again_gets_there() {
     let mut downloader = cluster.peer("downloader").await;
     for round in 1..=6 {
         let mut download = downloader.start_cli(["download", "A"]);
+        download.until("what an attached caller hears first", |events| !events.is_empty()).await;
         gate.add_permits(6);
         // Killed at whatever it does after the first new chunk: no condition holds it still.
         download.until_stored(1).await;
@@ -102,6 +105,67 @@ async fn a_downloader_killed_again_and_again_gets_there() {
     a.assert_at(&downloader.path("A"));
 }
 
+/// Ends the daemon in one way while two downloads run and a third was cancelled. The two go on by themselves: no caller
+/// and, at first, no tracker.
+async fn goes_on_by_itself(end: impl AsyncFnOnce(&mut Peer)) {
+    let mut cluster = Cluster::start().await;
+    let contents = ["A", "B", "C"].map(|name| Content::small_chunks(name, u64::from(name.as_bytes()[0]), CHUNKS));
+    let mut sources = Vec::new();
+    for content in &contents {
+        sources.push(gated(&cluster, content).await);
+    }
+    let mut downloader = cluster.peer("downloader").await;
+    let output = cluster.folder().join("elsewhere");
+    let mut runs = [
+        downloader.start_cli(["download", "A", "-o", output.to_str().unwrap(), "--timeout", "10m"]),
+        downloader.start_cli(["download", "B", "--chunks", "0-9,20"]),
+        downloader.start_cli(["download", "C"]),
+    ];
+    for (run, (_, gate)) in runs.iter_mut().zip(&sources) {
+        gate.add_permits(4);
+        run.until_stored(4).await;
+    }
+    downloader.cli(["cancel", "C"]).await.expect(0);
+    until("A and B recorded", async || {
+        let transfers = downloader.status().await.transfers;
+        let recorded = |bytes: u64| bytes >= 4 * u64::from(SMALL_CHUNK);
+        let all = transfers.iter().all(|t| t.progress.as_ref().is_some_and(|p| recorded(p.bytes_recorded)));
+        (transfers.len() == 2 && all).then_some(())
+    })
+    .await;
+    end(&mut downloader).await;
+    cluster.tracker.daemon.kill();
+    downloader.daemon.restart().await;
+    let running = |status: drizzle_proto::wire::StatusResponse| {
+        status.transfers.into_iter().map(|transfer| transfer.file.expect("a file").name).collect::<Vec<_>>()
+    };
+    assert_eq!(running(downloader.status().await), ["A", "B"], "what ran goes on, what was cancelled does not");
+    let mut attached = downloader.start_cli(["download", "A", "-o", output.to_str().unwrap()]);
+    attached.until("what an attached caller hears first", |events| !events.is_empty()).await;
+    cluster.tracker.daemon.restart().await;
+    for (_, gate) in &sources {
+        gate.add_permits(10 * CHUNKS);
+    }
+    assert_eq!(attached.ended().await.expect(0).resumed(), 4 * u64::from(SMALL_CHUNK));
+    contents[0].assert_at(&output);
+    until("the end of B", async || downloader.status().await.transfers.is_empty().then_some(())).await;
+    let b = downloader.cli(["download", "B", "--chunks", "0-9,20"]).await.expect(0);
+    assert_eq!(b.fetched(), 0, "its chunks are here");
+    // What has ended does not begin again.
+    downloader.daemon.restart().await;
+    assert_eq!(running(downloader.status().await), [""; 0]);
+}
+
+#[tokio::test]
+async fn downloads_of_a_killed_daemon_go_on_by_themselves() {
+    goes_on_by_itself(async |downloader| downloader.daemon.kill()).await;
+}
+
+#[tokio::test]
+async fn downloads_of_a_stopped_daemon_go_on_by_themselves() {
+    goes_on_by_itself(async |downloader| assert_eq!(downloader.daemon.terminate().await, 0)).await;
+}
+
 #[tokio::test]
 async fn a_downloader_killed_just_after_the_end_has_the_file() {
     let cluster = Cluster::start().await;
@@ -112,7 +176,7 @@ async fn a_downloader_killed_just_after_the_end_has_the_file() {
     two.download("A").await;
     two.daemon.kill();
     a.assert_at(&two.path("A"));
-    two.daemon.restart().await;
+    two.restart().await;
     cluster.until_held("A", 2).await;
     assert_eq!(two.download("A").await.fetched(), 0);
 }
@@ -234,6 +298,19 @@ async fn a_peer_whose_lease_ran_out_is_forgotten() {
     one.daemon.kill();
     until("no holder", async || (cluster.listed().await == [("A".into(), 0, 0)]).then_some(())).await;
     one.daemon.restart().await;
+    cluster.until_held("A", 1).await;
+}
+
+/// The owner's machine is gone for good, and nobody else has the file.
+#[tokio::test]
+async fn a_name_without_owner_and_holder_is_free_after_a_while() {
+    let cluster = Cluster::with_tracker_args(["--lease", "1s", "--release-after", "2s"]).await;
+    let mut one = cluster.peer("one").await;
+    one.share(&Content::small_chunks("A", 1, 4)).await;
+    one.daemon.kill();
+    let two = cluster.peer("two").await;
+    until("the name's release", async || cluster.listed().await.is_empty().then_some(())).await;
+    two.share(&Content::small_chunks("A", 2, 4)).await;
     cluster.until_held("A", 1).await;
 }
 

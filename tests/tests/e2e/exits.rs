@@ -39,6 +39,32 @@ async fn a_file_that_nobody_registered_is_3() {
 }
 
 #[tokio::test]
+async fn a_destination_that_is_no_file_is_2_and_is_called_what_it_is() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let cluster = Cluster::start().await;
+    let one = cluster.peer("one").await;
+    one.share(&Content::small_chunks("A", 1, 2)).await;
+    let two = cluster.peer("two").await;
+    let at = |name: &str| cluster.folder().join(name);
+    fs::create_dir_all(at("folder/A")).unwrap();
+    std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+    mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (path, what) in [
+        ("/dev/null".into(), "a device"),
+        (at("folder/"), "a folder"),
+        (at("link"), "a symbolic link"),
+        (at("fifo"), "a named pipe"),
+        (at("socket"), "a socket"),
+    ] {
+        let run = two.cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), path.as_os_str()]).await.expect(2);
+        let reason = run.reason();
+        assert!(reason.contains(&format!(" is {what}")) && reason.contains("-o"), "{reason}");
+        assert!(!format!("{reason}{}", run.stderr).to_lowercase().contains("move it away"), "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn no_honest_holder_is_4() {
     let cluster = Cluster::start().await;
     let a = Content::small_chunks("A", 1, 2);

@@ -5,14 +5,22 @@
 //! and the last slow test of each would hold up the next.
 
 mod absurd;
+mod addresses;
 mod bad_peers;
+mod callers;
 mod crash;
+mod elsewhere;
 mod exits;
 mod full_disk;
+mod health;
+mod listeners;
 mod many;
 mod names;
 mod readme;
+mod refusals;
+mod resources;
 mod scenarios;
 mod shutdown;
 mod sizes;
 mod state;
+mod unwritable;

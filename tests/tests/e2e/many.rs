@@ -1,6 +1,6 @@
 //! Many of everything: downloaders at one peer, files in a folder.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use drizzle_proto::wire::ListFilesRequest;
 use drizzle_tests::{
@@ -43,6 +43,55 @@ async fn one_peer_downloads_thirty_two_files_at_once() {
     for (download, content) in downloads.into_iter().zip(&contents) {
         download.ended().await.expect(0);
         content.assert_at(&two.path(content.name.as_str()));
+    }
+}
+
+/// Twenty downloads want 16 MiB each and there is memory for four chunks: sixteen always wait for this very peer,
+/// longer than their patience with other peers.
+#[tokio::test]
+async fn downloads_that_wait_for_their_own_peers_memory_do_not_time_out_and_say_why_they_wait() {
+    const CHUNK: u32 = 16 << 20;
+    let cluster = Cluster::start().await;
+    let (one, gate) = cluster.gated_peer("one").await;
+    let names: Vec<String> = (0..20).map(|number| format!("file-{number:02}")).collect();
+    let mut ids = Vec::new();
+    for (seed, name) in (1..).zip(&names) {
+        let content = Content::new(name, vec![seed; CHUNK as usize], CHUNK);
+        one.share(&content).await;
+        ids.push(content.manifest.id());
+    }
+    let two = cluster.peer("two").await;
+    let downloads: Vec<Running> =
+        names.iter().map(|name| two.start_cli(["download", name, "--timeout", "3s"])).collect();
+    // A link of 40 MiB/s.
+    let link = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(25));
+        loop {
+            ticks.tick().await;
+            gate.allow(1 << 20);
+        }
+    };
+    let all = async {
+        let mut runs = Vec::new();
+        for download in downloads {
+            runs.push(download.ended().await.expect(0));
+        }
+        runs
+    };
+    let runs = tokio::select! {
+        () = link => unreachable!("it has no end"),
+        runs = all => runs,
+    };
+    let mut have_waited = 0;
+    for run in &runs {
+        assert_eq!(run.blamed(), [], "nobody misbehaved");
+        let mut waits =
+            run.events.iter().filter(|event| event["event"] == "waiting").map(|event| event["reason"].to_string());
+        have_waited += usize::from(waits.any(|reason| reason.contains("memory")));
+    }
+    assert!(have_waited >= 10, "{have_waited} downloads said that they wait for memory");
+    for (name, id) in names.iter().zip(ids) {
+        assert_eq!(Content::new(name, fs::read(two.path(name)).unwrap(), CHUNK).manifest.id(), id);
     }
 }
 

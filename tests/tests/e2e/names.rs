@@ -55,8 +55,7 @@ async fn the_cli_refuses_names_that_are_none() {
 async fn the_tracker_refuses_names_that_are_none() {
     let cluster = Cluster::start().await;
     let mut tracker = cluster.tracker.wire();
-    let peer =
-        RegisterPeerRequest { peer_id: "0".repeat(32), address: "127.0.0.1:1".into(), labels: Default::default() };
+    let peer = RegisterPeerRequest { peer_id: "0".repeat(32), address: "127.0.0.1:1".into(), ..Default::default() };
     let lease_id = tracker.register_peer(peer).await.unwrap().into_inner().lease_id;
     let content = Content::small_chunks("good", 1, 1);
     for name in bad_names() {

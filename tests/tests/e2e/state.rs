@@ -76,7 +76,7 @@ async fn a_restart_believes_what_size_and_time_confirm() {
     alter_secretly(&one.path("A"), 1000);
     let later = SystemTime::now() + Duration::from_secs(3600);
     File::options().write(true).open(one.path("B")).unwrap().set_modified(later).unwrap();
-    one.daemon.restart().await;
+    one.restart().await;
     assert_eq!(one.id(), id, "a peer is its id");
     cluster.until_held("A", 1).await;
     cluster.until_held("B", 1).await;
@@ -91,7 +91,7 @@ async fn a_file_rewritten_while_the_daemon_was_away_is_refused_under_its_old_nam
     cluster.until_held("A", 1).await;
     one.daemon.kill();
     fs::write(one.path("A"), random(2, 300_001)).unwrap();
-    one.daemon.restart().await;
+    one.restart().await;
     until("the refusal", async || (one.status().await.refused == ["A"]).then_some(())).await;
     let two = cluster.peer("two").await;
     assert_ne!(two.cli(["download", "A", "--timeout", "1s"]).await.code, 0);
@@ -108,9 +108,8 @@ async fn an_unshared_file_stays_on_disk_and_stays_unshared() {
     one.cli(["unshare", "A"]).await.expect(0);
     assert_eq!(cluster.listed().await, [("B".into(), 1, 0)]);
     assert_eq!(fs::read(one.path("A")).unwrap(), a);
-    one.daemon.restart().await;
+    one.restart().await;
     until("B alone", async || (one.status().await.shared_files == 1).then_some(())).await;
-    // The killed process may still count as a holder until this one has registered, and then not.
     until("B's holder", async || (cluster.listed().await == [("B".into(), 1, 0)]).then_some(())).await;
 
     // The name is free: other content may take it.
@@ -129,7 +128,7 @@ async fn a_downloaded_file_is_shared_again_after_a_restart() {
     two.download("A").await;
     assert_eq!(one.daemon.terminate().await, 0);
     assert_eq!(two.daemon.terminate().await, 0);
-    two.daemon.restart().await;
+    two.restart().await;
     cluster.until_held("A", 1).await;
     let three = cluster.peer("three").await;
     let run = three.download("A").await;
@@ -146,7 +145,7 @@ async fn the_state_folder_can_lie_elsewhere() {
     cluster.until_held("A", 1).await;
     let id = one.id();
     assert!(!one.path(".drizzle").exists() && !files_below(&state).is_empty());
-    one.daemon.restart().await;
+    one.restart().await;
     assert_eq!(one.id(), id);
 }
 
@@ -228,7 +227,7 @@ async fn an_unshared_file_that_changed_stays_unshared() {
     cluster.until_held("B", 1).await;
     one.cli(["unshare", "A"]).await.expect(0);
     fs::write(one.path("A"), b"mine, edited since").unwrap();
-    one.daemon.restart().await;
+    one.restart().await;
     cluster.until_held("B", 1).await;
     // Until B is told, everything else would have been as well: files are offered together.
     assert_eq!(cluster.listed().await, [("B".into(), 1, 0)]);
@@ -243,7 +242,7 @@ async fn a_state_folder_within_the_shared_one_is_not_shared() {
     let options = Options::default().dir(&dir).file("A", b"mine").args(["--state-dir".as_ref(), state.as_os_str()]);
     let mut one = cluster.peer_with("one", options).await;
     cluster.until_held("A", 1).await;
-    one.daemon.restart().await;
+    one.restart().await;
     cluster.until_held("A", 1).await;
     assert_eq!(cluster.listed().await, [("A".into(), 1, 0)]);
 }
@@ -282,4 +281,47 @@ async fn sharing_a_name_leaves_a_running_download_of_it_alone() {
     download.ended().await.expect(0);
     a.assert_at(&output);
     a.assert_at(&path);
+}
+
+/// Downloads A, takes the copy away, and downloads it again, to another place or the same.
+async fn is_had_again(again: Option<&str>, take_away: fn(&std::path::Path)) {
+    let cluster = Cluster::start().await;
+    let (mut one, gate) = cluster.gated_peer("one").await;
+    let a = Content::small_chunks("A", 1, 16);
+    one.share(&a).await;
+    let two = cluster.peer("two").await;
+    gate.allow(17 * a.bytes.len() / 16);
+    let first = cluster.folder().join("first");
+    two.cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), first.as_os_str()]).await.expect(0);
+    cluster.until_held("A", 2).await;
+    take_away(&first);
+    let output = again.map_or_else(|| two.path("A"), |name| cluster.folder().join(name));
+    let mut run = two.start_cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), output.as_os_str()]);
+    run.until("its start", |events| !events.is_empty()).await;
+    cluster.until_held("A", 1).await;
+    gate.open();
+    assert_eq!(run.ended().await.expect(0).fetched(), a.bytes.len() as u64);
+    a.assert_at(&output);
+    cluster.until_held("A", 2).await;
+    assert_eq!(one.daemon.terminate().await, 0);
+    cluster.until_held("A", 1).await;
+    // It is intact, and it is all that there is.
+    let three = cluster.peer("three").await;
+    assert_eq!(three.download("A").await.blamed(), []);
+    a.assert_at(&three.path("A"));
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_deleted_and_downloaded_again_is_offered_again() {
+    is_had_again(Some("first"), |path| fs::remove_file(path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_deleted_and_downloaded_to_another_place_is_offered_from_there() {
+    is_had_again(None, |path| fs::remove_file(path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_downloaded_file_that_was_altered_and_downloaded_to_another_place_is_offered_from_there() {
+    is_had_again(Some("second"), |path| fs::write(path, "mine").unwrap()).await;
 }

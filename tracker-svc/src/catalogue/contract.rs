@@ -19,10 +19,12 @@ macro_rules! contract {
     ($make:expr) => {
         $crate::catalogue::contract::contract! {
             $make;
+            a_check_passes_and_changes_nothing,
             the_first_content_of_a_name_stays_its_content,
             a_manifest_lives_as_long_as_a_name_stands_for_it,
             what_its_owner_withdrew_is_not_registered_again_by_another,
             names_are_listed_in_byte_order_by_prefix,
+            a_name_is_freed_when_it_was_unattended_for_long_enough_and_only_then,
             concurrent_registrations_have_one_winner,
             hashes_of_large_manifests_come_in_any_portion,
         }
@@ -104,13 +106,44 @@ pub(crate) fn names_are_listed_in_byte_order_by_prefix(catalogue: &dyn Catalogue
     let list = |prefix: &str, after: Option<&str>, limit| -> Vec<String> {
         let after = after.map(|name| FileName::new(name).unwrap());
         let page = catalogue.list(prefix, after.as_ref(), limit).unwrap();
-        page.into_iter().map(|file| file.name.to_string()).collect()
+        page.into_iter().map(|record| record.file.name.to_string()).collect()
     };
     assert_eq!(list("", None, 100), names);
     assert_eq!(list("a/", None, 100), ["a/b", "a/c", "a/é"]);
     assert_eq!(list("a/", None, 2), ["a/b", "a/c"]);
     assert_eq!(list("a/", Some("a/c"), 2), ["a/é"]);
     assert_eq!(list("c", None, 2), [""; 0]);
+}
+
+pub(crate) fn a_check_passes_and_changes_nothing(catalogue: &dyn Catalogue) {
+    catalogue.check().unwrap();
+    assert_eq!(one(catalogue, claim("a", 1)), Verdict::New);
+    catalogue.check().unwrap();
+    assert_eq!(one(catalogue, claim("a", 1)), Verdict::Same);
+}
+
+pub(crate) fn a_name_is_freed_when_it_was_unattended_for_long_enough_and_only_then(catalogue: &dyn Catalogue) {
+    let (a, b) = (claim("a", 1), claim("b", 2));
+    let (name, other) = (a.file.name.clone(), PeerId::from_bytes([8; 16]));
+    let attend = |attended, clock| catalogue.attend(&[(name.clone(), attended)], clock, 10).unwrap();
+    assert_eq!(catalogue.clock().unwrap(), 0);
+    assert_eq!(catalogue.register(owner(), &[a.clone(), b]).unwrap(), [Verdict::New, Verdict::New]);
+    assert_eq!(attend(false, 100), []);
+    assert_eq!(catalogue.clock().unwrap(), 100);
+    assert_eq!(attend(false, 109), []);
+    assert_eq!(catalogue.expire(&name, 109, 10).unwrap(), None, "too early");
+    assert_eq!(attend(false, 110), std::slice::from_ref(&name));
+    assert_eq!(attend(true, 110), [], "a peer came back");
+    assert_eq!(catalogue.expire(&name, 120, 10).unwrap(), None);
+    assert_eq!(attend(false, 120), [], "it counts from the beginning");
+    assert_eq!(attend(false, 130), std::slice::from_ref(&name));
+    assert_eq!(catalogue.expire(&name, 130, 10).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
+    assert_eq!(catalogue.expire(&name, 130, 10).unwrap(), None, "gone");
+    assert_eq!(attend(false, 140), [], "what is no name is not noted");
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), []);
+    assert_eq!(catalogue.register(other, std::slice::from_ref(&a)).unwrap(), [Verdict::New], "this is no withdrawal");
+    assert_eq!(catalogue.expire(&name, 200, 10).unwrap(), None, "a new registration begins anew");
+    assert_eq!(catalogue.list("", None, 10).unwrap().len(), 2, "b stays");
 }
 
 pub(crate) fn concurrent_registrations_have_one_winner(catalogue: &dyn Catalogue) {

@@ -19,6 +19,8 @@ struct Tables {
     names: BTreeMap<FileName, Record>,
     manifests: HashMap<FileId, Manifest>,
     withdrawn: HashMap<FileName, (FileId, PeerId)>,
+    clock: u64,
+    unattended: HashMap<FileName, u64>,
 }
 
 impl Tables {
@@ -38,9 +40,22 @@ impl Tables {
         self.names.insert(file.name.clone(), Record { file: file.clone(), owner });
         Verdict::New
     }
+
+    fn remove(&mut self, name: &FileName) -> Option<Record> {
+        let record = self.names.remove(name)?;
+        self.unattended.remove(name);
+        if self.names.values().all(|other| other.file.id != record.file.id) {
+            self.manifests.remove(&record.file.id);
+        }
+        Some(record)
+    }
 }
 
 impl Catalogue for MemoryCatalogue {
+    fn check(&self) -> Result<(), CatalogueError> {
+        Ok(())
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         let tables = self.0.lock().unwrap();
         let known = files.iter().map(|file| Known {
@@ -57,12 +72,9 @@ impl Catalogue for MemoryCatalogue {
 
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
         let mut tables = self.0.lock().unwrap();
-        let Some(Record { file, owner }) = tables.names.remove(name) else { return Ok(false) };
+        let Some(Record { file, owner }) = tables.remove(name) else { return Ok(false) };
         if owner == by {
             tables.withdrawn.insert(name.clone(), (file.id, owner));
-        }
-        if tables.names.values().all(|record| record.file.id != file.id) {
-            tables.manifests.remove(&file.id);
         }
         Ok(true)
     }
@@ -71,12 +83,37 @@ impl Catalogue for MemoryCatalogue {
         Ok(self.0.lock().unwrap().names.get(name).cloned())
     }
 
-    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError> {
         let from = after.map_or(Bound::Included(prefix), |name| Bound::Excluded(name.as_str()));
         let tables = self.0.lock().unwrap();
         let names = tables.names.range::<str, _>((from, Bound::Unbounded));
-        let page = names.map(|(_, record)| &record.file).take_while(|file| file.name.as_str().starts_with(prefix));
+        let page = names.map(|(_, record)| record).take_while(|record| record.file.name.as_str().starts_with(prefix));
         Ok(page.take(limit).cloned().collect())
+    }
+
+    fn clock(&self) -> Result<u64, CatalogueError> {
+        Ok(self.0.lock().unwrap().clock)
+    }
+
+    fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        tables.clock = clock;
+        let mut due = Vec::new();
+        for (name, attended) in names {
+            if *attended {
+                tables.unattended.remove(name);
+            } else if tables.names.contains_key(name) {
+                let since = *tables.unattended.entry(name.clone()).or_insert(clock);
+                due.extend((clock.saturating_sub(since) >= limit).then(|| name.clone()));
+            }
+        }
+        Ok(due)
+    }
+
+    fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        let due = tables.unattended.get(name).is_some_and(|since| clock.saturating_sub(*since) >= limit);
+        Ok(if due { tables.remove(name) } else { None })
     }
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {

@@ -117,6 +117,9 @@ pub enum Verdict {
 
 /// The durable half of the tracker. Every call may block for as long as a disk takes.
 pub trait Catalogue: Send + Sync + 'static {
+    /// Passes if it can be read, and written to as far as can be told without writing. Changes nothing.
+    fn check(&self) -> Result<(), CatalogueError>;
+
     /// What is known of each of these files, in order.
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError>;
 
@@ -132,7 +135,19 @@ pub trait Catalogue: Send + Sync + 'static {
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError>;
 
     /// Names with this prefix in byte order, after the given one; at most `limit`.
-    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError>;
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError>;
+
+    /// How far [`Catalogue::attend`] last set the clock of attendance; 0 at first.
+    fn clock(&self) -> Result<u64, CatalogueError>;
+
+    /// Sets the clock of attendance (seconds that trackers have run on this catalogue, so that a time in which all
+    /// machines were off counts for nothing) and notes which of these names are attended, that is have a live owner
+    /// or holder. Writes only what changed. Which of them are unattended for at least `limit` seconds, in order.
+    fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError>;
+
+    /// Frees a name if it is unattended for at least `limit` seconds; what it stood for. This is no withdrawal: any
+    /// peer may register any content under it again.
+    fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError>;
 
     /// Some of a content's chunk hashes: from `first` on, at most `count`. Empty if there are none.
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError>;

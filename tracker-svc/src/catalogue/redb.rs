@@ -10,8 +10,9 @@
 //! the same as after a clean stop instead of a walk over every manifest.
 //!
 //! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
-//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner, when in order) and
-//! `withdrawals` (the same the other way, to find the oldest). A layout and its hashes are the manifest. Contents are apart from
+//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner, when in order),
+//! `withdrawals` (the same the other way, to find the oldest) and `unattended` (name -> clock of attendance since when;
+//! a name that is attended has no row, so that nothing is written while its peers come and go). A layout and its hashes are the manifest. Contents are apart from
 //! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
 //! is read without the rest of it. A name is in `names` or in `withdrawn`, never in both.
 
@@ -48,6 +49,9 @@ const HASHES: TableDefinition<'_, (&Content, u32), &[u8]> = TableDefinition::new
 const WITHDRAWN: TableDefinition<'_, &str, WithdrawnRow> = TableDefinition::new("withdrawn");
 const WITHDRAWALS: TableDefinition<'_, u64, &str> = TableDefinition::new("withdrawals");
 
+const UNATTENDED: TableDefinition<'_, &str, u64> = TableDefinition::new("unattended");
+
+const CLOCK_KEY: &str = "attendance";
 const FORMAT_KEY: &str = "format";
 const FORMAT: u64 = 1;
 /// Bytes of pages kept in memory. The operating system caches the file as well; this only has to spare
@@ -152,6 +156,15 @@ fn names_table(database: &Database) -> Result<ReadOnlyTable<&'static str, NameRo
 }
 
 impl Catalogue for RedbCatalogue {
+    fn check(&self) -> Result<(), CatalogueError> {
+        self.run(|database| {
+            names_table(database)?.len()?;
+            // Waits for whoever writes: a write that hangs is found.
+            begin_write(database)?.abort()?;
+            Ok(())
+        })
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         self.run(|database| {
             let read = database.begin_read()?;
@@ -191,7 +204,7 @@ impl Catalogue for RedbCatalogue {
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
-            let released = Tables::open(&write)?.release(name, by)?;
+            let released = Tables::open(&write)?.release(name, Some(by))?.is_some();
             if released {
                 write.commit()?;
             } else {
@@ -208,7 +221,7 @@ impl Catalogue for RedbCatalogue {
         })
     }
 
-    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError> {
         self.run(|database| {
             let names = names_table(database)?;
             let from = after.map_or(Bound::Included(prefix), |name| Bound::Excluded(name.as_str()));
@@ -219,9 +232,53 @@ impl Catalogue for RedbCatalogue {
                     break;
                 }
                 let name = FileName::new(name.value()).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-                page.push(record(&name, row.value())?.file);
+                page.push(record(&name, row.value())?);
             }
             Ok(page)
+        })
+    }
+
+    fn clock(&self) -> Result<u64, CatalogueError> {
+        self.run(|database| {
+            let meta = database.begin_read()?.open_table(META)?;
+            Ok(meta.get(CLOCK_KEY)?.map_or(0, |row| row.value()))
+        })
+    }
+
+    fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            write.open_table(META)?.insert(CLOCK_KEY, clock)?;
+            let mut due = Vec::new();
+            {
+                let (known, mut unattended) = (write.open_table(NAMES)?, write.open_table(UNATTENDED)?);
+                for (name, attended) in names {
+                    let since = unattended.get(name.as_str())?.map(|row| row.value());
+                    match since {
+                        Some(_) if *attended => drop(unattended.remove(name.as_str())?),
+                        Some(since) => due.extend((clock.saturating_sub(since) >= limit).then(|| name.clone())),
+                        None if *attended || known.get(name.as_str())?.is_none() => {}
+                        None => drop(unattended.insert(name.as_str(), clock)?),
+                    }
+                }
+            }
+            write.commit()?;
+            Ok(due)
+        })
+    }
+
+    fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            let since = write.open_table(UNATTENDED)?.get(name.as_str())?.map(|row| row.value());
+            let due = since.is_some_and(|since| clock.saturating_sub(since) >= limit);
+            let expired = if due { Tables::open(&write)?.release(name, None)? } else { None };
+            if expired.is_some() {
+                write.commit()?;
+            } else {
+                write.abort()?;
+            }
+            Ok(expired)
         })
     }
 
@@ -253,13 +310,15 @@ struct Tables<'a> {
     hashes: Table<'a, (&'static Content, u32), &'static [u8]>,
     withdrawn: Table<'a, &'static str, WithdrawnRow>,
     withdrawals: Table<'a, u64, &'static str>,
+    unattended: Table<'a, &'static str, u64>,
 }
 
 impl<'a> Tables<'a> {
     fn open(write: &'a WriteTransaction) -> Result<Self, redb::Error> {
         let (names, contents) = (write.open_table(NAMES)?, write.open_table(CONTENTS)?);
         let (withdrawn, withdrawals) = (write.open_table(WITHDRAWN)?, write.open_table(WITHDRAWALS)?);
-        Ok(Self { names, contents, hashes: write.open_table(HASHES)?, withdrawn, withdrawals })
+        let (hashes, unattended) = (write.open_table(HASHES)?, write.open_table(UNATTENDED)?);
+        Ok(Self { names, contents, hashes, withdrawn, withdrawals, unattended })
     }
 
     fn register(&mut self, owner: PeerId, new: &Claim) -> Result<Verdict, redb::Error> {
@@ -290,12 +349,15 @@ impl<'a> Tables<'a> {
         Ok(Verdict::New)
     }
 
-    fn release(&mut self, name: &FileName, by: PeerId) -> Result<bool, redb::Error> {
-        let row = self.names.remove(name.as_str())?.map(|row| (*row.value().0, *row.value().3));
-        let Some((id, owner)) = row else { return Ok(false) };
-        if owner == *by.as_bytes() {
+    /// Frees a name, on behalf of a peer or of none; what it stood for.
+    fn release(&mut self, name: &FileName, by: Option<PeerId>) -> Result<Option<Record>, redb::Error> {
+        let removed = self.names.remove(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
+        let Some(released) = removed else { return Ok(None) };
+        let (id, owner) = (*released.file.id.as_bytes(), *released.owner.as_bytes());
+        if by == Some(released.owner) {
             self.remember_withdrawal(name.as_str(), &id, &owner, MAX_WITHDRAWN)?;
         }
+        self.unattended.remove(name.as_str())?;
         let row = self.contents.get(&id)?.map(|row| row.value());
         if let Some((size, chunk_size, names @ 2..)) = row {
             self.contents.insert(&id, (size, chunk_size, names - 1))?;
@@ -303,7 +365,7 @@ impl<'a> Tables<'a> {
             self.contents.remove(&id)?;
             self.hashes.retain_in((&id, 0)..=(&id, u32::MAX), |_, _| false)?;
         }
-        Ok(true)
+        Ok(Some(released))
     }
 
     /// Keeps at most `most`.

@@ -1,14 +1,14 @@
 //! Which peers are alive, and what each of them has told.
 //!
 //! A peer lives as long as its lease is renewed. Invariants: a peer has at most one lease; the queue holds
-//! exactly one entry for each lease. Never reads the clock: `now` is passed in, so that expiry is testable.
+//! exactly one entry for each lease, and so do the addresses. Never reads the clock: `now` is passed in, so that expiry is testable.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
-use drizzle_proto::{FileInfo, FileName, PeerId, PeerInfo};
+use drizzle_proto::{Address, FileInfo, FileName, PeerId, PeerInfo, Session};
 
 use crate::limits::MAX_RELEASED;
 
@@ -19,13 +19,21 @@ pub struct Lease {
     pub id: u64,
     /// The peer as others know it.
     pub peer: PeerInfo,
+    /// The process that holds it, if that tells.
+    pub session: Option<Session>,
     /// Names of the files in whose swarm it is a holder.
     pub files: HashSet<FileName>,
     released: VecDeque<FileInfo>,
+    renewed: Instant,
     expires: Instant,
 }
 
 impl Lease {
+    /// When it was opened or last renewed.
+    pub fn renewed(&self) -> Instant {
+        self.renewed
+    }
+
     /// Notes that a file of this peer was released.
     pub fn note_released(&mut self, file: FileInfo) {
         if self.released.len() == MAX_RELEASED {
@@ -41,32 +49,45 @@ pub struct Leases {
     lasts: Duration,
     by_id: HashMap<u64, Lease>,
     by_peer: HashMap<PeerId, u64>,
+    by_address: HashMap<Address, Vec<u64>>,
     queue: BTreeSet<(Instant, u64)>,
 }
 
 impl Leases {
     /// No lease yet; each will last this long after its last renewal.
     pub fn new(lasts: Duration) -> Self {
-        Self { lasts, by_id: HashMap::new(), by_peer: HashMap::new(), queue: BTreeSet::new() }
+        Self {
+            lasts,
+            by_id: HashMap::new(),
+            by_peer: HashMap::new(),
+            by_address: HashMap::new(),
+            queue: BTreeSet::new(),
+        }
     }
 
-    /// How many peers are alive.
+    /// How many leases are not over.
+    pub fn live(&self, now: Instant) -> usize {
+        self.queue.iter().rev().take_while(|(expires, _)| *expires > now).count()
+    }
+
+    /// How many leases there are, those included that are over and not yet reaped.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether no peer is alive.
+    /// Whether there is no lease.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
     /// Opens a lease with an id that is not in use. An earlier lease of the peer must have been closed.
-    pub fn open(&mut self, id: u64, peer: PeerInfo, now: Instant) {
+    pub fn open(&mut self, id: u64, peer: PeerInfo, session: Option<Session>, now: Instant) {
         debug_assert!(!self.by_id.contains_key(&id) && !self.by_peer.contains_key(&peer.id()));
         let expires = now + self.lasts;
         let (files, released) = (HashSet::new(), VecDeque::new());
         self.by_peer.insert(peer.id(), id);
-        let lease = Lease { id, peer, files, released, expires };
+        self.by_address.entry(peer.address().clone()).or_default().push(id);
+        let lease = Lease { id, peer, session, files, released, renewed: now, expires };
         self.by_id.insert(id, lease);
         self.queue.insert((expires, id));
     }
@@ -88,7 +109,24 @@ impl Leases {
 
     /// Whether a peer has a live lease.
     pub fn is_alive(&self, peer: PeerId, now: Instant) -> bool {
-        self.by_peer.get(&peer).is_some_and(|&id| self.get(id, now).is_some())
+        self.of_live_peer(peer, now).is_some()
+    }
+
+    /// The live lease of a peer.
+    pub fn of_live_peer(&self, peer: PeerId, now: Instant) -> Option<&Lease> {
+        self.by_peer.get(&peer).and_then(|&id| self.get(id, now))
+    }
+
+    /// A live peer that tells the same address as the peer of this lease, if there is one.
+    pub fn same_address(&self, id: u64, now: Instant) -> Option<&PeerInfo> {
+        let told = self.by_id.get(&id)?.peer.address();
+        let mut others = self.by_address.get(told)?.iter().filter(|other| **other != id);
+        others.find_map(|&other| Some(&self.get(other, now)?.peer))
+    }
+
+    /// A lease, live or about to be reaped.
+    pub fn find(&self, id: u64) -> Option<&Lease> {
+        self.by_id.get(&id)
     }
 
     /// The lease of a peer, whether or not its time is over.
@@ -102,7 +140,7 @@ impl Leases {
     pub fn renew(&mut self, id: u64, budget: usize, now: Instant) -> Option<Vec<FileInfo>> {
         let lease = self.by_id.get_mut(&id).filter(|lease| lease.expires > now)?;
         self.queue.remove(&(lease.expires, id));
-        lease.expires = now + self.lasts;
+        (lease.renewed, lease.expires) = (now, now + self.lasts);
         self.queue.insert((lease.expires, id));
         let mut told = Vec::new();
         let mut bytes = 0;
@@ -119,6 +157,12 @@ impl Leases {
     pub fn close(&mut self, id: u64) -> Option<Lease> {
         let lease = self.by_id.remove(&id)?;
         self.by_peer.remove(&lease.peer.id());
+        if let Some(leases) = self.by_address.get_mut(lease.peer.address()) {
+            leases.retain(|lease| *lease != id);
+            if leases.is_empty() {
+                self.by_address.remove(lease.peer.address());
+            }
+        }
         self.queue.remove(&(lease.expires, id));
         Some(lease)
     }
@@ -136,6 +180,7 @@ impl Leases {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test begins its own clock")]
 mod tests {
     use drizzle_proto::{FileId, Layout, digest::Digest};
 
@@ -145,7 +190,7 @@ mod tests {
 
     fn open(leases: &mut Leases, id: u64, now: Instant) {
         let peer = PeerId::from_bytes([u8::try_from(id).unwrap(); 16]);
-        leases.open(id, PeerInfo::new(peer, "h:1".parse().unwrap(), Default::default()), now);
+        leases.open(id, PeerInfo::new(peer, "h:1".parse().unwrap(), Default::default()), None, now);
     }
 
     #[test]
@@ -163,6 +208,7 @@ mod tests {
         let alive = |id| leases.is_alive(PeerId::from_bytes([id; 16]), end);
         assert_eq!((alive(1), alive(2), alive(3)), (false, true, false));
         assert!(leases.renew(1, 0, end).is_none(), "too late");
+        assert_eq!((leases.live(end), leases.len()), (1, 2));
         assert_eq!(leases.pop_expired(end).map(|lease| lease.peer.id()), Some(PeerId::from_bytes([1; 16])));
         assert!(leases.pop_expired(end).is_none());
         assert!(leases.get(2, end).is_some());
@@ -178,7 +224,23 @@ mod tests {
         assert!(leases.close(1).is_some());
         assert!(leases.close(1).is_none());
         assert!(leases.of_peer(PeerId::from_bytes([1; 16])).is_none());
-        assert!(leases.is_empty() && leases.queue.is_empty());
+        assert!(leases.is_empty() && leases.queue.is_empty() && leases.by_address.is_empty());
+    }
+
+    #[test]
+    fn peers_that_tell_one_address_know_of_each_other_while_both_live() {
+        let mut leases = Leases::new(LASTS);
+        let start = Instant::now();
+        for id in 1..=3 {
+            open(&mut leases, id, start);
+        }
+        let other = |leases: &Leases, id, now| leases.same_address(id, now).map(|peer| peer.id().as_bytes()[0]);
+        assert_eq!(other(&leases, 1, start), Some(2));
+        assert_eq!(other(&leases, 2, start), Some(1));
+        leases.close(2);
+        assert_eq!(other(&leases, 1, start), Some(3));
+        leases.renew(1, 0, start + LASTS / 2);
+        assert_eq!(other(&leases, 1, start + LASTS), None, "its time is over");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Pure: never blocks, reads no clock, knows no runtime. What happened that others wait for is noted as [`News`],
 //! which the caller takes after each change.
 
+pub mod identities;
 pub mod leases;
 pub mod staging;
 pub mod swarm;
@@ -18,6 +19,7 @@ use std::{
 };
 
 use self::{
+    identities::{Held, Identities, Ruling},
     leases::{Lease, Leases},
     staging::{Staged, Staging},
     swarm::{Cursor, Swarm},
@@ -28,7 +30,7 @@ use crate::{
     verdict::judge,
 };
 use drizzle_proto::{
-    Address, FileInfo, FileName, PeerId, PeerInfo,
+    Address, FileInfo, FileName, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
 };
@@ -55,6 +57,7 @@ pub enum News {
 #[derive(Debug)]
 pub struct Live {
     leases: Leases,
+    identities: Identities,
     swarms: HashMap<FileName, LiveSwarm>,
     staging: Staging,
     watchers: usize,
@@ -92,37 +95,49 @@ pub struct LiveCounts {
     pub staged_bytes: usize,
 }
 
-/// What opening a lease did away with.
+/// A lease that was opened.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Replaced {
-    /// Nothing: the peer is new, or its earlier lease was over.
-    Nothing,
-    /// A live lease at the same address: the peer was restarted, or lost the answer.
-    SamePlace,
-    /// A live lease at this other address: the peer moved, or two peers share one id.
-    OtherPlace(Address),
+pub struct Opened {
+    /// Names it.
+    pub lease: u64,
+    /// Why the peer id was granted.
+    pub ruling: Ruling,
+    /// Where the lease that it replaced was, if that was live.
+    pub before: Option<Address>,
 }
 
 impl Live {
     /// No peer is known yet; leases will last this long.
     pub fn new(lease: Duration) -> Self {
         let (leases, swarms, staging) = (Leases::new(lease), HashMap::new(), Staging::default());
-        Self { leases, swarms, staging, watchers: 0, serials: 0, news: Vec::new() }
+        Self { leases, identities: Identities::new(lease), swarms, staging, watchers: 0, serials: 0, news: Vec::new() }
     }
 
-    /// Opens a lease for a peer under one of the candidate ids, replacing an earlier one.
+    /// Opens a lease for a peer under one of the candidate ids, replacing an earlier one, unless the id is another
+    /// process's.
     pub fn open_lease(
         &mut self,
         candidates: impl IntoIterator<Item = u64>,
-        peer: PeerInfo,
+        claim: PeerClaim,
         now: Instant,
-    ) -> Result<(u64, Replaced), Error> {
-        let mut replaced = Replaced::Nothing;
-        if let Some((old, lease)) = self.leases.of_peer(peer.id()) {
-            let before = lease.peer.address().clone();
-            if self.leases.get(old, now).is_some() {
-                replaced = if before == *peer.address() { Replaced::SamePlace } else { Replaced::OtherPlace(before) };
-            }
+    ) -> Result<Opened, Error> {
+        let peer = claim.peer.id();
+        let held = self.leases.of_live_peer(peer, now);
+        let before = held.map(|lease| lease.peer.address().clone());
+        let held = held.map(|lease| Held {
+            lease: lease.id,
+            session: lease.session,
+            address: lease.peer.address(),
+            renewed: lease.renewed(),
+        });
+        let ruling = self.identities.judge(&claim, held, now);
+        let holder = before.clone();
+        match ruling {
+            Ruling::Wait { first } => return Err(Error::IdInUse { peer, holder, first }),
+            Ruling::Copy => return Err(Error::CopiedState { peer, holder }),
+            _ => {}
+        }
+        if let Some((old, _)) = self.leases.of_peer(peer) {
             self.close_lease(old);
         }
         if self.leases.len() >= MAX_PEERS {
@@ -130,8 +145,21 @@ impl Live {
         }
         let id = candidates.into_iter().find(|&id| id != 0 && !self.leases.contains(id));
         let id = id.ok_or(Error::TooManyPeers)?;
-        self.leases.open(id, peer, now);
-        Ok((id, replaced))
+        self.leases.open(id, claim.peer, claim.session, now);
+        Ok(Opened { lease: id, ruling, before })
+    }
+
+    /// A live peer that tells the same address as the peer of this lease, if there is one.
+    pub fn same_address(&self, lease: u64, now: Instant) -> Option<&PeerInfo> {
+        self.leases.same_address(lease, now)
+    }
+
+    /// Ends a lease because its process ends.
+    pub fn leave(&mut self, lease: u64) -> Option<(PeerId, usize)> {
+        if let Some(lease) = self.leases.find(lease) {
+            self.identities.left(lease.peer.id(), lease.session);
+        }
+        self.close_lease(lease)
     }
 
     /// The peer whose lease this is.
@@ -144,13 +172,19 @@ impl Live {
         std::mem::take(&mut self.news)
     }
 
-    /// How much there is. Looks at every swarm.
-    pub fn counts_all(&self) -> LiveCounts {
-        let holders = self.swarms.values().map(|known| known.swarm.peers().count()).sum();
+    /// How much there is, without what a lease holds that is over and not yet reaped. Looks at every swarm.
+    pub fn counts_all(&self, now: Instant) -> LiveCounts {
+        let holders = |known: &LiveSwarm| known.swarm.peers().filter(|peer| self.is_alive(*peer, now)).count();
+        let swarms = self.swarms.values().map(|known| (holders(known), known.swarm.watchers()));
+        let (mut live, mut held) = (0, 0);
+        for (holders, watchers) in swarms {
+            live += usize::from(holders + watchers > 0);
+            held += holders;
+        }
         LiveCounts {
-            peers: self.leases.len(),
-            swarms: self.swarms.len(),
-            holders,
+            peers: self.leases.live(now),
+            swarms: live,
+            holders: held,
             watches: self.watchers,
             staged_bytes: self.staging.bytes(),
         }
@@ -167,7 +201,7 @@ impl Live {
     }
 
     /// Ends a lease and with it everything its peer held; the peer and how many files it held.
-    pub fn close_lease(&mut self, id: u64) -> Option<(PeerId, usize)> {
+    fn close_lease(&mut self, id: u64) -> Option<(PeerId, usize)> {
         let lease = self.leases.close(id)?;
         self.news.push(News::LeaseEnded(id));
         Some(self.forget(&lease))
@@ -234,6 +268,12 @@ impl Live {
     pub fn stage(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Staged, Error> {
         self.peer(lease, now)?;
         Ok(self.staging.add(lease, entry, now))
+    }
+
+    /// Whether a name's owner, or a holder of its file, is alive.
+    pub fn is_attended(&self, name: &FileName, owner: PeerId, now: Instant) -> bool {
+        let mut holders = self.swarms.get(name).into_iter().flat_map(|known| known.swarm.peers());
+        self.is_alive(owner, now) || holders.any(|peer| self.is_alive(peer, now))
     }
 
     /// Whether the peer holds some of the file, and whether another one does.

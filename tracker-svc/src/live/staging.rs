@@ -140,6 +140,7 @@ impl Staging {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test begins its own clock")]
 mod tests {
     use drizzle_proto::{ChunkSet, FileName};
 

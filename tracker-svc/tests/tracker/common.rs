@@ -24,7 +24,13 @@ pub const LONG: Duration = Duration::from_secs(600);
 
 pub fn config(directory: &Path, lease: Duration) -> Config {
     let listen = "127.0.0.1:0".parse().unwrap();
-    Config { listen, data_dir: directory.to_owned(), lease, drain: Duration::from_secs(5) }
+    Config {
+        listen,
+        data_dir: directory.to_owned(),
+        lease,
+        release_after: Duration::MAX,
+        drain: Duration::from_secs(5),
+    }
 }
 
 pub async fn start(directory: &Path) -> Tracker {

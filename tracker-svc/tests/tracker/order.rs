@@ -26,6 +26,10 @@ struct Slow {
 }
 
 impl Catalogue for Slow {
+    fn check(&self) -> Result<(), CatalogueError> {
+        self.catalogue.check()
+    }
+
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         self.catalogue.lookup(files)
     }
@@ -44,8 +48,20 @@ impl Catalogue for Slow {
         self.catalogue.get(name)
     }
 
-    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<FileInfo>, CatalogueError> {
+    fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError> {
         self.catalogue.list(prefix, after, limit)
+    }
+
+    fn clock(&self) -> Result<u64, CatalogueError> {
+        self.catalogue.clock()
+    }
+
+    fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
+        self.catalogue.attend(names, clock, limit)
+    }
+
+    fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError> {
+        self.catalogue.expire(name, clock, limit)
     }
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
@@ -70,8 +86,8 @@ async fn a_later_call_waits_for_an_earlier_one_even_if_that_was_cancelled() {
     let catalogue = RedbCatalogue::open(dir.path()).unwrap();
     let now = Instant::now();
     let registry = Registry::new(Slow { catalogue, begun, let_go: Mutex::new(gate) }, LONG, 1, now);
-    let lease = registry.register_peer(info(1), now).unwrap();
-    let other = registry.register_peer(info(2), now).unwrap();
+    let lease = registry.register_peer(&info(1), now).unwrap();
+    let other = registry.register_peer(&info(2), now).unwrap();
 
     let first = tokio::spawn({
         let registry = registry.clone();

@@ -32,13 +32,11 @@ async fn malformed_fields_fail_alone_and_name_themselves() {
         (good_id.clone(), format!("{}:1", "h".repeat(1 << 20)), "address"),
     ] {
         told(
-            raw.register_peer(wire::RegisterPeerRequest { peer_id, address, labels: Default::default() })
-                .await
-                .unwrap_err(),
+            raw.register_peer(wire::RegisterPeerRequest { peer_id, address, ..Default::default() }).await.unwrap_err(),
             field,
         );
     }
-    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address, labels: Default::default() };
+    let lease = wire::RegisterPeerRequest { peer_id: good_id, address: good_address, ..Default::default() };
     let lease_id = raw.register_peer(lease).await.unwrap().into_inner().lease_id;
 
     let files = vec![wire::FileChunks::default(); 4097];
@@ -202,7 +200,7 @@ async fn health_and_reflection_answer() {
     let tracker = start(dir.path()).await;
     let channel = Transport::plaintext().connect(&tracker.address().into()).await.unwrap();
     let mut health = HealthClient::new(channel.clone());
-    for service in ["", "drizzle.v1.Tracker"] {
+    for service in ["", "drizzle.v1.Tracker", "ready"] {
         let request = HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status(), ServingStatus::Serving, "{service:?}");
     }
@@ -232,6 +230,7 @@ async fn health_and_reflection_answer() {
 
     let address = tracker.address().into();
     drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.unwrap();
+    drizzle_proto::net::health::check_ready(&Transport::plaintext(), &address).await.unwrap();
     tracker.shutdown().await;
     assert!(drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.is_err());
 }

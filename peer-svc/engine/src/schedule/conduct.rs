@@ -19,6 +19,9 @@ use super::Offence;
 const BUSY_MIN: Duration = Duration::from_millis(20);
 const BUSY_MAX: Duration = Duration::from_millis(500);
 
+/// Rest of a holder that could not be asked for want of something on this machine.
+const SPARED_REST: Duration = Duration::from_secs(1);
+
 /// First rest of a holder that failed to deliver.
 const SOFT_REST: Duration = Duration::from_secs(1);
 /// First rest of a holder whose holdings are not what the tracker was told; often just stale news.
@@ -122,6 +125,11 @@ impl Conduct {
         }
     }
 
+    /// The holder could not be asked, which is this machine's fault: a pause, so that it is not asked in a spin.
+    pub(super) fn spared(&mut self, now: Instant) {
+        self.rest(now + SPARED_REST);
+    }
+
     /// The holder did something wrong.
     pub(super) fn offended(&mut self, offence: Offence, now: Instant) {
         self.probation = true;
@@ -134,7 +142,12 @@ impl Conduct {
                 self.soft.charge(NOT_HELD_REST, SOFT_REST_MAX, now);
                 &self.soft
             }
-            Offence::Stalled | Offence::BrokeOff | Offence::Refused | Offence::Unreachable => {
+            Offence::Stalled
+            | Offence::BrokeOff
+            | Offence::Refused
+            | Offence::Unreachable
+            | Offence::OtherPeer
+            | Offence::OwnAddress => {
                 self.soft.charge(SOFT_REST, SOFT_REST_MAX, now);
                 &self.soft
             }
@@ -178,6 +191,16 @@ mod tests {
         assert_eq!((conduct.room(), conduct.rest_until()), (2, None));
         conduct.delivered(1, 4);
         assert_eq!(conduct.room(), 3);
+    }
+
+    #[test]
+    fn a_holder_that_could_not_be_asked_rests_and_is_not_blamed() {
+        let (mut conduct, now) = (Conduct::new(4), Instant::now());
+        conduct.spared(now);
+        assert_eq!((conduct.room(), conduct.is_avoided(now)), (0, false));
+        assert_eq!(conduct.rest_until(), Some(now + SPARED_REST));
+        conduct.awake();
+        assert_eq!(conduct.room(), 4, "no probation");
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub enum Outcome {
     Busy,
     /// The holder did something wrong.
     Failed(Offence),
+    /// It could not be asked, for want of something on this machine: no offence, and tried again after a pause.
+    Unasked,
     /// We gave up ourselves; no offence.
     Cancelled,
 }
@@ -108,6 +110,8 @@ struct Flight {
     chunk: ChunkIndex,
     holder: Key,
     since: Instant,
+    /// Waits for this peer's own memory: its holder was not asked yet.
+    held_back: bool,
     /// Asked for although another copy was in flight.
     is_copy: bool,
 }
@@ -187,8 +191,22 @@ impl Scheduler {
         });
         let id = FetchId(self.next_id);
         self.next_id += 1;
-        self.flights.insert(id, Flight { chunk, holder: key, since: now, is_copy });
+        self.flights.insert(id, Flight { chunk, holder: key, since: now, held_back: false, is_copy });
         Some(Fetch { id, chunk, holder: self.holders.get(key).peer.clone() })
+    }
+
+    /// A fetch has to wait for this peer's own memory before its holder is asked: so long it is not overdue.
+    pub fn held_back(&mut self, id: FetchId) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.held_back = true;
+        }
+    }
+
+    /// A fetch that was held back asks its holder now.
+    pub fn asked(&mut self, id: FetchId, now: Instant) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            (flight.held_back, flight.since) = (false, now);
+        }
     }
 
     /// A fetch has ended. Returns the other copies of a chunk that is now stored: cancel them, and
@@ -201,7 +219,7 @@ impl Scheduler {
         now: Instant,
         rng: &mut (impl Rng + ?Sized),
     ) -> Vec<FetchId> {
-        let Some(Flight { chunk, holder: key, since, is_copy }) = self.flights.remove(&id) else {
+        let Some(Flight { chunk, holder: key, since, is_copy, .. }) = self.flights.remove(&id) else {
             return Vec::new();
         };
         let most = self.limits.per_holder;
@@ -212,6 +230,7 @@ impl Scheduler {
                 Outcome::Stored => holder.conduct.delivered(holder.load, most),
                 Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
                 Outcome::Failed(offence) => holder.conduct.offended(offence, now),
+                Outcome::Unasked => holder.conduct.spared(now),
                 Outcome::Cancelled => {}
             }
         });
@@ -248,7 +267,8 @@ impl Scheduler {
         }
         let overdue = self.in_endgame().then(|| {
             let patience = self.patience();
-            self.single_copies().map(move |flight| flight.since + patience).filter(|&at| at > now).min()
+            let asked = self.single_copies().filter(|flight| !flight.held_back);
+            asked.map(move |flight| flight.since + patience).filter(|&at| at > now).min()
         });
         self.holders.next_wake().into_iter().chain(overdue.flatten()).min()
     }
@@ -351,7 +371,7 @@ impl Scheduler {
         let patience = self.patience();
         let rescuers = self.holders.rescuers();
         let mut rarest: Vec<(ChunkIndex, Key)> = Vec::new();
-        for flight in self.single_copies().filter(|flight| now >= flight.since + patience) {
+        for flight in self.single_copies().filter(|flight| !flight.held_back && now >= flight.since + patience) {
             let by_rarity =
                 rarest.first().map(|&(chunk, _)| self.order.rarity(flight.chunk).cmp(&self.order.rarity(chunk)));
             if by_rarity.is_some_and(|than_found| than_found.is_gt()) {

@@ -23,6 +23,10 @@ pub enum Offence {
     NotHeld,
     /// No connection could be made.
     Unreachable,
+    /// Another peer answers at its address.
+    OtherPeer,
+    /// Its address is this peer's own.
+    OwnAddress,
 }
 
 impl Offence {

@@ -27,12 +27,22 @@ enum Event {
 
 fn outcomes() -> impl Strategy<Value = Outcome> {
     use Offence::*;
-    let offences =
-        proptest::sample::select(vec![WrongBytes, Changed, Stalled, BrokeOff, Refused, NotHeld, Unreachable]);
+    let offences = proptest::sample::select(vec![
+        WrongBytes,
+        Changed,
+        Stalled,
+        BrokeOff,
+        Refused,
+        NotHeld,
+        Unreachable,
+        OtherPeer,
+        OwnAddress,
+    ]);
     prop_oneof![
         4 => Just(Outcome::Stored),
         2 => Just(Outcome::Busy),
         1 => Just(Outcome::Cancelled),
+        1 => Just(Outcome::Unasked),
         2 => offences.prop_map(Outcome::Failed),
     ]
 }
@@ -158,7 +168,7 @@ impl Model {
                     |b: &Blame| b.holder == fetch.holder.id() && b.offence == offence && b.chunks.contains(fetch.chunk);
                 assert!(blame.iter().any(names));
             }
-            Outcome::Busy | Outcome::Cancelled => {}
+            Outcome::Busy | Outcome::Unasked | Outcome::Cancelled => {}
         }
         assert_eq!(losers, expected);
         assert_eq!(self.bench.end(&fetch, Outcome::Stored), [], "finishing twice must change nothing");

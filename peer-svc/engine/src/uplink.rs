@@ -1,0 +1,172 @@
+//! How many streams fill the uplink.
+//!
+//! A receiver that is slower than the uplink leaves room in it, and nobody says how fast either is. So, while
+//! requesters are refused for want of a slot, one slot more is tried now and then: one [`WINDOW`] for a stream to
+//! begin in it, and one to measure. It stays if what is sent grew by half an equal share, and is taken back, with one
+//! more, if it did not.
+//!
+//! What holds (each line has a test):
+//! - the number stays between the least and the most;
+//! - it only grows while requesters are refused, by one in a window;
+//! - where more streams send no more, it is the least but for two windows in [`REST`];
+//! - where each stream sends as much as the others, it grows until none is refused, or the most is reached.
+
+use std::time::{Duration, Instant};
+
+/// What is sent is counted over this long: the time of many messages, and little to a person.
+pub const WINDOW: Duration = Duration::from_secs(1);
+
+/// Windows of rest after a slot that helped nothing.
+pub const REST: u32 = 8;
+
+/// The number of streams that the uplink is taken to carry.
+#[derive(Debug)]
+pub struct Uplink {
+    least: usize,
+    most: usize,
+    streams: usize,
+    window_from: Option<Instant>,
+    sent: u64,
+    is_wanted: bool,
+    /// A slot is on trial, which must bring it to so many bytes a second.
+    trial: Option<u64>,
+    /// The window in which a stream may begin in that slot is not over.
+    begins: bool,
+    rest: u32,
+}
+
+impl Uplink {
+    /// At first the least; at least one.
+    pub fn new(least: usize, most: usize) -> Self {
+        let least = least.max(1);
+        let (streams, window_from, sent, is_wanted) = (least, None, 0, false);
+        Self {
+            least,
+            most: most.max(least),
+            streams,
+            window_from,
+            sent,
+            is_wanted,
+            trial: None,
+            begins: false,
+            rest: 0,
+        }
+    }
+
+    /// Streams at once.
+    pub fn streams(&self) -> usize {
+        self.streams
+    }
+
+    /// Some bytes were sent, over all streams.
+    pub fn sent(&mut self, bytes: u64, now: Instant) {
+        self.look(now);
+        self.sent += bytes;
+    }
+
+    /// A requester was refused because so many streams run.
+    pub fn wanted(&mut self, now: Instant) {
+        self.look(now);
+        self.is_wanted = true;
+    }
+
+    /// Judges a window that is over.
+    pub fn look(&mut self, now: Instant) {
+        let from = *self.window_from.get_or_insert(now);
+        let took = now.saturating_duration_since(from);
+        if took < WINDOW {
+            return;
+        }
+        let (sent, is_wanted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.is_wanted));
+        self.window_from = Some(now);
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let rate = sent.saturating_mul(1000) / millis;
+        if std::mem::take(&mut self.begins) {
+            return;
+        }
+        if self.trial.take().is_some_and(|needed| rate < needed) {
+            self.streams = self.streams.saturating_sub(2).max(self.least);
+            self.rest = REST;
+        } else if self.rest > 0 {
+            self.rest -= 1;
+        } else if is_wanted && self.streams < self.most {
+            let half_a_share = rate / (2 * self.streams as u64);
+            self.trial = Some(rate + half_a_share.max(1));
+            self.begins = true;
+            self.streams += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Windows on a link that carries `link`, with `wish` receivers that take `each`; how many streams run in each.
+    fn run(uplink: &mut Uplink, windows: usize, wish: usize, each: u64, link: u64) -> Vec<usize> {
+        let mut now = Instant::now();
+        let mut seen = Vec::new();
+        for _ in 0..windows {
+            let running = uplink.streams().min(wish);
+            seen.push(uplink.streams());
+            for _ in 0..10 {
+                now += WINDOW / 10;
+                if wish > running {
+                    uplink.wanted(now);
+                }
+                uplink.sent((running as u64 * each).min(link) / 10, now);
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn slow_receivers_are_joined_by_more_until_none_is_refused() {
+        let seen = run(&mut Uplink::new(4, 16), 12, 7, MIB, 100 * MIB);
+        assert!(seen.is_sorted() && seen.last() == Some(&7), "{seen:?}");
+        let seen = run(&mut Uplink::new(4, 16), 40, 50, MIB, 100 * MIB);
+        assert_eq!(seen.last(), Some(&16), "{seen:?}");
+    }
+
+    #[test]
+    fn a_full_uplink_keeps_its_number() {
+        let seen = run(&mut Uplink::new(4, 16), 50, 50, 100 * MIB, 100 * MIB);
+        assert!(seen.iter().all(|streams| (4..=5).contains(streams)), "{seen:?}");
+        assert!(seen.iter().filter(|streams| **streams == 5).count() <= 2 * (seen.len() / REST as usize), "{seen:?}");
+    }
+
+    #[test]
+    fn receivers_that_take_nothing_at_all_earn_no_slots() {
+        let seen = run(&mut Uplink::new(4, 16), 50, 50, 0, 100 * MIB);
+        assert!(seen.iter().all(|streams| *streams <= 5), "{seen:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_number_is_between_its_bounds_and_grows_only_when_it_is_wanted(
+            least in 1usize..9, more in 0usize..9,
+            steps in proptest::collection::vec((0u64..1500, 0u64..MIB, any::<bool>()), 1..200),
+        ) {
+            let (mut uplink, mut now) = (Uplink::new(least, least + more), Instant::now());
+            let mut wanted = false;
+            for (ms, bytes, refused) in steps {
+                let before = uplink.streams();
+                now += Duration::from_millis(ms);
+                uplink.sent(bytes, now);
+                prop_assert!(uplink.streams() <= before + usize::from(wanted));
+                if uplink.streams() > before {
+                    wanted = false;
+                }
+                if refused {
+                    uplink.wanted(now);
+                    wanted = true;
+                }
+                prop_assert!((least..=least + more).contains(&uplink.streams()));
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Machines of their own for a test: network namespaces, each with its own interfaces, routes and `/etc/hosts`.
+//!
+//! Everything is made by the test and removed when the value is dropped. Needs root and Linux's `ip`; without them
+//! the test says that it was skipped.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{Running, cluster::ready_line, process::Process};
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+}
+
+impl Host {
+    /// A host with only a loopback interface. `hosts` are the lines of its `/etc/hosts`. `None` if this process may
+    /// not make namespaces; the test that wants one then has nothing to test.
+    ///
+    /// # Panics
+    /// If `ip` made the namespace and then fails.
+    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
+    pub fn new(hosts: &[&str]) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("dz{}-{count}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &name]).output();
+        match made {
+            Ok(made) if made.status.success() => {}
+            Ok(made) => {
+                eprintln!("SKIPPED: ip netns says {}", String::from_utf8_lossy(&made.stderr).trim());
+                return None;
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: there is no ip: {error}");
+                return None;
+            }
+        }
+        let host = Self { name };
+        fs::create_dir_all(host.etc()).expect("a folder below /etc/netns can be made");
+        fs::write(host.etc().join("hosts"), hosts.join("\n") + "\n").expect("its hosts file can be written");
+        host.ip("link set lo up");
+        Some(host)
+    }
+
+    /// `ip netns exec` puts what lies here over `/etc`.
+    fn etc(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.name)
+    }
+
+    /// Runs `ip ARGS` in it.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn ip(&self, args: &str) {
+        let output = Command::new("ip").args(["-n", &self.name]).args(args.split(' ')).output().expect("ip starts");
+        assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Changes a kernel setting in it, such as `net.ipv6.bindv6only=1`.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn sysctl(&self, setting: &str) {
+        let mut command = Command::new("ip");
+        let output = command.args(["netns", "exec", &self.name, "sysctl", "-qw", setting]).output();
+        let output = output.expect("ip starts");
+        assert!(output.status.success(), "sysctl {setting}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A bridge, and hosts that hang on it: each has one interface, `eth0`, with its address.
+    pub fn network(addresses: &[&str], hosts: &[&str]) -> Option<(Self, Vec<Self>)> {
+        let switch = Self::new(&[])?;
+        switch.ip("link add br0 type bridge");
+        switch.ip("link set br0 up");
+        let mut members = Vec::new();
+        for (n, address) in addresses.iter().enumerate() {
+            let host = Self::new(hosts)?;
+            switch.ip(&format!("link add port{n} type veth peer name eth0 netns {}", host.name));
+            switch.ip(&format!("link set port{n} master br0 up"));
+            host.ip(&format!("addr add {address} dev eth0 nodad"));
+            host.ip("link set eth0 up");
+            members.push(host);
+        }
+        Some((switch, members))
+    }
+
+    fn inside(&self) -> [&str; 4] {
+        ["ip", "netns", "exec", &self.name]
+    }
+
+    /// Starts a program in it.
+    pub fn start(&self, program: &str, args: &[&str], logs: &Path) -> Process {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        Process::start_by(&self.inside(), program, program, &args, logs)
+    }
+
+    /// Starts a daemon in it and waits until it serves; the process and its ready line.
+    pub async fn daemon(&self, program: &str, args: &[&str], logs: &Path) -> (Process, String) {
+        let mut process = self.start(program, args, logs);
+        let line = ready_line(&mut process, program).await;
+        (process, line)
+    }
+
+    /// Starts `peer-cli` in it, against the daemon at the default place.
+    pub fn cli(&self, args: &[&str], logs: &Path) -> Running {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        Running::start_by(&self.inside(), "127.0.0.1:7402", &args, logs)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        let _ = fs::remove_dir_all(self.etc());
+    }
+}

@@ -1,0 +1,5 @@
+//! Documents that name files, numbers and texts of the code: what they name is there.
+
+mod architecture;
+mod tree;
+mod troubleshooting;
