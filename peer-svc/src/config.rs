@@ -42,7 +42,7 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_TRACKER", value_parser = Address::from_url)]
     pub tracker: Address,
 
-    /// Where other peers fetch chunks; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    /// Where other peers fetch chunks; port 0 takes a free one; over IPv6 and IPv4 unless it is one address; 0.0.0.0 is IPv4 alone
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401")]
     pub listen: SocketAddr,
 

@@ -370,7 +370,7 @@ impl Transfers {
                 tracing::warn!(%name, %error, "cannot record that a download ended; it goes on at the next start");
             }
             Err(error) if error.is_panic() => {
-                tracing::error!(%name, %error, "internal error: recording an end panicked")
+                tracing::error!(%name, %error, "internal error: recording an end panicked");
             }
             _ => {}
         }
@@ -414,7 +414,7 @@ impl Transfers {
                 }
             }
             Err(error) => {
-                tracing::warn!(%name, %error, "an unfinished download cannot go on now; run the command again, or start the daemon again")
+                tracing::warn!(%name, %error, "an unfinished download cannot go on now; run the command again, or start the daemon again");
             }
         }
     }

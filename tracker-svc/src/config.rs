@@ -12,7 +12,7 @@ use drizzle_proto::{Address, net::shell::LogFormat};
 #[derive(Debug, Parser)]
 #[command(name = "tracker-svc", version, subcommand_negates_reqs = true, max_term_width = 100)]
 pub struct Cli {
-    /// Where to serve gRPC; port 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 is IPv4 alone
+    /// Where to serve gRPC; port 0 takes a free one; over IPv6 and IPv4 unless it is one address; 0.0.0.0 is IPv4 alone
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,
 

@@ -2,7 +2,7 @@
 //!
 //! A log is read by a terminal, a pipe or a file, and each of them can be gone, full or asleep (a terminal that was
 //! stopped with Ctrl-S, a `tee` that hangs): that must not end or hold up a task which only wanted to say something.
-//! What holds: writing returns no error; a reader that takes nothing is waited for [`PATIENCE`] once, and then lines
+//! What holds: writing returns no error; a reader that takes nothing is waited for a moment once, and then lines
 //! are left out until it takes some again, and is told how many.
 
 use std::{

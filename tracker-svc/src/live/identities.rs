@@ -184,6 +184,7 @@ impl Known {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test begins its own clock")]
 mod tests {
     use drizzle_proto::{Labels, PeerInfo};
     use proptest::prelude::*;
