@@ -14,7 +14,7 @@ Exit codes:
   0    done
   1    anything else
   2    usage: a malformed option, name, path, chunk list or size
-  3    no such file, path or transfer
+  3    no such file, path or transfer; nothing to share
   4    integrity: no honest holder of some chunk
   5    the daemon or the tracker cannot be reached
   6    the destination exists with other content

@@ -58,6 +58,27 @@ pub struct Config {
     #[arg(long, env = "DRIZZLE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// What is not shared by itself, as in .gitignore, beside hidden and temporary files; !PATTERN takes one back; may
+    /// be repeated. A file .drizzleignore in the folder does the same
+    #[arg(long, value_name = "PATTERN", env = "DRIZZLE_EXCLUDE")]
+    pub exclude: Vec<String>,
+
+    /// A file in the folder is shared once it was left unchanged for this long: it may still be copied
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_SETTLE", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub settle: Duration,
+
+    /// Each shared file is looked at this often: whether it is there and unchanged
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_LOOK_EVERY", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub look_every: Duration,
+
+    /// Share new files of the folder as they appear: the default
+    #[arg(long, overrides_with = "no_watch")]
+    pub watch: bool,
+
+    /// Share only what is in the folder at the start, and what peer-cli is told to share
+    #[arg(long, env = "DRIZZLE_NO_WATCH", value_parser = clap::builder::BoolishValueParser::new())]
+    pub no_watch: bool,
+
     /// Address told to other peers [default: the local address that routes to the tracker and is listened on, with the
     /// real port]
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]
@@ -87,6 +108,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether new files of the folder are shared as they appear.
+    pub fn watches(&self) -> bool {
+        self.watch || !self.no_watch
+    }
+
     /// Chunks that are sent at once at the very most, each by a thread.
     pub fn most_uploads(&self) -> usize {
         Slots::most(self.upload_slots.into())

@@ -16,9 +16,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fs::File,
+    fs::{File, Metadata},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -89,9 +89,53 @@ pub(crate) enum ReadError {
     /// The file is not the one that was hashed.
     #[error("the file changed on disk since it was shared; it is no longer offered")]
     Changed,
+    /// Its time is another one, and its content may be.
+    #[error("the file was touched since it was shared; it is offered again once its hash was taken")]
+    InDoubt,
+    /// There is no file.
+    #[error("the file is no longer there: it was deleted, or its disk is away")]
+    Gone,
     /// Reading failed.
     #[error("cannot read: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Why a shared file is no longer offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It has other content.
+    Changed,
+    /// Its time is another one: only hashing it again can tell.
+    InDoubt,
+    /// It was deleted, or its disk is away.
+    Gone,
+}
+
+impl Lost {
+    /// What became of a file that is not the one that was hashed. Fails if its disk hangs.
+    pub(crate) fn of(calls: &Calls, path: &Path, hashed: Stamp) -> io::Result<Self> {
+        match calls.run(path, || path.metadata()) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+            now => Ok(Self::seen(now.ok().as_ref(), hashed)),
+        }
+    }
+
+    /// What this look at it says.
+    pub(crate) fn seen(now: Option<&Metadata>, hashed: Stamp) -> Self {
+        match now {
+            None => Self::Gone,
+            Some(now) if !now.is_file() || now.len() != hashed.size => Self::Changed,
+            Some(_) => Self::InDoubt,
+        }
+    }
+
+    fn error(self) -> ReadError {
+        match self {
+            Self::Changed => ReadError::Changed,
+            Self::InDoubt => ReadError::InDoubt,
+            Self::Gone => ReadError::Gone,
+        }
+    }
 }
 
 /// A chunk that may be read and sent.
@@ -135,32 +179,34 @@ pub(crate) struct Counts {
 struct Inner {
     files: BTreeMap<FileName, Entry>,
     by_id: HashMap<FileId, BTreeSet<FileName>>,
-    /// Content that was offered until its file changed: a peer that asks for it is told why it is gone.
-    changed: Changed,
+    /// Content that was offered: a peer that asks for it is told why it no longer is.
+    lost: LostContents,
+    /// Names whose files were lost while they were served, until they are looked at.
+    doubts: BTreeSet<FileName>,
     news: Announcements,
 }
 
-/// The last contents whose files changed; bounded, because it only makes an answer clearer.
+/// The last contents that were lost; bounded, because it only makes an answer clearer.
 #[derive(Debug, Default)]
-struct Changed(VecDeque<FileId>);
+struct LostContents(VecDeque<(FileId, Lost)>);
 
-impl Changed {
+impl LostContents {
     const MOST: usize = 1024;
 
-    fn note(&mut self, id: FileId) {
+    fn note(&mut self, id: FileId, why: Lost) {
         self.forget(id);
         if self.0.len() == Self::MOST {
             self.0.pop_front();
         }
-        self.0.push_back(id);
+        self.0.push_back((id, why));
     }
 
     fn forget(&mut self, id: FileId) {
-        self.0.retain(|known| *known != id);
+        self.0.retain(|(known, _)| *known != id);
     }
 
-    fn contains(&self, id: FileId) -> bool {
-        self.0.contains(&id)
+    fn why(&self, id: FileId) -> Option<Lost> {
+        self.0.iter().find(|(known, _)| *known == id).map(|(_, why)| *why)
     }
 }
 
@@ -169,6 +215,7 @@ impl Changed {
 pub(crate) struct Holdings {
     inner: Mutex<Inner>,
     has_news: Notify,
+    has_doubts: Notify,
     registrations: watch::Sender<u64>,
     /// Calls on shared files, which may lie on disks that hang.
     calls: Calls,
@@ -179,6 +226,7 @@ impl Default for Holdings {
         Self {
             inner: Mutex::default(),
             has_news: Notify::new(),
+            has_doubts: Notify::new(),
             registrations: watch::Sender::new(0),
             calls: Calls::default(),
         }
@@ -225,7 +273,7 @@ impl Holdings {
         if let Some(news) = news.filter(|_| !chunks.is_empty() || chunks.is_full()) {
             inner.news.held(&name, manifest.id(), &news, true);
         }
-        inner.changed.forget(manifest.id());
+        inner.lost.forget(manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
         inner.files.insert(name, Entry { manifest, chunks, backing, registration });
         self.has_news.notify_one();
@@ -275,6 +323,16 @@ impl Holdings {
         self.lock().files.get(name).map(Entry::held)
     }
 
+    /// Where a shared file is, as it was hashed, and its content.
+    pub(crate) fn shared(&self, name: &FileName) -> Option<(PathBuf, Stamp, FileId)> {
+        let inner = self.lock();
+        let entry = inner.files.get(name)?;
+        match &entry.backing {
+            Backing::Shared { path, stamp } => Some((path.clone(), *stamp, entry.manifest.id())),
+            Backing::Partial(_) => None,
+        }
+    }
+
     /// Everything that is held of some content, under any name.
     pub(crate) fn with_content(&self, id: FileId) -> Vec<Held> {
         let inner = self.lock();
@@ -306,37 +364,66 @@ impl Holdings {
                 Backing::Partial(partial) => return Ok(readable(partial.file()?)),
                 Backing::Shared { path, stamp } => match open_unchanged(&self.calls, &path, stamp)? {
                     Some(file) => return Ok(Readable { path: Some(path), ..readable(Arc::new(file)) }),
-                    None => {
-                        tracing::warn!(%name, path = %path.display(), "changed on disk since it was shared: no longer offered; share it again under another name, or unshare it first");
-                        // The same content may be here under another name; each round drops one.
-                        self.drop_changed(&name, id, stamp);
-                    }
+                    // The same content may be here under another name; each round drops one.
+                    None => self.lost_while_served(&name, id, stamp, Lost::of(&self.calls, &path, stamp)?),
                 },
             }
         }
     }
 
-    /// Drops a shared file that changed, unless it was shared anew meanwhile.
-    pub(crate) fn drop_changed(&self, name: &FileName, id: FileId, seen: Stamp) {
+    fn lost_while_served(&self, name: &FileName, id: FileId, seen: Stamp, why: Lost) {
+        if self.withhold(name, id, seen, why) {
+            let mut inner = self.lock();
+            // What is not remembered here is found by the next look at all shared files.
+            if inner.doubts.len() < LostContents::MOST {
+                inner.doubts.insert(name.clone());
+            }
+            self.has_doubts.notify_one();
+        }
+    }
+
+    /// Stops offering a shared file that is not the one that was hashed, unless it was shared anew meanwhile; whether
+    /// it was offered. The tracker hears of it.
+    pub(crate) fn withhold(&self, name: &FileName, id: FileId, seen: Stamp, why: Lost) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.changed.note(id);
+        inner.lost.note(id, why);
         let is_same = |entry: &Entry| {
             entry.manifest.id() == id && matches!(entry.backing, Backing::Shared { stamp, .. } if stamp == seen)
         };
-        if inner.files.get(name).is_some_and(is_same) {
+        let offered = inner.files.get(name).is_some_and(is_same);
+        if offered {
             inner.remove(name, true);
             self.has_news.notify_one();
+        }
+        offered
+    }
+
+    /// Content that was in doubt is no longer here: its file has other content.
+    pub(crate) fn has_changed(&self, id: FileId) {
+        let mut inner = self.lock();
+        if !inner.by_id.contains_key(&id) {
+            inner.lost.note(id, Lost::Changed);
+        }
+    }
+
+    /// Waits for names whose files were lost while they were served, and takes them.
+    pub(crate) async fn doubts(&self) -> BTreeSet<FileName> {
+        loop {
+            let notified = self.has_doubts.notified();
+            let doubts = std::mem::take(&mut self.lock().doubts);
+            if !doubts.is_empty() {
+                return doubts;
+            }
+            notified.await;
         }
     }
 
     /// Where a chunk may be read from.
     fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Backing, ChunkIndex, Layout), ReadError> {
         let inner = self.lock();
-        let names = inner.by_id.get(&id).ok_or_else(|| match inner.changed.contains(id) {
-            true => ReadError::Changed,
-            false => ReadError::UnknownFile(id),
-        })?;
+        let names =
+            inner.by_id.get(&id).ok_or_else(|| inner.lost.why(id).map_or(ReadError::UnknownFile(id), Lost::error))?;
         for (name, entry) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
             let count = entry.chunks.count();
             let index = count.index(chunk).ok_or(ReadError::NoSuchChunk { chunk, count: count.get() })?;

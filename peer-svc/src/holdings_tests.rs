@@ -118,11 +118,28 @@ fn a_file_that_changed_is_dropped_and_one_that_was_shared_anew_is_not() {
     holdings.insert_shared(name(), manifest.clone(), path.clone(), before);
     // Shared anew between the look at the file and the judgement: the new one stays.
     holdings.insert_shared(name(), manifest.clone(), path.clone(), now);
-    holdings.drop_changed(&name(), manifest.id(), before);
+    assert!(!holdings.withhold(&name(), manifest.id(), before, Lost::Changed));
     assert!(holdings.open_chunk(manifest.id(), 3).is_ok());
-    holdings.insert_shared(name(), manifest.clone(), path, before);
-    assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Changed)));
+    holdings.insert_shared(name(), manifest.clone(), path.clone(), before);
+    assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::InDoubt)), "it may have been touched only");
     assert!(holdings.get(&name()).is_none());
+    holdings.insert_shared(name(), manifest.clone(), path.clone(), Stamp { size: 1, ..now });
+    assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Changed)));
+    std::fs::remove_file(&path).unwrap();
+    holdings.insert_shared(name(), manifest.clone(), path, now);
+    assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Gone)));
+}
+
+#[test]
+fn of_lost_contents_only_the_last_are_remembered() {
+    let holdings = Holdings::default();
+    let id = |n: usize| drizzle_proto::FileId::from_digest(Digest::of(&n.to_le_bytes()));
+    for n in 0..=LostContents::MOST {
+        holdings.withhold(&name(), id(n), STAMP, Lost::Gone);
+    }
+    assert!(matches!(holdings.open_chunk(id(0), 0), Err(ReadError::UnknownFile(_))));
+    assert!(matches!(holdings.open_chunk(id(1), 0), Err(ReadError::Gone)));
+    assert_eq!(holdings.lock().lost.0.len(), LostContents::MOST);
 }
 
 #[test]

@@ -87,9 +87,9 @@ impl From<ServeError> for Status {
     fn from(error: ServeError) -> Self {
         let text = error.to_string();
         match error {
-            ServeError::Read(ReadError::UnknownFile(_)) => Status::not_found(text),
+            ServeError::Read(ReadError::UnknownFile(_) | ReadError::Gone) => Status::not_found(text),
             ServeError::Read(ReadError::NoSuchChunk { .. }) | ServeError::Offset { .. } => Status::out_of_range(text),
-            ServeError::Read(ReadError::NotHeld(_)) => Status::failed_precondition(text),
+            ServeError::Read(ReadError::NotHeld(_) | ReadError::InDoubt) => Status::failed_precondition(text),
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),
             // As good as no slot: the caller goes elsewhere, and blames nobody.
             ServeError::Read(ReadError::Io(error)) if is_short(&error) => Status::resource_exhausted(text),

@@ -45,7 +45,10 @@ use crate::{
     readiness,
     register::{Membership, Outage, Standing},
     serve::{PeerService, Uploads},
-    share::Sharer,
+    share::{
+        Exclusions, Sharer, Shelf,
+        watch::{Care, keep},
+    },
     status::Monitor,
     store::{
         disk::Disk,
@@ -64,8 +67,6 @@ const NOTICES: usize = 1024;
 const LAST_WAIT: Duration = Duration::from_secs(2);
 /// Hanging disks are looked for this often.
 const DISKS: Duration = Duration::from_secs(1);
-/// The log hears of long hashing this often.
-const HASHING: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +195,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         None => dir.join(STATE_DIR),
     };
     let labels = Labels::merged(&config.label)?;
+    let exclusions =
+        Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
     let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
@@ -228,6 +231,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         partials: Arc::new(partials),
         holdings: holdings.clone(),
         dir,
+        shelf: Shelf::new(exclusions, config.settle),
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
@@ -273,7 +277,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
     let notices = heed(noticed, sharer.clone(), transfers.clone(), lanes.clone());
     tasks.spawn(shell::guard("task for the tracker's answers", notices, fault.clone()));
-    let sharing = share_folder(sharer.clone(), transfers.clone(), lanes.clone(), stop.clone());
+    let care = Care { look_every: config.look_every, watch: config.watches() };
+    let sharing = keep(sharer.clone(), transfers.clone(), lanes.clone(), care, stop.clone());
     tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
     let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
@@ -348,32 +353,6 @@ async fn watch_disks(health: HealthReporter, holdings: Arc<Holdings>, stop: Canc
             } else {
                 tracing::info!("every disk answers again");
                 health.set_serving::<PeerServer<PeerService>>().await;
-            }
-        }
-    }
-}
-
-/// Shares the folder, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, stop: CancellationToken) {
-    let mut hashing = {
-        let sharer = sharer.clone();
-        lanes.hashing.run(move || sharer.share_folder(&|name| transfers.is_running(name)))
-    };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
-    loop {
-        tokio::select! {
-            done = &mut hashing => {
-                match done {
-                    Ok(Err(error)) if !stop.is_cancelled() => tracing::error!(%error, "cannot share the folder"),
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    _ => {}
-                }
-                return;
-            }
-            _ = ticks.tick() => {
-                let at = sharer.progress.read();
-                let mib = |bytes: u64| bytes >> 20;
-                tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));
             }
         }
     }

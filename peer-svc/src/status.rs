@@ -11,6 +11,7 @@ use crate::{
     holdings::Counts,
     register::Standing,
     serve::{UploadCounts, Uploads},
+    share::ShelfState,
     store::hash::HashState,
     transfers::{TransferStatus, Transfers},
 };
@@ -32,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) transfers: Vec<TransferStatus>,
     /// How far hashing the folder is.
     pub(crate) hashing: HashState,
+    /// What is missing, or waited for.
+    pub(crate) shelf: ShelfState,
     /// Files whose disk or network mount does not answer.
     pub(crate) hanging: Vec<PathBuf>,
 }
@@ -62,6 +65,7 @@ impl Monitor {
             downloaded: self.context.downloaded.load(Ordering::Relaxed),
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
+            shelf: sharer.shelf.state(&sharer.dir),
             hanging: sharer.holdings.calls().hanging(),
         }
     }

@@ -516,6 +516,13 @@ impl Transfers {
         self.lock().contains_key(name)
     }
 
+    /// Whether a transfer runs that puts its file at this path.
+    pub(crate) fn is_destination(&self, path: &std::path::Path) -> bool {
+        let dir = &self.context.sharer.dir;
+        let goes_there = |job: &Job| job.destination.as_ref().is_some_and(|to| to.path(dir, &job.name) == path);
+        self.lock().values().any(|transfer| goes_there(&transfer.job))
+    }
+
     /// What runs now.
     pub(crate) fn list(&self) -> Vec<TransferStatus> {
         let running: Vec<Arc<Underway>> = self.lock().values().cloned().collect();

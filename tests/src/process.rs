@@ -114,6 +114,9 @@ impl Process {
         let level = if to_stderr == Output::Kept { "info" } else { "trace" };
         let child = command
             .args(args)
+            // A test says itself what is shared and when, unless it is about just that.
+            .env("DRIZZLE_SETTLE", "0s")
+            .env("DRIZZLE_NO_WATCH", "true")
             .env("RUST_LOG", level)
             // What a person reads must not depend on it.
             .env("RUST_BACKTRACE", "1")

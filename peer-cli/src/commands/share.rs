@@ -73,6 +73,12 @@ pub(super) async fn run(
     if !json {
         tally.sum_up(out)?;
     }
+    if tally.is_empty() {
+        let text = "nothing to share: there is no file in there that may be shared";
+        return Err(Failure::new(Exit::NoSuchFile, text).hint(
+            "Hidden and temporary files, links that lead out of the folder, and what --exclude or .drizzleignore name are left out; name such a file itself to share it.",
+        ));
+    }
     Ok(if tally.refused + tally.failed > 0 { Exit::Other } else { Exit::Done })
 }
 
@@ -122,11 +128,11 @@ impl Tally {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        self.registered + self.pending + self.refused + self.failed == 0
+    }
+
     fn sum_up(&self, out: &mut Out) -> Result<(), Failure> {
-        let all = self.registered + self.pending + self.refused + self.failed;
-        if all == 0 {
-            out.line("nothing to share: there is no regular file in there")?;
-        }
         if self.unwritten > 0 {
             let counts = [
                 (self.registered, "shared"),

@@ -25,6 +25,10 @@ struct Status<'a> {
     shared_files: u32,
     partial_files: u32,
     refused: &'a [String],
+    missing: &'a [String],
+    missing_files: u32,
+    settling_files: u32,
+    folder_is_away: bool,
     warnings: &'a [String],
     upload_slots: u32,
     uploads_running: u32,
@@ -82,6 +86,10 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
         shared_files: status.shared_files,
         partial_files: status.partial_files,
         refused: &status.refused,
+        missing: &status.missing,
+        missing_files: status.missing_files,
+        settling_files: status.settling_files,
+        folder_is_away: status.folder_is_away,
         warnings: &status.warnings,
         upload_slots: status.upload_slots,
         uploads_running: status.uploads_running,
@@ -130,6 +138,16 @@ fn text(status: &wire::StatusResponse) -> String {
     if let Some(now) = status.hashing {
         let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
         line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
+    }
+    if status.settling_files > 0 {
+        line("waiting", format!("{} that may still be copied", count(status.settling_files, "file")));
+    }
+    if status.folder_is_away {
+        line("missing", "none of the files shared from the folder is there: is its disk mounted?".to_owned());
+    }
+    if status.missing_files > 0 {
+        let some = status.missing.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        line("missing", format!("{} no longer there: {some}", count(status.missing_files, "file")));
     }
     for warning in &status.warnings {
         line("warning", warning.clone());

@@ -8,6 +8,7 @@
 //! | [`advertise`] | at which of its addresses other peers are to reach this one |
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
 //! | [`announce`] | what to tell the tracker next |
+//! | [`folder`] | what becomes of a file in the shared folder, and when it is looked at |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
 //! | [`streams`] | how many chunks to fetch at once |
 //! | [`memory`] | which fetch gets memory for its chunk |
@@ -27,6 +28,7 @@ pub mod advertise;
 pub mod announce;
 pub mod callers;
 pub mod calls;
+pub mod folder;
 pub mod holder_view;
 pub mod lease;
 pub mod memory;

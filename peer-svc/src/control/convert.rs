@@ -194,7 +194,7 @@ impl From<HashState> for wire::HashProgress {
 impl From<Snapshot> for wire::StatusResponse {
     fn from(snapshot: Snapshot) -> Self {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let Snapshot { hashing, holdings, uploads, standing, .. } = snapshot;
+        let Snapshot { hashing, holdings, uploads, standing, shelf, .. } = snapshot;
         Self {
             peer_id: snapshot.peer.to_string(),
             hanging_files: snapshot.hanging.iter().take(100).map(|path| path.to_string_lossy().into_owned()).collect(),
@@ -208,6 +208,10 @@ impl From<Snapshot> for wire::StatusResponse {
             partial_files: count(holdings.partial),
             // A listing for people; the log has them all.
             refused: holdings.refused.iter().take(100).map(FileName::to_string).collect(),
+            missing: shelf.missing.iter().take(100).map(FileName::to_string).collect(),
+            missing_files: count(shelf.missing.len()),
+            settling_files: count(shelf.settling),
+            folder_is_away: shelf.folder_is_away,
             upload_slots: count(uploads.slots),
             uploads_running: count(uploads.taken),
             uploaded_bytes: uploads.sent,

@@ -11,7 +11,7 @@ use super::backend::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
-    share::{Hashed, ShareError},
+    share::{Hashed, Scanned, ShareError},
     store::{
         hash::{HashError, HashProgress},
         journal::JournalError,
@@ -47,11 +47,12 @@ pub(super) async fn share(
         }
         Ok((found, order.chunk_size))
     };
-    let ((found, skipped), chunk_size) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
+    let (Scanned { found, failed, skipped: _ }, chunk_size) =
+        backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
-        for error in skipped {
+        for error in failed {
             tell(&events, outcome(None, Status::Failed, error.to_string())).await;
         }
         let progress = Arc::new(HashProgress::default());

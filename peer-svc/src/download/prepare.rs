@@ -16,7 +16,7 @@ use super::{
     job::{Context, Job},
 };
 use crate::{
-    holdings::{Backing, Held},
+    holdings::{Backing, Held, Lost},
     store::{
         calls::Calls,
         place::{Moved, Opened, Place, folder_above},
@@ -79,7 +79,8 @@ pub(super) fn held_elsewhere(context: &Context, name: &FileName) -> Option<Held>
     let Backing::Shared { path, stamp } = &held.backing else { return None };
     if matches!(open_unchanged(holdings.calls(), path, *stamp), Ok(None)) {
         tracing::info!(%name, path = %path.display(), "no longer there as it was shared: no longer offered");
-        holdings.drop_changed(name, held.manifest.id(), *stamp);
+        let why = Lost::of(holdings.calls(), path, *stamp).unwrap_or(Lost::InDoubt);
+        holdings.withhold(name, held.manifest.id(), *stamp, why);
         return None;
     }
     Some(held)

@@ -15,7 +15,7 @@ use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
     lanes::Lanes,
-    share::Sharer,
+    share::{Exclusions, Sharer, Shelf},
     store::{disk::Disk, hash::HashProgress, journal::Journal, partials::Partials},
 };
 
@@ -29,6 +29,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         partials: Arc::new(partials),
         holdings: Arc::default(),
         dir: folder.to_owned(),
+        shelf: Shelf::new(Exclusions::new(&[]).unwrap(), Duration::ZERO),
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     };

@@ -142,8 +142,9 @@ fn lie(place: &Place, promised: &Promised) -> Result<(), String> {
 
 /// Every file of a folder, and of those in it, that is not the downloaded one.
 fn hidden(folder: &Path) -> Vec<PathBuf> {
-    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file());
-    files.map(walkdir::DirEntry::into_path).filter(|path| !path.ends_with("a")).collect()
+    let all = ignore::WalkBuilder::new(folder).standard_filters(false).build().flatten();
+    let files = all.filter(|entry| entry.file_type().is_some_and(|kind| kind.is_file()));
+    files.map(ignore::DirEntry::into_path).filter(|path| !path.ends_with("a")).collect()
 }
 
 /// What is unusual about a run.

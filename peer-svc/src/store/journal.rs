@@ -9,6 +9,7 @@
 //! Knows nothing of what runs, and never touches the data of a file. Calls block on disk I/O.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -31,6 +32,9 @@ use super::{disk::Disk, stamp::Stamp};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SHARES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("shares");
+/// Shared files that are not where they were, and since when, in seconds since 1970. Versions that know nothing of it
+/// leave it alone.
+const MISSING: TableDefinition<'_, &str, u64> = TableDefinition::new("missing");
 const PARTIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("partials");
 const PROGRESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("progress");
 /// Unfinished downloads whose data is beside their destination, with its path.
@@ -207,6 +211,7 @@ impl Journal {
             };
             if number <= FORMAT {
                 write.open_table(SHARES)?;
+                write.open_table(MISSING)?;
                 write.open_table(PARTIALS)?;
                 write.open_table(PROGRESS)?;
                 write.open_table(BESIDE)?;
@@ -263,6 +268,43 @@ impl Journal {
         })
     }
 
+    /// The hashed file of this name, if there is one.
+    pub(crate) fn share(&self, name: &FileName) -> Result<Option<ShareRecord>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(SHARES)?;
+            table.get(name.as_str())?.map(|row| read_share(row.value())).transpose()
+        })
+    }
+
+    /// Shared files that are not where they were: since when, in seconds since 1970.
+    pub(crate) fn missing(&self) -> Result<BTreeMap<FileName, u64>, JournalError> {
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(MISSING)?;
+            let mut missing = BTreeMap::new();
+            for row in table.iter()? {
+                let (name, since) = row?;
+                let name = FileName::new(name.value()).map_err(|_| damaged("name of a missing file"))?;
+                missing.insert(name, since.value());
+            }
+            Ok(missing)
+        })
+    }
+
+    /// Remembers that shared files are missing since then. Sharing one again, or forgetting it, ends that.
+    pub(crate) fn note_missing(&self, names: &[FileName], since: u64) -> Result<(), JournalError> {
+        self.run(|database| {
+            let write = database.begin_write()?;
+            {
+                let mut table = write.open_table(MISSING)?;
+                for name in names {
+                    table.insert(name.as_str(), since)?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        })
+    }
+
     /// Remembers hashed files, all in one transaction. The record of an unfinished download of the same name ends,
     /// unless `keep` says otherwise of it; returns the names whose record ended.
     pub(crate) fn put_shares(
@@ -275,6 +317,7 @@ impl Journal {
             let write = database.begin_write()?;
             for (name, share) in shares {
                 write.open_table(SHARES)?.insert(name.as_str(), &write_share(share)?[..])?;
+                write.open_table(MISSING)?.remove(name.as_str())?;
                 if !keep(name) {
                     ended.extend(end_partial(&write, name)?);
                 }
@@ -289,9 +332,10 @@ impl Journal {
         self.run(|database| {
             let write = database.begin_write()?;
             {
-                let mut table = write.open_table(SHARES)?;
+                let (mut table, mut missing) = (write.open_table(SHARES)?, write.open_table(MISSING)?);
                 for name in names {
                     table.remove(name.as_str())?;
+                    missing.remove(name.as_str())?;
                 }
             }
             write.commit()?;

@@ -41,6 +41,30 @@ fn records_survive_a_restart() {
 }
 
 #[test]
+fn a_missing_file_is_remembered_until_it_is_shared_again_or_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| FileName::new(name).unwrap());
+    let share = ShareRecord {
+        path: "/a".into(),
+        stamp: Stamp { size: 5, modified_nanos: 0 },
+        manifest: manifest(1),
+        shared: true,
+    };
+    {
+        let journal = open(folder.path()).unwrap();
+        journal.put_shares(&[(a.clone(), share.clone()), (b.clone(), share.clone())], &|_| false).unwrap();
+        journal.note_missing(&[a.clone(), b.clone()], 7).unwrap();
+    }
+    let journal = open(folder.path()).unwrap();
+    assert_eq!(journal.missing().unwrap(), [(a.clone(), 7), (b.clone(), 7)].into());
+    assert_eq!(journal.share(&a).unwrap().unwrap(), share);
+    journal.put_shares(&[(a, share)], &|_| false).unwrap();
+    journal.forget_shares(std::slice::from_ref(&b)).unwrap();
+    assert!(journal.missing().unwrap().is_empty());
+    assert_eq!(journal.share(&b).unwrap(), None);
+}
+
+#[test]
 fn a_forgotten_download_is_not_recorded_again() {
     let folder = tempfile::tempdir().unwrap();
     let journal = open(folder.path()).unwrap();

@@ -1,0 +1,232 @@
+//! Local files in, manifests and full holdings out.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`find`] | what a person asked to share |
+//! | [`scan`] | which files there are, and what they are called |
+//! | [`folder`] | the daemon's own folder: what is recorded against what is there |
+//! | [`watch`] | when the files are looked at, and the new ones hashed |
+//!
+//! A file that was hashed before and has the same size and modification time is not read again. Names come from
+//! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
+//! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds. Calls block.
+
+mod find;
+mod folder;
+mod scan;
+pub(crate) mod watch;
+
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+
+use drizzle_proto::{FileInfo, FileName};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::{
+    folder::{Busy, Shelf, ShelfState},
+    scan::{Exclusions, Found, Scanned},
+};
+use crate::{
+    holdings::{Backing, Holdings, Refusal},
+    store::{
+        hash::{HashError, HashProgress, hash_file},
+        journal::{EndedPartial, Journal, JournalError, ShareRecord},
+        partials::Partials,
+        turns::{Job, side_by_side},
+    },
+};
+
+/// Hashed files are recorded and offered in groups, so that a crash in a long scan costs little.
+const GROUP_FILES: usize = 2048;
+const GROUP_BYTES: u64 = 4 << 30;
+
+/// Why a file is not shared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShareError {
+    /// It could not be hashed, or does not exist.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// The path makes no name.
+    #[error("{}: {reason}", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Recording failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A panic; the log has its text.
+    #[error("internal error: sharing panicked")]
+    Panicked,
+}
+
+/// What became of each file that was to be hashed.
+pub(crate) type Hashed = Vec<(FileName, Result<FileInfo, ShareError>)>;
+
+/// Whether a download of this name runs, whose partial file is not to be touched.
+pub(crate) type IsDownloading<'a> = &'a (dyn Fn(&FileName) -> bool + Sync);
+
+/// Shares files on behalf of the daemon.
+#[derive(Debug)]
+pub(crate) struct Sharer {
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) partials: Arc<Partials>,
+    pub(crate) holdings: Arc<Holdings>,
+    /// The daemon's folder, absolute.
+    pub(crate) dir: PathBuf,
+    /// What is recorded and looked at.
+    pub(crate) shelf: Shelf,
+    /// How far hashing the folder is.
+    pub(crate) progress: HashProgress,
+    /// Set when the daemon stops.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Sharer {
+    /// Offers finished files: hashed here, or downloaded. The one place where a file becomes one that this peer
+    /// holds in full.
+    ///
+    /// Order at a crash: the record first, which also ends the record of an unfinished download of the same name;
+    /// then the data of that download is deleted; then the file is offered.
+    pub(crate) fn offer(
+        &self,
+        files: Vec<(FileName, ShareRecord)>,
+        is_downloading: IsDownloading<'_>,
+    ) -> Result<(), JournalError> {
+        let turn = self.partials.turn();
+        for ended in self.journal.put_shares(&files, is_downloading)? {
+            self.discard(&ended);
+        }
+        drop(turn);
+        for (name, record) in files {
+            self.shelf.recorded(&name, &record);
+            self.hold(name, record);
+        }
+        Ok(())
+    }
+
+    /// Deletes the data of an unfinished download whose record ended.
+    pub(crate) fn discard(&self, ended: &EndedPartial) {
+        if let Err(error) = self.partials.discard(&self.journal, ended) {
+            tracing::warn!(name = %ended.name, %error, "cannot delete the data of an unfinished download; it is deleted at the next start");
+        }
+    }
+
+    /// Holds a file whose record stands.
+    fn hold(&self, name: FileName, record: ShareRecord) {
+        self.holdings.insert_shared(name, record.manifest, record.path, record.stamp);
+    }
+
+    /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
+    pub(crate) fn share_found(
+        &self,
+        files: Vec<Found>,
+        chunk_size: Option<u32>,
+        progress: &HashProgress,
+        is_downloading: IsDownloading<'_>,
+    ) -> Result<Hashed, JournalError> {
+        progress.begin(files.len() as u64, files.iter().map(|file| file.stamp.size).sum());
+        let job = Job::begin();
+        let mut results = Vec::with_capacity(files.len());
+        let mut rest = &files[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let group = rest.iter().take(GROUP_FILES).take_while(|file| {
+                let fits = bytes < GROUP_BYTES;
+                bytes += file.stamp.size;
+                fits
+            });
+            let (group, later) = rest.split_at(group.count());
+            rest = later;
+            let Ok(hashed) = side_by_side(group.len(), |at| {
+                let file = &group[at];
+                let result = hash_file(&job, self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
+                progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
+                let path = file.path.clone();
+                Ok::<_, Infallible>(result.map(|(manifest, stamp)| ShareRecord { path, stamp, manifest, shared: true }))
+            });
+            let mut finished = Vec::new();
+            for (Found { name, .. }, record) in group.iter().zip(hashed) {
+                let result = match record {
+                    Ok(record) => {
+                        let before = self.journal.share(name)?;
+                        if let Some(before) = before.filter(|before| before.manifest.id() != record.manifest.id()) {
+                            self.holdings.has_changed(before.manifest.id());
+                        }
+                        let info = record.manifest.describe(name.clone());
+                        finished.push((name.clone(), record));
+                        Ok(info)
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                results.push((name.clone(), result));
+            }
+            self.offer(finished, is_downloading)?;
+        }
+        Ok(results)
+    }
+
+    /// The tracker refused a share. If the registered file has the same size in other chunks it may be the
+    /// same content after all: hashes again in those chunks. Returns whether it is.
+    pub(crate) fn adopt_chunk_size(
+        &self,
+        refusal: &Refusal,
+        is_downloading: IsDownloading<'_>,
+    ) -> Result<bool, ShareError> {
+        let Some(registered) = refusal.registered.as_ref().filter(|_| refusal.may_be_same_content()) else {
+            return Ok(false);
+        };
+        let name = &refusal.ours.name;
+        let Some(Backing::Shared { path, .. }) = self.holdings.get(name).map(|held| held.backing) else {
+            return Ok(false);
+        };
+        let chunk_size = Some(registered.layout.chunk_size());
+        let (manifest, stamp) =
+            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
+        if manifest.id() != registered.id {
+            return Ok(false);
+        }
+        let record = ShareRecord { path, stamp, manifest, shared: true };
+        self.offer(vec![(name.clone(), record)], is_downloading)?;
+        Ok(true)
+    }
+
+    /// Stops offering a file, now and after a restart. The file stays; an unfinished download is deleted.
+    /// Returns what was held. The tracker is not told.
+    pub(crate) fn unshare(&self, name: &FileName) -> Result<Option<FileInfo>, JournalError> {
+        let Some(held) = self.holdings.remove(name, false) else { return self.unshare_missing(name) };
+        let info = held.manifest.describe(name.clone());
+        match held.backing {
+            Backing::Shared { path, stamp } => {
+                let record = ShareRecord { path, stamp, manifest: held.manifest, shared: false };
+                self.withdraw(name, record)?;
+            }
+            Backing::Partial(partial) => {
+                partial.close();
+                if let Some(ended) = self.journal.forget_partial(name)? {
+                    self.discard(&ended);
+                }
+            }
+        }
+        Ok(Some(info))
+    }
+
+    /// What is away now is not offered when it is back.
+    fn unshare_missing(&self, name: &FileName) -> Result<Option<FileInfo>, JournalError> {
+        let Some(record) = self.journal.share(name)?.filter(|record| record.shared) else { return Ok(None) };
+        let info = record.manifest.describe(name.clone());
+        self.withdraw(name, ShareRecord { shared: false, ..record })?;
+        Ok(Some(info))
+    }
+
+    fn withdraw(&self, name: &FileName, record: ShareRecord) -> Result<(), JournalError> {
+        self.shelf.recorded(name, &record);
+        // An unfinished download of another content under this name is its own affair.
+        self.journal.put_shares(&[(name.clone(), record)], &|_| true)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+//! Which files there are below a folder, and what they are called. Nothing is hashed here.
+//!
+//! A file is called by the path that leads to it, links included. A link is followed if it leads to a place in the
+//! same folder; through one link to a folder, and not through a second one in there, so that links in a circle come
+//! to an end. What cannot be a name (not UTF-8, control characters, too long) fails with a reason, and is never guessed
+//! at. What is left out is counted, by reason.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs::Metadata,
+    io,
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use drizzle_proto::{FileName, name::RESERVED_PREFIX};
+use ignore::{
+    DirEntry, WalkBuilder,
+    gitignore::{Gitignore, GitignoreBuilder},
+};
+
+use super::ShareError;
+use crate::store::{hash::HashError, stamp::Stamp};
+
+/// Files of a folder with this name, in the syntax of `.gitignore`, say what is not shared.
+const IGNORE_FILE: &str = ".drizzleignore";
+/// Never shared by themselves: hidden files, rsync's and editors' temporary ones among them, and what downloads are
+/// called until they are complete.
+const TEMPORARY: [&str; 11] = [
+    ".*",
+    "*~",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.tmp",
+    "*.crdownload",
+    "*.opdownload",
+    "*.download",
+    "*.aria2",
+    "*.!qB",
+];
+/// Paths that are named of each reason.
+const EXAMPLES: usize = 3;
+
+/// What is not shared by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Exclusions(Gitignore);
+
+impl Exclusions {
+    /// The temporary names, then these patterns: the last one that matches decides, and `!PATTERN` takes one back.
+    pub(crate) fn new(patterns: &[String]) -> Result<Self, ignore::Error> {
+        let mut builder = GitignoreBuilder::new("");
+        for pattern in TEMPORARY.into_iter().chain(patterns.iter().map(String::as_str)) {
+            builder.add_line(None, pattern)?;
+        }
+        builder.build().map(Self)
+    }
+
+    fn match_path(&self, relative: &Path, is_folder: bool) -> bool {
+        self.0.matched(relative, is_folder).is_ignore()
+    }
+}
+
+/// A file that may be shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The name it gets.
+    pub(crate) name: FileName,
+    /// Where it is; may be a link.
+    pub(crate) path: PathBuf,
+    /// As it is now.
+    pub(crate) stamp: Stamp,
+    /// Device and number of the file: two paths that lead to one file have the same.
+    pub(crate) identity: (u64, u64),
+}
+
+impl Found {
+    pub(super) fn new(name: FileName, path: PathBuf, metadata: &Metadata) -> Self {
+        Self { name, path, stamp: Stamp::of(metadata), identity: identity(metadata) }
+    }
+}
+
+pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+/// Why something in a folder is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// A link to a place outside.
+    LeadsOut,
+    /// A link to nothing.
+    LeadsNowhere,
+    /// A link to a folder that it lies in.
+    LeadsBack,
+    /// A link to a folder, met by way of another such link.
+    SecondLink,
+    /// A socket, a pipe, a device.
+    NotRegular,
+    /// Excluded by its name.
+    Excluded,
+}
+
+impl Reason {
+    /// For a person, after a number.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::LeadsOut => "links that lead out of the folder (name the link itself to share it)",
+            Self::LeadsNowhere => "links that lead nowhere",
+            Self::LeadsBack => "links that lead back to a folder around them",
+            Self::SecondLink => "links to folders within a linked folder",
+            Self::NotRegular => "that are not regular files",
+            Self::Excluded => "hidden, temporary or excluded by name (name the file itself to share it)",
+        }
+    }
+}
+
+/// What was left out of a folder: how many, and some of them, by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Skipped(pub(crate) BTreeMap<Reason, (u64, Vec<PathBuf>)>);
+
+impl Skipped {
+    fn add(&mut self, reason: Reason, path: &Path) {
+        let (count, examples) = self.0.entry(reason).or_default();
+        *count += 1;
+        if examples.len() < EXAMPLES {
+            examples.push(path.to_owned());
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (reason, (count, examples)) in other.0 {
+            let (all, some) = self.0.entry(reason).or_default();
+            *all += count;
+            some.extend(examples);
+            some.truncate(EXAMPLES);
+        }
+    }
+}
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct Scanned {
+    pub(crate) found: Vec<Found>,
+    /// What should be shared and cannot be.
+    pub(crate) failed: Vec<ShareError>,
+    pub(crate) skipped: Skipped,
+}
+
+/// What to look at.
+#[derive(Debug, Clone)]
+pub(super) struct Scan {
+    /// The folder.
+    pub(super) root: PathBuf,
+    /// Only these files and what lies below these folders; everything if none are given.
+    pub(super) only: Option<BTreeSet<PathBuf>>,
+    /// The state folder, which is not looked at.
+    pub(super) state: PathBuf,
+    pub(super) exclusions: Exclusions,
+}
+
+/// Decides what is walked into.
+struct Filter {
+    scan: Scan,
+    /// The folder, links resolved.
+    real_root: PathBuf,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    skipped: Skipped,
+    /// Links to folders that were followed.
+    links: BTreeSet<PathBuf>,
+}
+
+impl Filter {
+    fn admits(&self, entry: &DirEntry) -> bool {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
+        if entry.depth() == 0 {
+            return true;
+        }
+        if path == self.scan.state || entry.file_name().as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes()) {
+            return false;
+        }
+        if !self.is_wanted(path, is_folder) {
+            return false;
+        }
+        let relative = path.strip_prefix(&self.scan.root).unwrap_or(path);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.scan.exclusions.match_path(relative, is_folder) {
+            // The daemon's own wishes are no news.
+            if entry.file_name() != IGNORE_FILE {
+                seen.skipped.add(Reason::Excluded, path);
+            }
+            return false;
+        }
+        if !entry.path_is_symlink() {
+            return true;
+        }
+        let refused = match path.canonicalize() {
+            Err(_) => Some(Reason::LeadsNowhere),
+            Ok(target) if !target.starts_with(&self.real_root) || target.starts_with(&self.scan.state) => {
+                Some(Reason::LeadsOut)
+            }
+            Ok(target) if is_folder => {
+                let around = path.parent().and_then(|folder| folder.canonicalize().ok());
+                if around.is_some_and(|around| around.starts_with(&target)) {
+                    Some(Reason::LeadsBack)
+                } else if path.ancestors().skip(1).any(|folder| seen.links.contains(folder)) {
+                    Some(Reason::SecondLink)
+                } else {
+                    seen.links.insert(path.to_owned());
+                    None
+                }
+            }
+            Ok(_) => None,
+        };
+        refused.into_iter().for_each(|reason| seen.skipped.add(reason, path));
+        refused.is_none()
+    }
+
+    fn is_wanted(&self, path: &Path, is_folder: bool) -> bool {
+        let Some(only) = &self.scan.only else { return true };
+        let leads_there = || {
+            only.range::<Path, _>((Bound::Included(path), Bound::Unbounded))
+                .next()
+                .is_some_and(|wanted| wanted.starts_with(path))
+        };
+        path.ancestors().any(|around| only.contains(around)) || is_folder && leads_there()
+    }
+}
+
+/// Every regular file, named relative to `base`; and what was left out.
+pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
+    let mut scanned = Scanned::default();
+    let root = scan.root.clone();
+    let real_root = root.canonicalize().unwrap_or_else(|_| root.clone());
+    let filter = Arc::new(Filter { scan, real_root, seen: Mutex::default() });
+    let decides = filter.clone();
+    let walk = WalkBuilder::new(&root)
+        .standard_filters(false)
+        .follow_links(true)
+        .add_custom_ignore_filename(IGNORE_FILE)
+        .filter_entry(move |entry| decides.admits(entry))
+        .build();
+    for entry in walk {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                failed(error, &filter, &mut scanned);
+                continue;
+            }
+        };
+        if entry.file_type().is_some_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        // Of the target, if it is a link.
+        let metadata = match entry.path().metadata() {
+            Ok(metadata) => metadata,
+            // It went meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => {
+                scanned.failed.push(HashError::Io { path: entry.path().to_owned(), source }.into());
+                continue;
+            }
+        };
+        if !metadata.is_file() {
+            scanned.skipped.add(Reason::NotRegular, entry.path());
+            continue;
+        }
+        match name_of(entry.path(), base) {
+            Ok(name) => scanned.found.push(Found::new(name, entry.into_path(), &metadata)),
+            Err(error) => scanned.failed.push(error),
+        }
+    }
+    let seen = std::mem::take(&mut *filter.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    scanned.skipped.merge(seen.skipped);
+    scanned
+}
+
+/// What the walk could not walk into.
+fn failed(error: ignore::Error, filter: &Filter, scanned: &mut Scanned) {
+    let (path, source) = taken_apart(error, filter.scan.root.clone());
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    match source {
+        Some(_) if !filter.is_wanted(&path, false) => {}
+        None if is_link => scanned.skipped.add(Reason::LeadsBack, &path),
+        Some(_) if is_link => scanned.skipped.add(Reason::LeadsNowhere, &path),
+        // It went meanwhile.
+        Some(source) if source.kind() == io::ErrorKind::NotFound && path != filter.scan.root => {}
+        source => {
+            let source = source.unwrap_or_else(|| io::Error::other("it cannot be walked through"));
+            scanned.failed.push(HashError::Io { path, source }.into());
+        }
+    }
+}
+
+/// Where it happened, and what the system said; a circle of links is nothing that the system says.
+fn taken_apart(error: ignore::Error, at: PathBuf) -> (PathBuf, Option<io::Error>) {
+    match error {
+        ignore::Error::WithPath { path, err } => taken_apart(*err, path),
+        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => taken_apart(*err, at),
+        ignore::Error::Loop { child, .. } => (child, None),
+        ignore::Error::Io(error) => (at, Some(bare(error))),
+        other => (at, Some(io::Error::other(other.to_string()))),
+    }
+}
+
+/// What the system said, without the path that the walk puts around it: it is told already.
+fn bare(error: io::Error) -> io::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(inner) = cause {
+        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        cause = inner.source();
+    }
+    error
+}
+
+pub(super) fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
+    let fail = |reason: String| ShareError::Name { path: path.to_owned(), reason };
+    let relative = path.strip_prefix(base).unwrap_or(path);
+    let text = relative.to_str().ok_or_else(|| fail("the name is not UTF-8".to_owned()))?;
+    FileName::new(text).map_err(|error| fail(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// A folder with these files and links; what is found of it, and what is left out.
+    fn scanned(files: &[&str], links: &[(&str, &str)], patterns: &[&str]) -> (Vec<String>, Vec<(Reason, u64)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap().join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("../outside"), "x").unwrap();
+        for file in files {
+            fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            fs::write(root.join(file), if file.ends_with(IGNORE_FILE) { "/secret\n" } else { "x" }).unwrap();
+        }
+        for (link, target) in links {
+            fs::create_dir_all(root.join(link).parent().unwrap()).unwrap();
+            symlink(target, root.join(link)).unwrap();
+        }
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        let exclusions = Exclusions::new(&patterns).unwrap();
+        let state = root.join("state");
+        let scanned = scan(Scan { root: root.clone(), only: None, state, exclusions }, &root);
+        assert!(scanned.failed.is_empty(), "{:?}", scanned.failed);
+        let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
+        found.sort();
+        (found, scanned.skipped.0.iter().map(|(reason, (count, _))| (*reason, *count)).collect())
+    }
+
+    #[test]
+    fn hidden_and_temporary_files_are_left_out_and_counted() {
+        let temporary = [
+            ".hidden",
+            ".model.bin.a8Xk2Q",
+            "a.part",
+            "a.tmp",
+            "Unconfirmed 1.crdownload",
+            "a~",
+            ".d/x",
+            ".drizzleignore",
+        ];
+        let (found, skipped) = scanned(&[&["a", "sub/b"], &temporary[..]].concat(), &[], &[]);
+        assert_eq!(found, ["a", "sub/b"]);
+        assert_eq!(skipped, [(Reason::Excluded, 7)], "its own file of patterns is no news");
+    }
+
+    #[test]
+    fn patterns_of_the_command_line_and_of_the_folder_leave_out_more_or_less() {
+        let (found, _) = scanned(
+            &["a", "a.tmp", "a.log", "logs/b", "secret", "x/secret", ".drizzleignore"],
+            &[],
+            &["*.log", "logs/", "!*.tmp"],
+        );
+        assert_eq!(found, ["a", "a.tmp", "x/secret"]);
+    }
+
+    #[test]
+    fn links_within_the_folder_are_followed_and_named_by_the_link() {
+        let files = ["blobs/1", "blobs/2"];
+        let links = [("snapshots/main/model.bin", "../../blobs/1"), ("latest", "snapshots/main")];
+        let (found, skipped) = scanned(&files, &links, &[]);
+        assert_eq!(found, ["blobs/1", "blobs/2", "latest/model.bin", "snapshots/main/model.bin"]);
+        assert_eq!(skipped, []);
+    }
+
+    #[test]
+    fn other_links_are_left_out_and_counted_by_reason() {
+        let links = [
+            ("out", "../outside"),
+            ("out-too", "/dev/null"),
+            ("nowhere", "none"),
+            ("circle", "circle"),
+            ("d/back", ".."),
+            ("d/self", "."),
+            ("e/to-d", "../d"),
+            ("d/to-e", "../e"),
+        ];
+        let (found, skipped) = scanned(&["d/f", "e/g"], &links, &[]);
+        assert_eq!(found, ["d/f", "d/to-e/g", "e/g", "e/to-d/f"]);
+        let count = |reason| skipped.iter().find(|(known, _)| *known == reason).map(|(_, count)| *count);
+        assert_eq!((count(Reason::LeadsOut), count(Reason::LeadsNowhere)), (Some(2), Some(2)), "{skipped:?}");
+        assert!(count(Reason::LeadsBack) >= Some(2), "{skipped:?}");
+    }
+
+    #[test]
+    fn a_part_of_the_folder_is_named_and_judged_as_in_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        for file in ["a", "b/c", "b/d/e", "b/d/f.tmp", "bc", "g/h"] {
+            fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            fs::write(root.join(file), "x").unwrap();
+        }
+        let part = |only: &[&str]| {
+            let only = Some(only.iter().map(|path| root.join(path)).collect());
+            let exclusions = Exclusions::new(&[]).unwrap();
+            let scanned = scan(Scan { root: root.clone(), only, state: root.join("state"), exclusions }, &root);
+            let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
+            found.sort();
+            found
+        };
+        assert_eq!(part(&["b"]), ["b/c", "b/d/e"]);
+        assert_eq!(part(&["b/d/e", "a", "none/x"]), ["a", "b/d/e"]);
+        assert_eq!(part(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told_with_its_path_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let (state, exclusions) = (folder.path().join("state"), Exclusions::new(&[]).unwrap());
+        let scanned = scan(Scan { root: gone.clone(), only: None, state, exclusions }, &gone);
+        assert_eq!(scanned.found, []);
+        let told = scanned.failed[0].to_string();
+        assert_eq!(told, format!("cannot read {}: No such file or directory (os error 2)", gone.display()));
+    }
+}

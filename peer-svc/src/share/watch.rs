@@ -1,0 +1,193 @@
+//! When the files are looked at: once at the start, then round and round at a steady pace, and at once when one was
+//! lost while it was served. New files of the folder are found by looking at all of it, at the same pace.
+//!
+//! One look runs at a time; files are hashed beside it, so that a large one keeps no look waiting.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use drizzle_engine::folder::{BATCH, Rounds};
+use drizzle_proto::FileName;
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Busy, Found, ShareError, Sharer};
+use crate::{lanes::Lanes, transfers::Transfers};
+
+/// The log hears of long hashing this often.
+const HASHING: Duration = Duration::from_secs(5);
+/// Files that are quiet are gathered for this long.
+const GATHER: Duration = Duration::from_millis(200);
+/// Without anything to wait for.
+const IDLE: Duration = Duration::from_secs(3600);
+/// A look at the whole folder takes at most this share of the time.
+const SHARE: u32 = 50;
+
+/// How the folder is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Care {
+    /// A round over all shared files takes this long.
+    pub(crate) look_every: Duration,
+    /// Whether new files are looked for after the start.
+    pub(crate) watch: bool,
+}
+
+/// What to look at.
+#[derive(Debug)]
+enum Look {
+    /// These recorded files.
+    At(Vec<FileName>),
+    /// These paths of the folder.
+    Paths(BTreeSet<PathBuf>),
+    /// The whole folder.
+    Folder,
+}
+
+/// Shares the folder, then keeps it shared until the daemon stops.
+pub(crate) async fn keep(
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+    care: Care,
+    stop: CancellationToken,
+) {
+    // A look may hang on a dead disk, and is then not waited for.
+    stop.run_until_cancelled(share_and_look(sharer, transfers, lanes, care)).await;
+}
+
+async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, care: Care) {
+    share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
+    let mut keeper = Keeper { sharer, transfers, lanes, waiting: BTreeMap::new(), hashing: None };
+    let start = Instant::now();
+    let mut rounds = Rounds::new(care.look_every, start);
+    let mut next_folder = start + care.look_every;
+    loop {
+        keeper.hash_what_waits();
+        let (settled, settling) = keeper.sharer.shelf.settled(Instant::now());
+        if !settled.is_empty() {
+            keeper.look(Look::Paths(settled.into_iter().collect())).await;
+            tokio::time::sleep(GATHER).await;
+            continue;
+        }
+        let settling = settling.unwrap_or_else(|| Instant::now() + IDLE);
+        tokio::select! {
+            done = ended(&mut keeper.hashing) => {
+                keeper.hashing = None;
+                report(done, "cannot share files");
+            }
+            doubts = keeper.sharer.holdings.doubts() => keeper.look(Look::At(doubts.into_iter().collect())).await,
+            () = sleep_until(rounds.next_due().into()) => {
+                let shelf = &keeper.sharer.shelf;
+                let batch = rounds.batch(shelf.len(), Instant::now(), |after| shelf.following(after, BATCH));
+                keeper.look(Look::At(batch)).await;
+            }
+            () = sleep_until(next_folder.into()), if care.watch => {
+                let begun = Instant::now();
+                keeper.look(Look::Folder).await;
+                next_folder = Instant::now() + care.look_every.max(begun.elapsed() * SHARE);
+            }
+            () = sleep_until(settling.into()) => {}
+        }
+    }
+}
+
+/// The end of the hashing, if any runs.
+async fn ended(hashing: &mut Option<Job>) -> Result<Result<(), ShareError>, JoinError> {
+    match hashing {
+        Some(job) => (&mut job.task).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn report(done: Result<Result<(), ShareError>, JoinError>, what: &str) {
+    match done {
+        Ok(Err(error)) => tracing::error!(%error, "{what}"),
+        // The daemon notices, and ends.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => {}
+    }
+}
+
+/// Files that are being hashed.
+struct Job {
+    task: JoinHandle<Result<(), ShareError>>,
+    names: BTreeSet<FileName>,
+}
+
+struct Keeper {
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+    /// Files to be hashed next.
+    waiting: BTreeMap<FileName, Found>,
+    hashing: Option<Job>,
+}
+
+impl Keeper {
+    async fn look(&mut self, look: Look) {
+        let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
+        let looked = self.lanes.hashing.run(move || {
+            let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
+            match look {
+                Look::At(names) => Ok(sharer.look_at(names, &busy)?),
+                Look::Paths(paths) => {
+                    let known: BTreeSet<FileName> = paths.iter().flat_map(|path| sharer.shelf.at(path)).collect();
+                    let mut found = sharer.look_at(known, &busy)?;
+                    let inside = paths.into_iter().filter(|path| path.starts_with(&sharer.dir)).collect();
+                    found.extend(sharer.look_for_new(Some(inside), &busy));
+                    Ok(found)
+                }
+                Look::Folder => Ok(sharer.look_for_new(None, &busy)),
+            }
+        });
+        match looked.await {
+            Ok(Ok(found)) => {
+                let is_new = |file: &Found| !self.hashing.as_ref().is_some_and(|job| job.names.contains(&file.name));
+                let found: Vec<Found> = found.into_iter().filter(is_new).collect();
+                self.waiting.extend(found.into_iter().map(|file| (file.name.clone(), file)));
+            }
+            Ok(Err(error)) => report(Ok(Err(error)), "cannot look at the shared files"),
+            Err(error) => report(Err(error), ""),
+        }
+    }
+
+    fn hash_what_waits(&mut self) {
+        if self.hashing.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let files: Vec<Found> = std::mem::take(&mut self.waiting).into_values().collect();
+        let names = files.iter().map(|file| file.name.clone()).collect();
+        let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
+        let task = self.lanes.hashing.run(move || sharer.hash(files, &|name| transfers.is_running(name)));
+        self.hashing = Some(Job { task, names });
+    }
+}
+
+/// Shares the folder for the first time, saying now and then how far hashing is.
+async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>) {
+    let mut hashing = {
+        let sharer = sharer.clone();
+        lanes.hashing.run(move || {
+            let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
+            sharer.share_folder(&busy)
+        })
+    };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
+    loop {
+        tokio::select! {
+            done = &mut hashing => return report(done, "cannot share the folder"),
+            _ = ticks.tick() => {
+                let at = sharer.progress.read();
+                let mib = |bytes: u64| bytes >> 20;
+                tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));
+            }
+        }
+    }
+}
