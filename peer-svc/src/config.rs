@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use drizzle_engine::slots::Slots;
 use drizzle_proto::{Address, Labels, net::shell::LogFormat};
 
@@ -13,12 +13,37 @@ use drizzle_proto::{Address, Labels, net::shell::LogFormat};
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
+    /// For serving.
+    #[command(flatten)]
+    pub serve: Serve,
     /// Instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// For serving.
-    #[command(flatten)]
-    pub serve: Option<Config>,
+}
+
+/// What serving needs; nothing if a subcommand is asked for, whatever the environment of the daemon says.
+#[derive(Debug)]
+pub struct Serve(pub Option<Config>);
+
+impl FromArgMatches for Serve {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(if matches.subcommand_name().is_some() { None } else { Some(Config::from_arg_matches(matches)?) }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Serve {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Config::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Config::augment_args_for_update(command)
+    }
 }
 
 /// What else the program can do.
@@ -134,7 +159,7 @@ mod tests {
     fn the_tracker_is_written_as_an_address_or_as_a_url() {
         let tracker = |text: &str| {
             let cli = Cli::try_parse_from(["peer-svc", "--dir", "d", "--tracker", text]);
-            cli.map(|cli| cli.serve.expect("options for serving").tracker.to_string())
+            cli.map(|cli| cli.serve.0.expect("options for serving").tracker.to_string())
         };
         for text in ["http://t:7400/", "http://t:7400", "t:7400"] {
             assert_eq!(tracker(text).unwrap(), "t:7400");
@@ -148,7 +173,7 @@ mod tests {
     fn labels_are_written_together_or_one_at_a_time() {
         let labels = |args: &[&str]| {
             let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());
-            cli.map(|cli| Labels::merged(&cli.serve.expect("options for serving").label))
+            cli.map(|cli| Labels::merged(&cli.serve.0.expect("options for serving").label))
         };
         for args in [&["--label", "zone=a,rack=7"][..], &["--label", "rack=7", "--label", "zone=a"]] {
             assert_eq!(labels(args).unwrap().unwrap().to_string(), "rack=7,zone=a");
@@ -165,7 +190,7 @@ mod tests {
         let cli = Cli::try_parse_from(["peer-svc", "healthcheck"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Healthcheck { .. })));
         let cli = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d"]).unwrap();
-        assert_eq!(cli.serve.unwrap().upload_slots, 4);
+        assert_eq!(cli.serve.0.unwrap().upload_slots, 4);
         assert!(Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d", "--upload-slots", "0"]).is_err());
     }
 }

@@ -16,7 +16,7 @@ const BLOCKING_THREADS: usize = 32;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     shell::run("peer-svc", BLOCKING_THREADS, async {
-        match (cli.command, cli.serve) {
+        match (cli.command, cli.serve.0) {
             (Some(Command::Healthcheck { address, ready: false }), _) => {
                 Ok(health::check(&Transport::plaintext(), &address.asked_locally()).await?)
             }
