@@ -122,11 +122,19 @@ impl Cluster {
         for (file, bytes) in &options.files {
             write(&dir.join(file), bytes);
         }
+        let is_empty = fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_none()) || !dir.exists();
+        let log = options.log;
         let mut args: Vec<OsString> = vec!["--tracker".into(), self.tracker.url().into()];
         args.extend(["--dir".into(), dir.clone().into()]);
         args.extend(options.args);
-        let daemon =
-            Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder(), options.log).await;
+        let daemon = Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder(), log).await;
+        if is_empty && log == Output::Kept {
+            // What a test puts there from now on is shared as the test says, and not by the first look at the folder.
+            until("the first look at the folder", async || {
+                daemon.process.stderr().contains(" sharing dir=").then_some(())
+            })
+            .await;
+        }
         Peer { daemon, dir }
     }
 
