@@ -14,8 +14,9 @@ pub const COMFORT: Duration = Duration::from_secs(4);
 pub const PERIOD: Duration = Duration::from_secs(3);
 /// After a try that brought nothing, so many periods pass before the next one.
 const REST: u32 = 10;
-/// Bytes asked for at once before any rate is known.
-const AT_FIRST: u32 = 2 << 20;
+/// Bytes asked for at once before any rate is known: two chunks of the usual size. On a slow link eight at once starve one
+/// of their connections for so long that its holder seems to have stalled; on a fast one the first look lets all run.
+const AT_FIRST: u32 = 512 << 10;
 
 /// The number of one download's streams.
 #[derive(Debug)]

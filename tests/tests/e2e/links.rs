@@ -46,6 +46,19 @@ impl SlowLink {
 }
 
 #[tokio::test]
+async fn of_what_comes_over_a_link_of_1_mbit_at_least_nine_tenths_are_kept() {
+    let Some(link) = SlowLink::start("1mbit", 8).await else { return };
+    let downlink = &link.hosts[2];
+    let before = downlink.came_in("eth0");
+    let run = link.place.cli(downlink, &["download", "a", "--timeout", "20s"]).await.expect(0);
+    let came = downlink.came_in("eth0") - before;
+    link.assert_downloaded();
+    let kept = link.bytes.len() as u64;
+    assert!(kept * 10 >= came * 9, "{came} bytes came for {kept}");
+    assert_eq!(run.blamed(), []);
+}
+
+#[tokio::test]
 async fn a_downloader_that_was_frozen_for_longer_than_its_timeout_goes_on_and_blames_nobody() {
     let Some(mut link) = SlowLink::start("8mbit", 24).await else { return };
     let timeout = Duration::from_secs(5);
