@@ -2,9 +2,13 @@
 
 use std::fs;
 
-use drizzle_proto::Layout;
+use drizzle_proto::{ChunkSet, Digest, Layout, Manifest};
 
-use super::*;
+use super::{
+    records::{seal, unseal},
+    *,
+};
+use crate::store::stamp::Stamp;
 
 fn manifest(chunks: u64) -> Manifest {
     let layout = Layout::new(chunks << 14, 1 << 14).unwrap();
