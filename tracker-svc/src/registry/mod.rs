@@ -12,8 +12,14 @@
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
 //!
+//! That half is in [`names`].
+//!
 //! What is told under one lease takes effect in order: each such call takes the lease's turn first and
 //! keeps it until its blocking work is done, whether or not its caller is still there.
+
+mod names;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,22 +28,21 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
+    Address, Digest, FileInfo, FileName, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChanges},
-    limits::MAX_HASHES,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    catalogue::{Catalogue, Claim, Record, Verdict},
+    catalogue::Catalogue,
     census::{Census, Counts},
     error::Error,
-    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET, SWEEP_PAGE},
-    live::{Live, News, Opened, Watch, identities::Ruling, staging::Staged},
-    verdict::{judge, outcome_of, same_address, wrong_hashes, wrong_layout},
+    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
+    live::{Live, News, Opened, Watch, identities::Ruling},
+    verdict::same_address,
 };
 
 /// The tracker's domain. Cheap to clone.
@@ -378,14 +383,6 @@ impl Guarded {
     }
 }
 
-/// What the hashes of an entry come to.
-enum Assembled {
-    /// All are there.
-    Manifest(Manifest),
-    /// Some are missing, or they are not the file's: what to answer.
-    Answer(FileOutcome),
-}
-
 impl Inner {
     /// One step under the mutex. What it guards is changed in steps that cannot panic half-way in practice; serving
     /// on with it is better than turning one bug into a dead tracker.
@@ -394,136 +391,6 @@ impl Inner {
         let result = step(&mut guarded);
         guarded.pass_on();
         result
-    }
-
-    /// Judges entries whose names had no swarm when they came; one outcome for each, in order.
-    fn register(&self, lease: u64, entries: Vec<FileChunks>, now: Instant) -> Result<Vec<FileOutcome>, Error> {
-        let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let files: Vec<FileInfo> = entries.iter().map(|entry| entry.file.clone()).collect();
-        let mut outcomes: Vec<Option<FileOutcome>> = Vec::with_capacity(entries.len());
-        let mut claims = Vec::new();
-        for (entry, known) in entries.iter().zip(self.catalogue.lookup(&files)?) {
-            outcomes.push(match known.registered {
-                _ if entry.gone => Some(FileOutcome::Registered),
-                Some(registered) => Some(judge(&registered, &entry.file)),
-                None if known.content.is_some_and(|layout| layout != entry.file.layout) => {
-                    Some(FileOutcome::Invalid(wrong_layout(&entry.file)))
-                }
-                None if known.content.is_some() => {
-                    claims.push(Claim { file: entry.file.clone(), manifest: None });
-                    None
-                }
-                None => match self.assemble(lease, entry, now)? {
-                    Assembled::Manifest(manifest) => {
-                        claims.push(Claim { file: entry.file.clone(), manifest: Some(manifest) });
-                        None
-                    }
-                    Assembled::Answer(outcome) => Some(outcome),
-                },
-            });
-        }
-        let peer = self.with(|guarded| guarded.live.peer(lease, now))?;
-        let verdicts = if claims.is_empty() { Vec::new() } else { self.catalogue.register(peer, &claims)? };
-        log_new(peer, &claims, &verdicts);
-        // In one step: the batch becomes visible as a whole.
-        self.with(|Guarded { live, .. }| {
-            let mut verdicts = verdicts.into_iter();
-            let settled = entries.iter().zip(outcomes).map(|(entry, outcome)| {
-                let outcome = match outcome {
-                    Some(outcome) => outcome,
-                    None => outcome_of(verdicts.next().ok_or(Error::Panicked)?, entry),
-                };
-                live.settle(lease, entry, &outcome, now)?;
-                Ok(outcome)
-            });
-            settled.collect()
-        })
-    }
-
-    /// The manifest of an entry once all its hashes are there.
-    fn assemble(&self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Assembled, Error> {
-        let hashes = match self.with(|guarded| guarded.live.stage(lease, entry, now))? {
-            Staged::Whole(hashes) => hashes,
-            Staged::Misses(next) => return Ok(Assembled::Answer(FileOutcome::NeedHashes(next))),
-        };
-        Ok(match Manifest::new(entry.file.layout, hashes) {
-            Ok(manifest) if manifest.id() == entry.file.id => Assembled::Manifest(manifest),
-            Ok(manifest) => Assembled::Answer(FileOutcome::Invalid(wrong_hashes(manifest.id(), &entry.file))),
-            Err(error) => Assembled::Answer(FileOutcome::Invalid(error.to_string())),
-        })
-    }
-
-    fn withdraw(&self, lease: u64, name: &FileName, now: Instant) -> Result<bool, Error> {
-        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        let record = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
-        let (peer, holds, others_hold, owner_lives) = self.with(|Guarded { live, .. }| {
-            let peer = live.peer(lease, now)?;
-            let (holds, others_hold) = live.holders(name, peer);
-            Ok::<_, Error>((peer, holds, others_hold, live.is_alive(record.owner, now)))
-        })?;
-        let owns = record.owner == peer;
-        if !holds && !owns {
-            return Err(Error::NotYours(name.clone()));
-        }
-        // An owner that is there must have had the time to say so.
-        let settled = now.saturating_duration_since(self.started) >= self.lease;
-        let released = owns || (!others_hold && !owner_lives && settled);
-        if released {
-            // Durable first: a crash in between leaves nothing in memory anyway.
-            self.catalogue.release(name, peer)?;
-        }
-        self.with(|Guarded { live, .. }| match released {
-            true => live.release(name, peer),
-            false => live.drop_holder(peer, name),
-        });
-        info!(%peer, %name, id = %record.file.id, released, "file withdrawn");
-        Ok(released)
-    }
-
-    /// One page of [`Registry::release_unattended`]: how many were freed, and where the next page begins.
-    fn sweep(
-        &self,
-        after: Option<&FileName>,
-        clock: u64,
-        limit: u64,
-        now: Instant,
-    ) -> Result<(usize, Option<FileName>), Error> {
-        let page = self.catalogue.list("", after, SWEEP_PAGE)?;
-        let last = page.last().filter(|_| page.len() == SWEEP_PAGE).map(|record| record.file.name.clone());
-        let attended: Vec<(FileName, bool)> = self.with(|Guarded { live, .. }| {
-            let attended = page.iter().map(|record| {
-                let name = &record.file.name;
-                (name.clone(), live.is_attended(name, record.owner, now))
-            });
-            attended.collect()
-        });
-        let mut freed = 0;
-        for name in self.catalogue.attend(&attended, clock, limit)? {
-            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            let Some(record) = self.catalogue.get(&name)? else { continue };
-            // A peer may have come since the page was judged.
-            if self.with(|Guarded { live, .. }| live.is_attended(&name, record.owner, now)) {
-                continue;
-            }
-            if let Some(Record { file, owner }) = self.catalogue.expire(&name, clock, limit)? {
-                self.with(|Guarded { live, .. }| live.release(&name, owner));
-                info!(%name, id = %file.id, %owner, "name released: neither its owner nor a holder was seen for --release-after");
-                freed += 1;
-            }
-        }
-        Ok((freed, last))
-    }
-
-    fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
-        let file = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?.file;
-        let hashes = match hashes_from {
-            Some(first) if first > file.layout.chunk_count().get() => {
-                return Err(drizzle_proto::WireError::Bounds("first_hash").into());
-            }
-            Some(first) => self.catalogue.hashes(file.id, first, MAX_HASHES)?,
-            None => Vec::new(),
-        };
-        Ok((file, hashes))
     }
 }
 
@@ -568,19 +435,6 @@ fn log_refused(peer: PeerId, outcomes: &[FileOutcome]) {
     }
 }
 
-fn log_new(peer: PeerId, claims: &[Claim], verdicts: &[Verdict]) {
-    let new = || claims.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::New);
-    for (Claim { file, .. }, _) in new() {
-        let (name, id, size) = (&file.name, file.id, file.layout.size());
-        // One line for each file of a large folder would drown everything else.
-        debug!(%peer, %name, %id, size, "name registered");
-    }
-    let files = new().count();
-    if let Some((Claim { file, .. }, _)) = new().next() {
-        info!(%peer, files, first = %file.name, id = %file.id, "files registered");
-    }
-}
-
 /// A watch on one file's holders. Dropping it ends the watch.
 pub struct Watcher {
     registry: Registry,
@@ -607,7 +461,3 @@ impl Drop for Watcher {
         self.registry.inner.with(|guarded| guarded.live.unwatch(&self.watch));
     }
 }
-
-#[cfg(test)]
-#[path = "registry_tests.rs"]
-mod tests;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test begins its own clock")]
 
-use drizzle_proto::{Address, ChunkSet, Digest, Labels, Layout, PeerInfo};
+use drizzle_proto::{Address, ChunkSet, Digest, Labels, Layout, Manifest, PeerInfo};
 use proptest::prelude::*;
 
 use super::*;
