@@ -14,11 +14,15 @@
 //! chunks, by way of [`Announcements`]; each judgement of an entry and the change that follows from it happen under
 //! one lock. The mutex is never held over an `.await` or a disk access.
 
+mod answers;
+mod lost;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fs::{File, Metadata},
-    io,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,6 +33,11 @@ use drizzle_proto::{
 };
 use tokio::sync::{Notify, watch};
 
+use self::lost::LostContents;
+pub(crate) use self::{
+    answers::{Applied, Refusal},
+    lost::{Lost, ReadError},
+};
 use crate::store::{
     calls::Calls,
     read::open_unchanged,
@@ -67,75 +76,6 @@ struct Entry {
     chunks: ChunkSet,
     backing: Backing,
     registration: Registration,
-}
-
-/// Why a chunk cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// No such content here.
-    #[error("this peer holds nothing of file {0}")]
-    UnknownFile(FileId),
-    /// The index is beyond the file's end.
-    #[error("the file has {count} chunks, counted from 0; there is no chunk {chunk}")]
-    NoSuchChunk {
-        /// What was asked for.
-        chunk: u32,
-        /// What there is.
-        count: u32,
-    },
-    /// Not yet, or not any more.
-    #[error("this peer does not hold chunk {0}")]
-    NotHeld(u32),
-    /// The file is not the one that was hashed.
-    #[error("the file changed on disk since it was shared; it is no longer offered")]
-    Changed,
-    /// Its time is another one, and its content may be.
-    #[error("the file was touched since it was shared; it is offered again once its hash was taken")]
-    InDoubt,
-    /// There is no file.
-    #[error("the file is no longer there: it was deleted, or its disk is away")]
-    Gone,
-    /// Reading failed.
-    #[error("cannot read: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// Why a shared file is no longer offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// It has other content.
-    Changed,
-    /// Its time is another one: only hashing it again can tell.
-    InDoubt,
-    /// It was deleted, or its disk is away.
-    Gone,
-}
-
-impl Lost {
-    /// What became of a file that is not the one that was hashed. Fails if its disk hangs.
-    pub(crate) fn of(calls: &Calls, path: &Path, hashed: Stamp) -> io::Result<Self> {
-        match calls.run(path, || path.metadata()) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
-            now => Ok(Self::seen(now.ok().as_ref(), hashed)),
-        }
-    }
-
-    /// What this look at it says.
-    pub(crate) fn seen(now: Option<&Metadata>, hashed: Stamp) -> Self {
-        match now {
-            None => Self::Gone,
-            Some(now) if !now.is_file() || now.len() != hashed.size => Self::Changed,
-            Some(_) => Self::InDoubt,
-        }
-    }
-
-    fn error(self) -> ReadError {
-        match self {
-            Self::Changed => ReadError::Changed,
-            Self::InDoubt => ReadError::InDoubt,
-            Self::Gone => ReadError::Gone,
-        }
-    }
 }
 
 /// A chunk that may be read and sent.
@@ -184,30 +124,6 @@ struct Inner {
     /// Names whose files were lost while they were served, until they are looked at.
     doubts: BTreeSet<FileName>,
     news: Announcements,
-}
-
-/// The last contents that were lost; bounded, because it only makes an answer clearer.
-#[derive(Debug, Default)]
-struct LostContents(VecDeque<(FileId, Lost)>);
-
-impl LostContents {
-    const MOST: usize = 1024;
-
-    fn note(&mut self, id: FileId, why: Lost) {
-        self.forget(id);
-        if self.0.len() == Self::MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back((id, why));
-    }
-
-    fn forget(&mut self, id: FileId) {
-        self.0.retain(|(known, _)| *known != id);
-    }
-
-    fn why(&self, id: FileId) -> Option<Lost> {
-        self.0.iter().find(|(known, _)| *known == id).map(|(_, why)| *why)
-    }
 }
 
 /// All holdings of this peer.
@@ -560,37 +476,3 @@ impl Entry {
         }
     }
 }
-
-/// What the answers to a batch came to.
-#[derive(Debug, Default)]
-pub(crate) struct Applied {
-    /// What was newly refused.
-    pub(crate) refusals: Vec<Refusal>,
-    /// Whether hashes were sent in vain: asking again at once would not help.
-    pub(crate) stuck: bool,
-}
-
-/// A file that the tracker did not take.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    /// What this peer has.
-    pub(crate) ours: FileInfo,
-    /// What the name stands for, if it is taken.
-    pub(crate) registered: Option<FileInfo>,
-    /// For a person.
-    pub(crate) detail: String,
-}
-
-impl Refusal {
-    /// Same size, other chunks: only hashing again can tell.
-    pub(crate) fn may_be_same_content(&self) -> bool {
-        self.registered.as_ref().is_some_and(|registered| {
-            let (ours, theirs) = (self.ours.layout, registered.layout);
-            ours.size() == theirs.size() && ours.chunk_size() != theirs.chunk_size()
-        })
-    }
-}
-
-#[cfg(test)]
-#[path = "holdings_tests.rs"]
-mod tests;

@@ -1,0 +1,130 @@
+//! Slots and streams as their receivers see them.
+
+use std::time::Duration;
+
+use drizzle_proto::{Digest, FileName, Layout, Manifest};
+use tokio_stream::StreamExt;
+
+use super::*;
+use crate::store::stamp::Stamp;
+
+const CHUNK: u32 = 4 << 20;
+const NEVER: pace::Limits =
+    pace::Limits { silence: Duration::from_secs(3600), window: Duration::from_secs(3600), least: 0 };
+
+/// One file of four chunks, each of more messages than are read ahead.
+fn uploads(folder: &std::path::Path, slots: usize, limits: pace::Limits) -> (FileId, Uploads) {
+    let path = folder.join("a");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(u64::from(CHUNK) * 4).unwrap();
+    let layout = Layout::new(u64::from(CHUNK) * 4, CHUNK).unwrap();
+    let manifest = Manifest::new(layout, vec![Digest::of(b""); 4]).unwrap();
+    let holdings = Arc::new(Holdings::default());
+    let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
+    holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
+    (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits))
+}
+
+fn request(file: FileId, requester: u8) -> ChunkRequest {
+    ChunkRequest { file, chunk: 1, offset: 0, requester: Some(PeerId::from_bytes([requester; 16])) }
+}
+
+async fn until_taken(uploads: &Uploads, taken: usize) {
+    let waiting = async {
+        while uploads.counts().taken != taken {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the slots change in time");
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_slots_is_refused_and_a_slot_is_free_again_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 2, NEVER);
+    let first = uploads.open(request(file, 1)).await.unwrap();
+    let _second = uploads.open(request(file, 1)).await.unwrap();
+    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))));
+    assert_eq!(uploads.counts(), UploadCounts { slots: 2, taken: 2, sent: 0 });
+    let bytes: usize = first.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
+    assert_eq!(bytes, CHUNK as usize);
+    until_taken(&uploads, 1).await;
+    uploads.open(request(file, 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_that_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 1, NEVER);
+    drop(uploads.open(request(file, 1)).await.unwrap());
+    until_taken(&uploads, 0).await;
+    for bad in [
+        ChunkRequest { chunk: 4, ..request(file, 1) },
+        ChunkRequest { offset: CHUNK, ..request(file, 1) },
+        ChunkRequest { file: FileId::from_digest(Digest::of(b"x")), ..request(file, 1) },
+    ] {
+        uploads.open(bad).await.unwrap_err();
+        until_taken(&uploads, 0).await;
+    }
+}
+
+#[test]
+fn a_source_without_a_free_file_is_busy_and_not_broken() {
+    let short = std::io::Error::from(rustix::io::Errno::MFILE);
+    assert_eq!(Status::from(ServeError::from(ReadError::Io(short))).code(), tonic::Code::ResourceExhausted);
+    let broken = std::io::Error::from(rustix::io::Errno::IO);
+    assert_eq!(Status::from(ServeError::from(ReadError::Io(broken))).code(), tonic::Code::Internal);
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_loses_its_slot() {
+    let folder = tempfile::tempdir().unwrap();
+    let silence = Duration::from_millis(50);
+    let (file, uploads) = uploads(folder.path(), 1, pace::Limits { silence, window: silence, least: 0 });
+    let idle = uploads.open(request(file, 1)).await.unwrap();
+    until_taken(&uploads, 0).await;
+    let last = idle.collect::<Vec<_>>().await.pop().expect("what was read ahead");
+    assert_eq!(last.unwrap_err().code(), tonic::Code::Aborted, "it must not pass for a whole chunk");
+}
+
+#[tokio::test]
+async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
+    let (sender, messages) = mpsc::channel(READ_AHEAD);
+    let reader = tokio::task::spawn_blocking(move || {
+        sender.try_send(Ok(Bytes::from_static(b"half"))).unwrap();
+        panic!("on purpose");
+    });
+    let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default() };
+    assert_eq!(stream.next().await.unwrap().unwrap().data, "half");
+    assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_dripping_receiver_loses_its_slot_only_to_a_peer_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let window = Duration::from_millis(20);
+    let limits = pace::Limits { silence: NEVER.silence, window, least: u64::from(CHUNK) };
+    let (file, uploads) = uploads(folder.path(), 1, limits);
+    let mut dripping = uploads.open(request(file, 1)).await.unwrap();
+    for _ in 0..3 {
+        dripping.next().await.unwrap().unwrap();
+        tokio::time::sleep(window).await;
+        assert_eq!(uploads.counts().taken, 1, "no other peer waits");
+    }
+    assert!(matches!(uploads.open(request(file, 2)).await, Err(ServeError::Busy(1))));
+    until_taken(&uploads, 0).await;
+    uploads.open(request(file, 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_read_does_not_keep_another_one_from_its_chunk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 2, NEVER);
+    let _hog = [uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
+    let other = uploads.open(request(file, 2)).await.expect("no peer keeps every slot while another one waits");
+    let bytes: usize = other.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
+    assert_eq!(bytes, CHUNK as usize);
+    until_taken(&uploads, 2).await;
+    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it has more than its share");
+}
