@@ -2,27 +2,34 @@
 //!
 //! A download belongs to the daemon, not to its caller: asking again for the same name joins it. What becomes of it
 //! when callers leave is decided by [`drizzle_engine::callers`].
-//! At most one transfer runs for a name.
+//! At most one transfer runs for a name. What a caller asks for is in [`request`], one that runs in [`underway`].
+
+mod request;
+mod underway;
 
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use drizzle_engine::callers::{CallerId, Callers, Leave};
-use drizzle_proto::{ChunkRanges, ChunkSet, FileInfo, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError};
+use drizzle_engine::callers::{Callers, Leave};
+use drizzle_proto::{FileInfo, FileName};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{sync::watch, task::JoinError};
-use tokio_stream::StreamExt;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::request::{Request, StartError};
+use self::{
+    request::{of_task, wanted},
+    underway::Underway,
+};
 use crate::{
     download::{
         self, Broadcast, Context, Destination, DownloadEvent, Existing, FailureKind, Job, Progress, Subscription,
-        inspect, named,
+        inspect,
     },
     holdings::{Backing, Registration},
     share::Sharer,
@@ -33,73 +40,6 @@ use crate::{
         stamp::Stamp,
     },
 };
-
-/// What is asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    /// The file's name.
-    pub(crate) name: FileName,
-    /// Where it goes, if not below the daemon's folder.
-    pub(crate) output: Option<PathBuf>,
-    /// Only these chunks.
-    pub(crate) chunks: Option<ChunkRanges>,
-    /// Without a stored chunk for this long, give up.
-    pub(crate) timeout: Duration,
-    /// What the caller calls itself; empty if it does not.
-    pub(crate) caller: String,
-}
-
-/// Why a transfer does not begin.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    /// The tracker does not know the name, or is away.
-    #[error("{}", tracker_text(.name, .source))]
-    Tracker {
-        /// The file's name.
-        name: FileName,
-        /// What the tracker said.
-        source: ClientError,
-    },
-    /// A wanted chunk does not exist.
-    #[error(transparent)]
-    NoSuchChunk(#[from] NoSuchChunk),
-    /// Other content is there.
-    #[error("{} exists with other content; move it away, or give another path with -o", .0.display())]
-    DestinationExists(PathBuf),
-    /// Something is there that is no file, and that no file can take the place of.
-    #[error("{} is {what}; give the path of a new file with -o", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The output path cannot be used.
-    #[error("cannot download to {}: {reason}", path.display())]
-    Output {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// A transfer of that name runs already and wants something else.
-    #[error("{name} is being downloaded {to} already; wait for its end, or end it with `peer-cli cancel {name}`")]
-    Conflict {
-        /// The file's name.
-        name: FileName,
-        /// Where the one that runs puts it, in words.
-        to: String,
-    },
-    /// The state folder cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The daemon stops.
-    #[error("the daemon is shutting down")]
-    Stopping,
-    /// A bug; the log has the panic's text.
-    #[error("internal error: looking at the destination panicked")]
-    Panicked,
-}
 
 /// What stands at a path, if it is no regular file, in words.
 fn not_a_file(path: &Path) -> io::Result<Option<&'static str>> {
@@ -120,82 +60,6 @@ fn not_a_file(path: &Path) -> io::Result<Option<&'static str>> {
         kind if kind.is_socket() => Some("a socket"),
         _ => Some("no regular file"),
     })
-}
-
-fn tracker_text(name: &FileName, error: &ClientError) -> String {
-    match error.code() {
-        tonic::Code::NotFound => format!("no file {name:?} is registered with the tracker", name = name.as_str()),
-        _ if error.is_unreachable() => format!("the tracker cannot be reached: {error}"),
-        _ => error.to_string(),
-    }
-}
-
-/// A download that runs.
-#[derive(Debug)]
-struct Underway {
-    job: Job,
-    started: Instant,
-    events: Broadcast,
-    callers: Mutex<Callers>,
-    /// As long as its callers want it to wait.
-    patience: watch::Sender<Duration>,
-    cancel: CancellationToken,
-    ended: CancellationToken,
-}
-
-impl Underway {
-    /// Changes who follows it. Once it was cancelled nothing changes any more.
-    fn change<T>(&self, change: impl FnOnce(&mut Callers) -> T) -> T {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut callers);
-        let patience = callers.patience();
-        self.patience.send_if_modified(|known| std::mem::replace(known, patience) != patience);
-        changed
-    }
-
-    /// A caller follows it until it drops the events.
-    fn follow(self: &Arc<Self>, caller: String, patience: Duration) -> Subscription {
-        let id = self.change(|callers| callers.come(caller, patience));
-        let following = Following { transfer: Arc::downgrade(self), id };
-        Box::pin(self.events.subscribe().map(move |event| {
-            let _following = &following;
-            event
-        }))
-    }
-
-    /// Where it puts the file, in words.
-    fn to(&self) -> String {
-        match &self.job.destination {
-            None => format!("in part ({})", named(&self.job.wanted)),
-            Some(Destination::Named) => "into the daemon's folder".to_owned(),
-            Some(Destination::Path(path)) => format!("to {}", path.display()),
-        }
-    }
-}
-
-/// A caller that follows a download, as long as this exists. It keeps nothing alive: the events end with the download.
-#[derive(Debug)]
-struct Following {
-    transfer: Weak<Underway>,
-    id: CallerId,
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        if let Some(transfer) = self.transfer.upgrade() {
-            transfer.change(|callers| callers.gone(self.id));
-        }
-    }
-}
-
-/// The chunks that a request is about.
-fn wanted(manifest: &Manifest, request: &Request) -> Result<ChunkSet, NoSuchChunk> {
-    let count = manifest.layout().chunk_count();
-    request.chunks.as_ref().map_or_else(|| Ok(ChunkSet::full(count)), |ranges| ChunkSet::from_ranges(count, ranges))
-}
-
-fn of_task(error: JoinError) -> StartError {
-    if error.is_panic() { StartError::Panicked } else { StartError::Stopping }
 }
 
 /// What there is at a destination.
