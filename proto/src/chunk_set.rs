@@ -138,6 +138,18 @@ impl ChunkSet {
         left
     }
 
+    /// The chunks that are in both sets, over the same count.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        debug_assert_eq!(self.count, other.count);
+        let mut both = self.clone();
+        for (word, common) in both.words.iter_mut().zip(&other.words) {
+            *word &= common;
+        }
+        both.recount();
+        both
+    }
+
     /// Whether some chunk is in both sets, over the same count.
     pub fn intersects(&self, other: &Self) -> bool {
         debug_assert_eq!(self.count, other.count);
@@ -302,6 +314,7 @@ mod tests {
             prop_assert_eq!(set.len() as usize, chunks.len());
             prop_assert_eq!(set.is_full(), chunks.len() == n as usize);
             prop_assert_eq!(set.difference(&set_of(n, &other)), set_of(n, &chunks.difference(&other).copied().collect()));
+            prop_assert_eq!(set.intersection(&set_of(n, &other)), set_of(n, &chunks.intersection(&other).copied().collect()));
             prop_assert_eq!(set.intersects(&set_of(n, &other)), chunks.intersection(&other).next().is_some());
             let mut union = set.clone();
             union.union_with(&set_of(n, &other));

@@ -13,11 +13,12 @@ use drizzle_proto::ChunkRanges;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    effects::Ended,
     events::{Blamed, Broadcast, DownloadEvent},
     failure::Failure,
     job::{Context, Destination, Job, bytes_of},
     prepare::{Existing, held_elsewhere, inspect, tell_move},
-    transfer::{Ended, Transfer},
+    transfer::Transfer,
 };
 use crate::{
     holdings::{Held, Registration},

@@ -12,11 +12,13 @@
 //! Here is the driver: it waits for one thing at a time, applies it, and performs the effects. Whatever way a
 //! download ends, the chunks that it stored are recorded and stay.
 
+mod effects;
 mod ending;
 mod events;
 mod failure;
 mod job;
 mod prepare;
+mod sources;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transfer;
@@ -39,16 +41,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    effects::{Effect, Ended, Input},
+    failure::Failure,
+    prepare::Prepared,
+    transfer::Transfer,
+};
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
     failure::{failed_text, named, reason_text},
     job::{Context, Destination, Job, MEMORY, PARTS_KIB, bytes_of},
     prepare::{Existing, inspect},
-};
-use self::{
-    failure::Failure,
-    prepare::Prepared,
-    transfer::{Effect, Ended, Input, Transfer},
 };
 use crate::{
     fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, Room, fetch_and_store, memory::Account, parts::Parts},

@@ -20,19 +20,21 @@ use drizzle_engine::{
     streams::Streams,
     waiting::{Fetches, Reason, Waiting},
 };
-use drizzle_proto::{Address, ChunkIndex, ChunkSet, PeerId, holder::HolderChange};
+use drizzle_proto::{ChunkSet, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
+    effects::{Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
     failure::Failure,
     job::{Job, bytes_of},
+    sources::Sources,
 };
 use crate::{
     fetch::{FetchFailure, Room, error::FetchError},
     locate::Located,
     shortage::Shortage,
-    store::{partials::RecordError, write::StoredChunk},
+    store::write::StoredChunk,
 };
 
 /// Stored chunks are synced and recorded this often: what a power cut can cost.
@@ -43,88 +45,6 @@ const RECORD_SHARE: u32 = 10;
 const PROVE_AT_ONCE: u32 = 64;
 /// Bytes of them, if that is more than one chunk.
 const PROVE_BYTES: u32 = 64 << 20;
-
-/// Something that happened.
-#[derive(Debug)]
-pub(super) enum Input {
-    /// It begins.
-    Begin,
-    /// A caller cancelled it.
-    Cancelled,
-    /// The daemon stops.
-    Shutdown,
-    /// News of the file's holders.
-    Located(Located),
-    /// There will be no more news of the file's holders.
-    LocatingEnded,
-    /// A fetch ended.
-    Fetched(FetchId, Result<StoredChunk, FetchFailure>),
-    /// The stored chunks were recorded, or could not be; it took so long.
-    Recorded(Result<(), RecordError>, Duration),
-    /// These chunks were read again, and those of `sound` are what they should be.
-    Proved { checked: ChunkSet, sound: ChunkSet },
-    /// A task of this transfer panicked; its text.
-    Panicked(String),
-    /// A fetch has to wait for memory before it asks its holder, or need not wait any more.
-    Memory(FetchId, Room),
-    /// How far it is; told at a steady pace.
-    Counted {
-        /// Bytes that came from each holder so far.
-        received: BTreeMap<PeerId, u64>,
-        /// Bytes that are here of the chunk of each fetch that has asked its holder.
-        had: BTreeMap<FetchId, u32>,
-        /// Bytes that came over the network so far.
-        wire: u64,
-    },
-    /// Without progress it is to give up after this long from now on.
-    Patience(Duration),
-    /// The moment that [`Transfer::wake_at`] named has come.
-    Woken,
-    /// This process did not run for so long.
-    Slept(Duration),
-}
-
-/// Something to do.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Fetch this chunk, prove it, write it.
-    Fetch(Fetch),
-    /// Give up this fetch; its end needs no report.
-    Abort(FetchId),
-    /// Offer this chunk to other peers.
-    Offer(StoredChunk),
-    /// Stop offering these chunks: they are not what was recorded.
-    TakeBack(ChunkSet),
-    /// Tell those that watch.
-    Tell(DownloadEvent),
-    /// Sync, then record that these chunks are stored.
-    Record(ChunkSet),
-    /// Read these chunks again and check their hashes.
-    Prove(ChunkSet),
-    /// Close the connections to this peer.
-    Forget(PeerId),
-    /// It is over.
-    End(Ended),
-}
-
-/// How the fetching ended.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// Every wanted chunk is stored and proved.
-    Complete,
-    /// Something is missing.
-    Failed(Failure),
-}
-
-/// What one holder has given.
-#[derive(Debug)]
-struct Account {
-    address: Address,
-    verified: u64,
-    received: u64,
-    chunks: u32,
-    in_flight: u32,
-}
 
 /// The state of one download.
 #[derive(Debug)]
@@ -142,7 +62,7 @@ pub(super) struct Transfer {
     record_from: Instant,
     scheduler: Scheduler,
     streams: Streams,
-    sources: BTreeMap<PeerId, Account>,
+    sources: Sources,
     running: BTreeMap<FetchId, Fetch>,
     /// Fetches that ran when this process was stopped for a while.
     slept_through: BTreeSet<FetchId>,
@@ -161,7 +81,7 @@ impl Transfer {
     /// A download of which some chunks are stored already; `unproved` of them only a record vouches for.
     pub(super) fn new(job: Job, stored: ChunkSet, unproved: ChunkSet, now: Instant) -> Self {
         let missing = job.wanted.difference(&stored);
-        let resumed_bytes = bytes_of(&job.manifest, &job.wanted.difference(&missing));
+        let resumed_bytes = bytes_of(&job.manifest, &job.wanted.intersection(&stored));
         Self {
             scheduler: Scheduler::new(&missing, Limits::default()),
             streams: Streams::new(job.manifest.layout().chunk_size(), Limits::default().in_flight, now),
@@ -174,7 +94,7 @@ impl Transfer {
             resumed_bytes,
             recording: None,
             record_from: now,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             running: BTreeMap::new(),
             slept_through: BTreeSet::new(),
             without_memory: BTreeSet::new(),
@@ -251,7 +171,7 @@ impl Transfer {
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::Memory(id, room) => self.memory(id, room, now),
             Input::Counted { received, had, wire } => {
-                self.received(&received);
+                self.sources.received(&received);
                 self.moved(&had, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
@@ -351,21 +271,12 @@ impl Transfer {
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
-            let address = fetch.holder.address().clone();
-            let source = self.sources.entry(fetch.holder.id()).or_insert_with(|| Account {
-                address: address.clone(),
-                verified: 0,
-                received: 0,
-                chunks: 0,
-                in_flight: 0,
-            });
-            source.in_flight += 1;
-            source.address = address.clone();
+            self.sources.asked(&fetch.holder);
             self.running.insert(fetch.id, fetch.clone());
             effects.push(Effect::Tell(DownloadEvent::Chunk {
                 step: Step::Requested,
                 chunk: fetch.chunk,
-                peer: address,
+                peer: fetch.holder.address().clone(),
             }));
             effects.push(Effect::Fetch(fetch));
         }
@@ -418,11 +329,11 @@ impl Transfer {
             Err(FetchFailure::Stopping) => return Err(Failure::Shutdown),
         };
         self.slept_through.remove(&id);
-        self.landed(&fetch);
+        self.sources.landed(fetch.holder.id());
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
             if let Some(fetch) = self.running.remove(&loser) {
                 self.without_memory.remove(&loser);
-                self.landed(&fetch);
+                self.sources.landed(fetch.holder.id());
                 effects.push(Effect::Abort(loser));
             }
             self.scheduler.finished(loser, Outcome::Cancelled, now, &mut self.rng);
@@ -454,19 +365,9 @@ impl Transfer {
         }
     }
 
-    /// A fetch is no longer on its way.
-    fn landed(&mut self, fetch: &Fetch) {
-        if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
-            source.in_flight -= 1;
-        }
-    }
-
     fn stored_from(&mut self, fetch: &Fetch, stored: StoredChunk, now: Instant, effects: &mut Vec<Effect>) {
         let len = u64::from(self.job.manifest.layout().chunk_len(stored.chunk()));
-        if let Some(source) = self.sources.get_mut(&fetch.holder.id()) {
-            source.verified += len;
-            source.chunks += 1;
-        }
+        self.sources.stored(fetch.holder.id(), len);
         if self.stored.insert(stored.chunk()) {
             self.stored_bytes += len;
         }
@@ -493,13 +394,6 @@ impl Transfer {
         effects.push(Effect::TakeBack(unsound));
     }
 
-    /// For those that watch: what is thrown away or comes twice counts here, too.
-    fn received(&mut self, received: &BTreeMap<PeerId, u64>) {
-        for (peer, source) in &mut self.sources {
-            source.received = received.get(peer).copied().unwrap_or(0).max(source.received);
-        }
-    }
-
     /// What the fetches got so far.
     fn moved(&mut self, had: &BTreeMap<FetchId, u32>, now: Instant) {
         for (id, had) in had {
@@ -511,35 +405,22 @@ impl Transfer {
     }
 
     fn progress(&self) -> Progress {
-        let sources = self.sources.values().map(|source| Contribution {
-            peer: source.address.clone(),
-            bytes: source.received,
-            chunks: source.chunks,
-            in_flight: source.in_flight,
-        });
-        let recorded = self.job.wanted.difference(&self.job.wanted.difference(&self.recorded));
+        let recorded = self.job.wanted.intersection(&self.recorded);
         let recorded = bytes_of(&self.job.manifest, &recorded);
-        let unchecked = self.job.wanted.difference(&self.job.wanted.difference(&self.unproved));
+        let unchecked = self.job.wanted.intersection(&self.unproved);
         let unchecked = bytes_of(&self.job.manifest, &unchecked);
-        Progress { stored: self.stored_bytes, recorded, unchecked, sources: sources.collect() }
+        Progress { stored: self.stored_bytes, recorded, unchecked, sources: self.sources.asked_so_far() }
     }
 
     /// What each holder gave in this run, verified bytes only.
     pub(super) fn contributions(&self) -> Vec<Contribution> {
-        let gave = self.sources.values().filter(|source| source.chunks > 0);
-        gave.map(|source| Contribution {
-            peer: source.address.clone(),
-            bytes: source.verified,
-            chunks: source.chunks,
-            in_flight: 0,
-        })
-        .collect()
+        self.sources.contributions()
     }
 
     /// What holders did wrong in this run.
     pub(super) fn blamed(&self) -> Vec<Blamed> {
         let blamed = self.scheduler.blame().into_iter().filter_map(|blame| {
-            let peer = self.sources.get(&blame.holder)?.address.clone();
+            let peer = self.sources.address(blame.holder)?.clone();
             Some(Blamed { peer, offence: blame.offence, chunks: blame.chunks.ranges() })
         });
         blamed.collect()
@@ -549,8 +430,7 @@ impl Transfer {
 /// The first chunks of a set, at most so many.
 fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
     let mut some = ChunkSet::empty(chunks.count());
-    let taken: BTreeSet<ChunkIndex> = chunks.iter().take(most as usize).collect();
-    for chunk in taken {
+    for chunk in chunks.iter().take(most as usize) {
         some.insert(chunk);
     }
     some

@@ -1,7 +1,9 @@
 //! A transfer driven by hand: no store, no tracker, no runtime, no clock.
 
 use drizzle_engine::{holder_view::Withdrawal, schedule::Offence, waiting::GivesUp};
-use drizzle_proto::{ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerInfo, holder::Holder};
+use drizzle_proto::{
+    Address, ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerId, PeerInfo, holder::Holder,
+};
 
 use super::*;
 

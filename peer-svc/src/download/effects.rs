@@ -1,0 +1,85 @@
+//! What happens to a download, and what is to be done about it: the words of [`super::transfer`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use drizzle_engine::schedule::{Fetch, FetchId};
+use drizzle_proto::{ChunkSet, PeerId};
+
+use super::{events::DownloadEvent, failure::Failure};
+use crate::{
+    fetch::{FetchFailure, Room},
+    locate::Located,
+    store::{partials::RecordError, write::StoredChunk},
+};
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// It begins.
+    Begin,
+    /// A caller cancelled it.
+    Cancelled,
+    /// The daemon stops.
+    Shutdown,
+    /// News of the file's holders.
+    Located(Located),
+    /// There will be no more news of the file's holders.
+    LocatingEnded,
+    /// A fetch ended.
+    Fetched(FetchId, Result<StoredChunk, FetchFailure>),
+    /// The stored chunks were recorded, or could not be; it took so long.
+    Recorded(Result<(), RecordError>, Duration),
+    /// These chunks were read again, and those of `sound` are what they should be.
+    Proved { checked: ChunkSet, sound: ChunkSet },
+    /// A task of this transfer panicked; its text.
+    Panicked(String),
+    /// A fetch has to wait for memory before it asks its holder, or need not wait any more.
+    Memory(FetchId, Room),
+    /// How far it is; told at a steady pace.
+    Counted {
+        /// Bytes that came from each holder so far.
+        received: BTreeMap<PeerId, u64>,
+        /// Bytes that are here of the chunk of each fetch that has asked its holder.
+        had: BTreeMap<FetchId, u32>,
+        /// Bytes that came over the network so far.
+        wire: u64,
+    },
+    /// Without progress it is to give up after this long from now on.
+    Patience(Duration),
+    /// The moment that [`Transfer::wake_at`] named has come.
+    Woken,
+    /// This process did not run for so long.
+    Slept(Duration),
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Fetch this chunk, prove it, write it.
+    Fetch(Fetch),
+    /// Give up this fetch; its end needs no report.
+    Abort(FetchId),
+    /// Offer this chunk to other peers.
+    Offer(StoredChunk),
+    /// Stop offering these chunks: they are not what was recorded.
+    TakeBack(ChunkSet),
+    /// Tell those that watch.
+    Tell(DownloadEvent),
+    /// Sync, then record that these chunks are stored.
+    Record(ChunkSet),
+    /// Read these chunks again and check their hashes.
+    Prove(ChunkSet),
+    /// Close the connections to this peer.
+    Forget(PeerId),
+    /// It is over.
+    End(Ended),
+}
+
+/// How the fetching ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Every wanted chunk is stored and proved.
+    Complete,
+    /// Something is missing.
+    Failed(Failure),
+}
