@@ -32,18 +32,7 @@ enum Happening {
 }
 
 fn happenings() -> impl Strategy<Value = Happening> {
-    use Offence::*;
-    let offences = proptest::sample::select(vec![
-        WrongBytes,
-        Changed,
-        Stalled,
-        BrokeOff,
-        Refused,
-        NotHeld,
-        Unreachable,
-        OtherPeer,
-        OwnAddress,
-    ]);
+    let offences = proptest::sample::select(&Offence::ALL[..]);
     prop_oneof![
         4 => (0u64..2_000).prop_map(Happening::Pass),
         4 => Just(Happening::Wake),

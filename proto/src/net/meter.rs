@@ -4,7 +4,6 @@
 //! the kernel hands over is seen at once, and so a slow stream can be told from one that has stalled.
 
 use std::{
-    io,
     pin::Pin,
     sync::{
         Arc,
@@ -14,10 +13,8 @@ use std::{
 };
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
+use tokio_util::io::InspectReader;
 use tonic::transport::Uri;
 use tower_service::Service;
 
@@ -31,6 +28,9 @@ impl Meter {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Sees what a connection reads.
+type Count = Box<dyn FnMut(&[u8]) + Send>;
 
 /// Makes connections that count into a meter.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl MeteredConnector {
 }
 
 impl Service<Uri> for MeteredConnector {
-    type Response = TokioIo<Metered>;
+    type Response = TokioIo<InspectReader<TcpStream, Count>>;
     type Error = <HttpConnector as Service<Uri>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -56,48 +56,9 @@ impl Service<Uri> for MeteredConnector {
 
     fn call(&mut self, address: Uri) -> Self::Future {
         let (connecting, meter) = (self.tcp.call(address), self.meter.clone());
-        Box::pin(async move { Ok(TokioIo::new(Metered { stream: connecting.await?.into_inner(), meter })) })
-    }
-}
-
-/// A TCP connection that counts what it reads.
-#[derive(Debug)]
-pub(super) struct Metered {
-    stream: TcpStream,
-    meter: Meter,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.meter.0.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        read
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let count: Count = Box::new(move |bytes| {
+            meter.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        });
+        Box::pin(async move { Ok(TokioIo::new(InspectReader::new(connecting.await?.into_inner(), count))) })
     }
 }

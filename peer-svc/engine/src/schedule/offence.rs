@@ -30,6 +30,19 @@ pub enum Offence {
 }
 
 impl Offence {
+    /// Every one.
+    pub const ALL: [Self; 9] = [
+        Self::WrongBytes,
+        Self::Changed,
+        Self::Stalled,
+        Self::BrokeOff,
+        Self::Refused,
+        Self::NotHeld,
+        Self::Unreachable,
+        Self::OtherPeer,
+        Self::OwnAddress,
+    ];
+
     /// Whether the content itself is in doubt, rather than the connection or the bookkeeping.
     pub fn is_integrity(self) -> bool {
         matches!(self, Self::WrongBytes | Self::Changed)

@@ -26,18 +26,7 @@ enum Event {
 }
 
 fn outcomes() -> impl Strategy<Value = Outcome> {
-    use Offence::*;
-    let offences = proptest::sample::select(vec![
-        WrongBytes,
-        Changed,
-        Stalled,
-        BrokeOff,
-        Refused,
-        NotHeld,
-        Unreachable,
-        OtherPeer,
-        OwnAddress,
-    ]);
+    let offences = proptest::sample::select(&Offence::ALL[..]);
     prop_oneof![
         4 => Just(Outcome::Stored),
         2 => Just(Outcome::Busy),
