@@ -12,7 +12,7 @@
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
 //!
-//! That half is in [`names`].
+//! That half is in `names.rs`.
 //!
 //! What is told under one lease takes effect in order: each such call takes the lease's turn first and
 //! keeps it until its blocking work is done, whether or not its caller is still there.
