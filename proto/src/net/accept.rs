@@ -23,7 +23,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use super::{cut::Connection, transport::set_up_accepted};
+use super::cut::Connection;
 
 /// Between attempts in a shortage, and after many failed connections in a row.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -82,11 +82,15 @@ impl Listen for TcpListener {
     }
 }
 
+/// What is set on each connection that was accepted.
+pub type SetUp = fn(&TcpStream) -> io::Result<()>;
+
 /// A bound listener's connections. It never ends: a listener that broke has no more of them.
 #[derive(Debug)]
 pub struct Incoming<L = TcpListener> {
     listener: L,
     cut: CancellationToken,
+    set_up: SetUp,
     pause: Option<Pin<Box<Sleep>>>,
     failed_in_a_row: u32,
     shortage_said: Option<Instant>,
@@ -96,12 +100,13 @@ pub struct Incoming<L = TcpListener> {
 }
 
 impl<L: Listen> Incoming<L> {
-    /// Cancelling `cut` closes all its connections, whatever they are doing.
-    pub fn new(listener: L, cut: CancellationToken) -> Self {
+    /// Each connection is set up first. Cancelling `cut` closes them all, whatever they are doing.
+    pub fn new(listener: L, cut: CancellationToken, set_up: SetUp) -> Self {
         let (breaks, broken) = oneshot::channel();
         Self {
             listener,
             cut,
+            set_up,
             pause: None,
             failed_in_a_row: 0,
             shortage_said: None,
@@ -161,7 +166,7 @@ impl<L: Listen> Stream for Incoming<L> {
                 Ok(stream) => {
                     self.failed_in_a_row = 0;
                     // Where this fails the connection is gone.
-                    let _ = set_up_accepted(&stream);
+                    let _ = (self.set_up)(&stream);
                     return Poll::Ready(Some(Ok(Connection::new(stream, self.cut.clone()))));
                 }
                 Err(error) => self.failed(error),
@@ -197,7 +202,11 @@ mod tests {
 
     async fn failing(errors: impl IntoIterator<Item = Errno>) -> Incoming<Failing> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Incoming::new(Failing { listener, errors: errors.into_iter().collect(), asked: 0 }, CancellationToken::new())
+        Incoming::new(
+            Failing { listener, errors: errors.into_iter().collect(), asked: 0 },
+            CancellationToken::new(),
+            |_| Ok(()),
+        )
     }
 
     /// Connects, and is accepted.
@@ -279,7 +288,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let kernel_side = listener.try_clone().unwrap();
-        let mut incoming = Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new());
+        let mut incoming =
+            Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new(), |_| Ok(()));
         let broken = incoming.broken();
         let serving = tokio::spawn(async move { incoming.next().await.is_some() });
         rustix::net::shutdown(&kernel_side, rustix::net::Shutdown::Both).unwrap();

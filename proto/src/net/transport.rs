@@ -93,7 +93,7 @@ impl Transport {
 
     /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
     pub fn incoming(&self, listener: TcpListener, cut: CancellationToken) -> Incoming {
-        Incoming::new(listener, cut)
+        Incoming::new(listener, cut, set_up_accepted)
     }
 
     fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
@@ -110,7 +110,7 @@ impl Transport {
 }
 
 /// Sets up a connection that a server has accepted.
-pub(super) fn set_up_accepted(stream: &TcpStream) -> io::Result<()> {
+fn set_up_accepted(stream: &TcpStream) -> io::Result<()> {
     // Nagle's algorithm costs nineteen twentieths of the throughput, and tonic turns it off only on listeners that it
     // bound.
     stream.set_nodelay(true)?;
