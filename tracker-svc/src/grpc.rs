@@ -72,10 +72,9 @@ impl tracker_server::Tracker for Service {
     }
 
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
-        let (lease, now) = (request.get_ref().lease_id, Instant::now());
-        let released = self.registry.renew(lease, now)?.iter().map(Into::into).collect();
-        let warning = self.registry.warning(lease, now).unwrap_or_default();
-        Ok(Response::new(wire::RenewLeaseResponse { released, warning }))
+        let (released, warning) = self.registry.renew(request.get_ref().lease_id, Instant::now())?;
+        let released = released.iter().map(Into::into).collect();
+        Ok(Response::new(wire::RenewLeaseResponse { released, warning: warning.unwrap_or_default() }))
     }
 
     async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<wire::LeaveResponse> {

@@ -51,7 +51,7 @@ pub struct Leases {
     lasts: Duration,
     by_id: HashMap<u64, Lease>,
     by_peer: HashMap<PeerId, u64>,
-    by_address: HashMap<Address, Vec<u64>>,
+    by_address: HashMap<Address, BTreeSet<u64>>,
     queue: BTreeSet<(Instant, u64)>,
     /// When the tracker was last known to run, if it says so at all.
     pulse: Option<Instant>,
@@ -78,7 +78,9 @@ impl Leases {
     /// The tracker runs: to be said every [`PULSE`]. How long it did not, if that was long enough to be noticed; all
     /// leases last longer by so much.
     pub fn pulse(&mut self, now: Instant) -> Option<Duration> {
-        let asleep = now.saturating_duration_since(self.pulse.replace(now)?);
+        // A call that waited for its disk still has the time at which it began.
+        let last = self.pulse.replace(self.pulse.map_or(now, |last| last.max(now)))?;
+        let asleep = now.saturating_duration_since(last);
         if asleep < ASLEEP {
             return None;
         }
@@ -89,11 +91,11 @@ impl Leases {
         Some(asleep)
     }
 
-    /// A call may come before the first pulse after a sleep.
-    fn woke(&mut self, now: Instant) {
-        if self.pulse.is_some() {
-            self.pulse(now);
-        }
+    /// As [`Leases::pulse`], for a call: one may come before the first pulse after a sleep. Nothing is known of a
+    /// tracker that never said that it runs.
+    pub fn woke(&mut self, now: Instant) -> Option<Duration> {
+        self.pulse?;
+        self.pulse(now)
     }
 
     /// How many leases are not over.
@@ -117,7 +119,7 @@ impl Leases {
         let expires = now + self.lasts;
         let (files, released) = (HashSet::new(), VecDeque::new());
         self.by_peer.insert(peer.id(), id);
-        self.by_address.entry(peer.address().clone()).or_default().push(id);
+        self.by_address.entry(peer.address().clone()).or_default().insert(id);
         let lease = Lease { id, peer, session, files, released, renewed: now, expires };
         self.by_id.insert(id, lease);
         self.queue.insert((expires, id));
@@ -135,7 +137,6 @@ impl Leases {
 
     /// A live lease, to be changed.
     pub fn get_mut(&mut self, id: u64, now: Instant) -> Option<&mut Lease> {
-        self.woke(now);
         self.by_id.get_mut(&id).filter(|lease| lease.expires > now)
     }
 
@@ -170,7 +171,6 @@ impl Leases {
     /// Prolongs a live lease and takes the released files that were not told yet, as many as fit into
     /// about `budget` bytes; the rest is told at the next renewal.
     pub fn renew(&mut self, id: u64, budget: usize, now: Instant) -> Option<Vec<FileInfo>> {
-        self.woke(now);
         let lease = self.by_id.get_mut(&id).filter(|lease| lease.expires > now)?;
         self.queue.remove(&(lease.expires, id));
         (lease.renewed, lease.expires) = (now, now + self.lasts);
@@ -191,7 +191,7 @@ impl Leases {
         let lease = self.by_id.remove(&id)?;
         self.by_peer.remove(&lease.peer.id());
         if let Some(leases) = self.by_address.get_mut(lease.peer.address()) {
-            leases.retain(|lease| *lease != id);
+            leases.remove(&id);
             if leases.is_empty() {
                 self.by_address.remove(lease.peer.address());
             }
@@ -250,6 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_began_long_before_does_not_make_the_tracker_seem_to_have_slept() {
+        let start = Instant::now();
+        let mut leases = Leases::new(LASTS);
+        leases.pulse(start);
+        for second in 1..=3 {
+            leases.pulse(start + Duration::from_secs(second));
+        }
+        // A registration waited for its disk, and settles by its own clock.
+        leases.woke(start);
+        assert_eq!(leases.pulse(start + Duration::from_millis(3500)), None);
+    }
+
+    #[test]
     fn time_in_which_the_tracker_did_not_run_ends_no_lease() {
         let mut leases = Leases::new(LASTS);
         let start = Instant::now();
@@ -257,7 +270,10 @@ mod tests {
         open(&mut leases, 1, start);
         open(&mut leases, 2, start);
         let thawed = start + 10 * LASTS;
-        assert!(leases.renew(1, 0, thawed).is_some(), "a call that comes first is heard");
+        assert!(
+            leases.woke(thawed).is_some() && leases.renew(1, 0, thawed).is_some(),
+            "a call that comes first is heard"
+        );
         assert_eq!(leases.pulse(thawed), None, "noticed once");
         assert!(leases.pop_expired(thawed).is_none());
         assert_eq!(leases.next_expiry(thawed), thawed + LASTS);

@@ -222,6 +222,11 @@ impl Live {
         self.leases.pulse(now)
     }
 
+    /// As [`Live::pulse`], at each call. See [`Leases::woke`].
+    pub fn woke(&mut self, now: Instant) -> Option<Duration> {
+        self.leases.woke(now)
+    }
+
     /// When [`Live::expire`] is worth calling next.
     pub fn next_expiry(&self, now: Instant) -> Instant {
         self.leases.next_expiry(now)

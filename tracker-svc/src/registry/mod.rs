@@ -137,7 +137,7 @@ impl Registry {
     /// How much there is of everything that lives in memory. Never asks the catalogue: a shutdown begins with this, and
     /// a disk that hangs must not hold it up.
     pub fn census(&self, now: Instant) -> Census {
-        let (live, counts) = self.inner.with(|guarded| (guarded.live.counts_all(now), guarded.counts));
+        let (live, counts) = self.inner.at(now, |guarded| (guarded.live.counts_all(now), guarded.counts));
         Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
     }
 
@@ -154,7 +154,7 @@ impl Registry {
     pub fn register_peer(&self, claim: impl Into<PeerClaim>, now: Instant) -> Result<u64, Error> {
         let claim = claim.into();
         let (peer, address) = (claim.peer.id(), claim.peer.address().clone());
-        let opened = self.inner.with(|Guarded { live, rng, .. }| {
+        let opened = self.inner.at(now, |Guarded { live, rng, .. }| {
             let candidates = std::iter::repeat_with(|| rng.random::<u64>()).take(16);
             live.open_lease(candidates, claim, now)
         });
@@ -171,9 +171,12 @@ impl Registry {
         self.inner.with(|guarded| guarded.live.same_address(lease, now).map(same_address))
     }
 
-    /// Prolongs a lease; files whose names were released meanwhile.
-    pub fn renew(&self, lease: u64, now: Instant) -> Result<Vec<FileInfo>, Error> {
-        self.inner.with(|guarded| guarded.live.renew(lease, NAMES_BUDGET, now))
+    /// Prolongs a lease; files whose names were released meanwhile, and as [`Registry::warning`].
+    pub fn renew(&self, lease: u64, now: Instant) -> Result<(Vec<FileInfo>, Option<String>), Error> {
+        self.inner.at(now, |Guarded { live, .. }| {
+            let released = live.renew(lease, NAMES_BUDGET, now)?;
+            Ok((released, live.same_address(lease, now).map(same_address)))
+        })
     }
 
     /// Ends a lease, if it is known.
@@ -185,14 +188,12 @@ impl Registry {
 
     /// The tracker runs; to be told every [`PULSE`](crate::live::leases::PULSE).
     pub fn pulse(&self, now: Instant) {
-        if let Some(asleep) = self.inner.with(|Guarded { live, .. }| live.pulse(now)) {
-            warn!(?asleep, "the tracker did not run for a while; every lease lasts longer by that");
-        }
+        log_asleep(self.inner.with(|Guarded { live, .. }| live.pulse(now)));
     }
 
     /// Ends leases whose time is over; when to call again.
     pub fn expire(&self, now: Instant) -> Instant {
-        let (gone, next, peers) = self.inner.with(|Guarded { live, .. }| {
+        let (gone, next, peers) = self.inner.at(now, |Guarded { live, .. }| {
             let gone = live.expire(now);
             (gone, live.next_expiry(now), live.peers())
         });
@@ -334,7 +335,7 @@ impl Registry {
 
     /// Waits until everything that was told under this lease before has taken effect.
     async fn turn(&self, lease: u64, now: Instant) -> Result<OwnedMutexGuard<()>, Error> {
-        let turn = self.inner.with(|Guarded { live, turns, .. }| {
+        let turn = self.inner.at(now, |Guarded { live, turns, .. }| {
             live.peer(lease, now)?;
             Ok::<_, Error>(turns.entry(lease).or_default().clone())
         })?;
@@ -392,6 +393,19 @@ impl Inner {
         guarded.pass_on();
         result
     }
+
+    /// One step that a call begins with: it may be the first thing that happens after the tracker did not run.
+    fn at<T>(&self, now: Instant, step: impl FnOnce(&mut Guarded) -> T) -> T {
+        let (asleep, result) = self.with(|guarded| (guarded.live.woke(now), step(guarded)));
+        log_asleep(asleep);
+        result
+    }
+}
+
+fn log_asleep(asleep: Option<Duration>) {
+    if let Some(asleep) = asleep {
+        warn!(?asleep, "the tracker did not run for a while; every lease lasts longer by that");
+    }
 }
 
 fn log_opened(peer: PeerId, address: &Address, opened: &Result<Opened, Error>) {
@@ -406,7 +420,8 @@ fn log_opened(peer: PeerId, address: &Address, opened: &Result<Opened, Error>) {
                     %peer, %address, copy = before,
                     "two processes had this peer id: the first one got it back from a copy of its state folder"
                 ),
-                _ => warn!(
+                // Of the others no lease comes.
+                Ruling::Unknown | Ruling::Wait { .. } | Ruling::Copy => warn!(
                     %peer, %address, before,
                     "peer registered at another address while its lease was live: it moved, or two peers share one id"
                 ),

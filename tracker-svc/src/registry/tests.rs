@@ -64,9 +64,9 @@ async fn an_owners_withdrawal_reaches_holders_and_watches() {
     assert!(registry.withdraw(owner, name(1), start).await.unwrap());
     watcher.changed().await;
     assert!(matches!(watcher.next_message(), Err(Error::NoSuchFile(_))));
-    assert_eq!(registry.renew(owner, start).unwrap(), [], "the owner knows");
-    assert_eq!(registry.renew(holder, start).unwrap(), [manifest(1).describe(name(1))]);
-    assert_eq!(registry.renew(holder, start).unwrap(), [], "told once");
+    assert_eq!(registry.renew(owner, start).unwrap().0, [], "the owner knows");
+    assert_eq!(registry.renew(holder, start).unwrap().0, [manifest(1).describe(name(1))]);
+    assert_eq!(registry.renew(holder, start).unwrap().0, [], "told once");
     assert!(matches!(announce(&registry, holder, entry(1, 1, "0-3"), start).await, FileOutcome::Invalid(_)));
 }
 
@@ -273,5 +273,23 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+/// The tracker's machine was paused; whichever call comes first hears that no lease ended meanwhile.
+#[tokio::test]
+async fn after_a_pause_the_first_call_finds_every_lease_as_it_was() {
+    let start = Instant::now();
+    let thawed = start + 4 * LEASE;
+    for first in 0..3 {
+        let registry = registry(start);
+        registry.pulse(start);
+        let lease = registry.register_peer(&peer(1), start).unwrap();
+        match first {
+            0 => assert_eq!(announce(&registry, lease, entry(1, 1, "0-3"), thawed).await, FileOutcome::Registered),
+            1 => assert!(registry.renew(lease, thawed).is_ok()),
+            _ => drop(registry.expire(thawed)),
+        }
+        assert_eq!(registry.census(thawed).live.peers, 1, "first call {first}");
     }
 }
