@@ -248,21 +248,26 @@ impl Catalogue for RedbCatalogue {
     fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
         self.run(|database| {
             let write = begin_write(database)?;
-            write.open_table(META)?.insert(CLOCK_KEY, clock)?;
+            let mut changes = write.open_table(META)?.insert(CLOCK_KEY, clock)?.is_none_or(|row| row.value() != clock);
             let mut due = Vec::new();
             {
                 let (known, mut unattended) = (write.open_table(NAMES)?, write.open_table(UNATTENDED)?);
                 for (name, attended) in names {
                     let since = unattended.get(name.as_str())?.map(|row| row.value());
                     match since {
-                        Some(_) if *attended => drop(unattended.remove(name.as_str())?),
+                        Some(_) if *attended => changes |= unattended.remove(name.as_str())?.is_some(),
                         Some(since) => due.extend((clock.saturating_sub(since) >= limit).then(|| name.clone())),
                         None if *attended || known.get(name.as_str())?.is_none() => {}
-                        None => drop(unattended.insert(name.as_str(), clock)?),
+                        None => changes |= unattended.insert(name.as_str(), clock)?.is_none(),
                     }
                 }
             }
-            write.commit()?;
+            // A sweep goes over many pages at one clock: most change nothing, and cost no sync.
+            if changes {
+                write.commit()?;
+            } else {
+                write.abort()?;
+            }
             Ok(due)
         })
     }
