@@ -21,8 +21,8 @@ pub struct Unhealthy {
 }
 
 /// The name under which the health service tells whether a daemon is ready: a peer that holds a lease, a tracker
-/// whose catalogue answers. The empty name, and those of the services, tell whether it serves at all: what is not
-/// ready may become so by itself, what does not serve must be started again.
+/// whose catalogue answers. The empty name tells whether it serves at all, `drizzle.v1.Peer` also whether the disks of
+/// its files answer: what is not ready, or hangs, may become so by itself; what does not serve must be started again.
 pub const READY: &str = "ready";
 
 /// Passes if the daemon at this address says that it serves.

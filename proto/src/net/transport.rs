@@ -66,20 +66,13 @@ impl Transport {
     /// Like [`Transport::connect_lazy`], with the bytes that come over it.
     pub fn connect_metered(&self, address: &Address) -> Result<(Channel, Meter), tonic::transport::Error> {
         let meter = Meter::default();
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(PROBE_AFTER));
-        tcp.set_keepalive_interval(Some(PROBE_EVERY));
-        tcp.set_keepalive_retries(Some(PROBES));
-        #[cfg(target_os = "linux")]
-        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let connector = MeteredConnector::new(tcp, meter.clone());
+        let connector = MeteredConnector::new(connector(), meter.clone());
         Ok((self.endpoint(address)?.connect_with_connector_lazy(connector), meter))
     }
 
     /// A connection that is made now, so that an address where nothing listens is an error at once.
     pub async fn connect(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
-        self.endpoint(address)?.connect().await
+        self.endpoint(address)?.connect_with_connector(connector()).await
     }
 
     /// A server. The receiver's frame size governs what the sender sends, so it is set on both sides.
@@ -99,14 +92,22 @@ impl Transport {
     fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
         Ok(Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .tcp_keepalive(Some(PROBE_AFTER))
-            .tcp_keepalive_interval(Some(PROBE_EVERY))
-            .tcp_keepalive_retries(Some(PROBES))
             .max_frame_size(FRAME_SIZE))
     }
+}
+
+/// Makes a client's connections.
+fn connector() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(PROBE_AFTER));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_keepalive_retries(Some(PROBES));
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    tcp
 }
 
 /// Sets up a connection that a server has accepted.
