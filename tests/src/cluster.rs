@@ -268,6 +268,16 @@ impl Peer {
         self.wire().status(StatusRequest {}).await.expect("the daemon tells its status").into_inner()
     }
 
+    /// Waits until so many bytes of its download are recorded: what is recorded, no crash takes.
+    pub async fn until_recorded(&self, bytes: u64) {
+        until(&format!("{bytes} recorded bytes"), async || {
+            let status = self.status().await;
+            let recorded = status.transfers.first().and_then(|transfer| transfer.progress.as_ref())?.bytes_recorded;
+            (recorded >= bytes).then_some(())
+        })
+        .await;
+    }
+
     /// Starts it again, and waits until it has a lease of its own. What the tracker lists from then on was announced
     /// by the new process: before, the killed one's lease may still stand.
     pub async fn restart(&mut self) {

@@ -11,6 +11,8 @@ use std::{
 
 use rustix::mount::{MountFlags, mount};
 
+use crate::skipped;
+
 /// The mount; undone when dropped.
 #[derive(Debug)]
 pub struct DeadDisk {
@@ -25,12 +27,11 @@ impl DeadDisk {
     ///
     /// # Panics
     /// If the folder's name has a null byte.
-    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn mount(path: &Path) -> Option<Self> {
         let server = match File::options().read(true).write(true).open("/dev/fuse") {
             Ok(server) => server,
             Err(error) => {
-                eprintln!("SKIPPED: cannot open /dev/fuse: {error}");
+                skipped(format_args!("cannot open /dev/fuse: {error}"));
                 return None;
             }
         };
@@ -38,7 +39,7 @@ impl DeadDisk {
         let options = CString::new(options).expect("no null byte");
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         if let Err(error) = mount("drizzle-dead-disk", path, "fuse", flags, options.as_c_str()) {
-            eprintln!("SKIPPED: cannot mount a FUSE file system: {error}");
+            skipped(format_args!("cannot mount a FUSE file system: {error}"));
             return None;
         }
         Some(Self { path: path.to_owned(), server: Some(server) })

@@ -72,6 +72,12 @@ impl FakePeer {
         Self::holding(tracker, content, all, manner).await
     }
 
+    /// A peer that says it holds all of `content`, and serves one chunk for each permit.
+    pub async fn gated(tracker: &str, content: &Content) -> (Self, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(0));
+        (Self::start(tracker, content, Manner::Gated(gate.clone())).await, gate)
+    }
+
     /// A peer that says it holds some chunks of `content`. It is registered when this returns.
     ///
     /// # Panics

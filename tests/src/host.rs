@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::{Running, cluster::ready_line, process::Process};
+use crate::{Running, cluster::ready_line, process::Process, skipped};
 
 /// A network namespace.
 #[derive(Debug)]
@@ -25,7 +25,6 @@ impl Host {
     ///
     /// # Panics
     /// If `ip` made the namespace and then fails.
-    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn new(hosts: &[&str]) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -34,11 +33,11 @@ impl Host {
         match made {
             Ok(made) if made.status.success() => {}
             Ok(made) => {
-                eprintln!("SKIPPED: ip netns says {}", String::from_utf8_lossy(&made.stderr).trim());
+                skipped(format_args!("ip netns says {}", String::from_utf8_lossy(&made.stderr).trim()));
                 return None;
             }
             Err(error) => {
-                eprintln!("SKIPPED: there is no ip: {error}");
+                skipped(format_args!("there is no ip: {error}"));
                 return None;
             }
         }
@@ -77,13 +76,12 @@ impl Host {
     /// # Panics
     /// If there is no `ip`.
     #[must_use]
-    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn slow_down(&self, interface: &str, rate: &str) -> bool {
         let shape = ["qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, "burst", "4kb", "latency", "400ms"];
         let output = Command::new("ip").args(["netns", "exec", &self.name, "tc"]).args(shape).output();
         let output = output.expect("ip starts");
         if !output.status.success() {
-            eprintln!("SKIPPED: tc says {}", String::from_utf8_lossy(&output.stderr).trim());
+            skipped(format_args!("tc says {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
         output.status.success()
     }

@@ -14,6 +14,7 @@
 //! | [`host`] | machines of their own: network namespaces |
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
+//! | [`skip`] | saying that a test cannot run here |
 //!
 //! Invariants: every port is 0 at first; nothing here waits for a time, only for conditions; no process
 //! outlives the value that started it; the daemons are known by their contract alone (flags, ready
@@ -28,6 +29,7 @@ pub mod fake_peer;
 pub mod gate;
 pub mod host;
 pub mod process;
+pub mod skip;
 pub mod small_disk;
 pub mod wait;
 
@@ -36,4 +38,5 @@ pub use cluster::{Cluster, Peer, Tracker};
 pub use content::Content;
 pub use fake_peer::{FakePeer, Manner};
 pub use gate::Gate;
+pub use skip::skipped;
 pub use wait::until;

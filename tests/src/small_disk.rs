@@ -5,6 +5,8 @@ use std::{
     process::Command,
 };
 
+use crate::skipped;
+
 /// The mount; undone when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -17,10 +19,9 @@ impl SmallDisk {
     ///
     /// # Panics
     /// If root cannot mount a tmpfs outside of a container.
-    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn mount(path: PathBuf, size: u64) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: only root can mount a small file system");
+            skipped("only root can mount a small file system");
             return None;
         }
         std::fs::create_dir_all(&path).expect("a folder can be made");
@@ -28,7 +29,7 @@ impl SmallDisk {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output();
         let mount = mount.expect("mount can be started");
         if !mount.status.success() {
-            eprintln!("SKIPPED: mount says {}", String::from_utf8_lossy(&mount.stderr));
+            skipped(format_args!("mount says {}", String::from_utf8_lossy(&mount.stderr)));
             return None;
         }
         Some(Self { path })

@@ -1,45 +1,25 @@
 //! A crash loses time, not data: kill -9 of the downloader, of a source, of the tracker.
 
-use std::sync::Arc;
-
 use drizzle_tests::{
-    Cluster, Content, FakePeer, Manner, Peer,
+    Cluster, Content, FakePeer, Peer,
     content::{SMALL_CHUNK, alter_secretly, files_below, random},
     until,
 };
-use tokio::sync::Semaphore;
 
 const CHUNKS: usize = 40;
-
-/// A source that serves one chunk per permit.
-async fn gated(cluster: &Cluster, content: &Content) -> (FakePeer, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    (FakePeer::start(&cluster.tracker.url(), content, Manner::Gated(gate.clone())).await, gate)
-}
-
-/// Waits until so many chunks are recorded: what is recorded, no crash takes.
-async fn until_recorded(peer: &Peer, chunks: usize) {
-    let expected = chunks as u64 * u64::from(SMALL_CHUNK);
-    until(&format!("{chunks} recorded chunks"), async || {
-        let status = peer.status().await;
-        let recorded = status.transfers.first().and_then(|transfer| transfer.progress.as_ref())?.bytes_recorded;
-        (recorded >= expected).then_some(())
-    })
-    .await;
-}
 
 /// Kills the downloader once `stored` chunks are recorded, and checks that the next attempt fetches the
 /// others, each once, and none of those.
 async fn killed_downloader_resumes(stored: usize) {
     let cluster = Cluster::start().await;
     let a = Content::small_chunks("A", 1, CHUNKS);
-    let (source, gate) = gated(&cluster, &a).await;
+    let (source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
     let mut downloader = cluster.peer("downloader").await;
     let mut download = downloader.start_cli(["download", "A"]);
     gate.add_permits(stored);
     download.until_stored(stored).await;
     if stored > 0 {
-        until_recorded(&downloader, stored).await;
+        downloader.until_recorded(stored as u64 * u64::from(SMALL_CHUNK)).await;
     } else {
         until("a first request", async || (!source.requests().is_empty()).then_some(())).await;
     }
@@ -87,7 +67,7 @@ async fn a_downloader_killed_before_its_last_chunk_resumes() {
 async fn a_downloader_killed_again_and_again_gets_there() {
     let cluster = Cluster::start().await;
     let a = Content::small_chunks("A", 1, CHUNKS);
-    let (_source, gate) = gated(&cluster, &a).await;
+    let (_source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
     let mut downloader = cluster.peer("downloader").await;
     for round in 1..=6 {
         let mut download = downloader.start_cli(["download", "A"]);
@@ -112,7 +92,7 @@ async fn goes_on_by_itself(end: impl AsyncFnOnce(&mut Peer)) {
     let contents = ["A", "B", "C"].map(|name| Content::small_chunks(name, u64::from(name.as_bytes()[0]), CHUNKS));
     let mut sources = Vec::new();
     for content in &contents {
-        sources.push(gated(&cluster, content).await);
+        sources.push(FakePeer::gated(&cluster.tracker.url(), content).await);
     }
     let mut downloader = cluster.peer("downloader").await;
     let output = cluster.folder().join("elsewhere");
@@ -185,12 +165,12 @@ async fn a_downloader_killed_just_after_the_end_has_the_file() {
 async fn stored_chunks_that_were_altered_during_the_crash_are_not_believed() {
     let cluster = Cluster::start().await;
     let a = Content::small_chunks("A", 1, CHUNKS);
-    let (_source, gate) = gated(&cluster, &a).await;
+    let (_source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
     let mut downloader = cluster.peer("downloader").await;
     let mut download = downloader.start_cli(["download", "A"]);
     gate.add_permits(CHUNKS / 2);
     download.until_stored(CHUNKS / 2).await;
-    until_recorded(&downloader, CHUNKS / 2).await;
+    downloader.until_recorded(CHUNKS as u64 / 2 * u64::from(SMALL_CHUNK)).await;
     downloader.daemon.kill();
     download.ended().await.expect(5);
     // The partial file is as large as the whole one; its every stored chunk gets a wrong byte.

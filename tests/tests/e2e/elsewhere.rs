@@ -2,17 +2,16 @@
 //! read-only disk is found before anything is fetched, nothing is copied at the end, and daemons that write into one
 //! folder have no part in each other's files.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use drizzle_tests::{
-    Cluster, Content, FakePeer, Manner, Peer, Run, Running,
+    Cluster, Content, FakePeer, Peer, Run, Running,
     cluster::Options,
     content::{SMALL_CHUNK, files_below, random},
     small_disk::SmallDisk,
     until,
 };
 use rustix::process::Signal;
-use tokio::sync::Semaphore;
 
 const MIB: usize = 1 << 20;
 
@@ -22,16 +21,6 @@ fn start(peer: &Peer, output: &Path) -> Running {
 
 async fn download(peer: &Peer, output: &Path) -> Run {
     start(peer, output).ended().await
-}
-
-/// Waits until so many bytes of the download are recorded.
-async fn until_recorded(peer: &Peer, bytes: u64) {
-    until("recorded bytes", async || {
-        let status = peer.status().await;
-        let recorded = status.transfers.first().and_then(|transfer| transfer.progress.as_ref())?.bytes_recorded;
-        (recorded >= bytes).then_some(())
-    })
-    .await;
 }
 
 fn partials(peer: &Peer) -> Vec<String> {
@@ -86,14 +75,13 @@ async fn data_is_beside_a_destination_on_another_disk_and_goes_on_there_after_a_
     let cluster = Cluster::start().await;
     let Some(disk) = SmallDisk::mount(cluster.folder().join("disk"), 8 << 20) else { return };
     let a = Content::small_chunks("A", 1, 32);
-    let gate = Arc::new(Semaphore::new(0));
-    let _source = FakePeer::start(&cluster.tracker.url(), &a, Manner::Gated(gate.clone())).await;
+    let (_source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
     let mut two = cluster.peer("two").await;
     let output = disk.path().join("w.bin");
     let mut run = start(&two, &output);
     gate.add_permits(8);
     run.until_stored(8).await;
-    until_recorded(&two, 8 * u64::from(SMALL_CHUNK)).await;
+    two.until_recorded(8 * u64::from(SMALL_CHUNK)).await;
     let hidden = files_below(disk.path());
     assert!(matches!(&hidden[..], [name] if name.starts_with(".drizzle-")), "{hidden:?}");
     assert_eq!(partials(&two), [""; 0], "it takes no room in the state folder");
@@ -158,8 +146,7 @@ async fn a_daemon_that_is_killed_leaves_the_file_of_another_in_one_folder_alone(
     let cluster = Cluster::start().await;
     let Some(disk) = SmallDisk::mount(cluster.folder().join("disk"), 8 << 20) else { return };
     let a = Content::small_chunks("A", 1, 32);
-    let gate = Arc::new(Semaphore::new(0));
-    let _source = FakePeer::start(&cluster.tracker.url(), &a, Manner::Gated(gate.clone())).await;
+    let (_source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
     let (mut two, three) = (cluster.peer("two").await, cluster.peer("three").await);
     let (for_two, for_three) = (disk.path().join("two.bin"), disk.path().join("three.bin"));
     let (mut run_two, mut run_three) = (start(&two, &for_two), start(&three, &for_three));

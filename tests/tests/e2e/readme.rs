@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use drizzle_tests::{Cluster, cluster::Options, content::random, until};
+use drizzle_tests::{Cluster, cluster::Options, content::random, skipped, until};
 use serde_json::{Deserializer, Value};
 
 /// A Python beside which grpcurl is installed; tests/run sets it, and tests/python-env prints it.
@@ -19,13 +19,12 @@ const ADDRESS: &str = "127.0.0.1:7400";
 const NAMES: [&str; 2] = ["models/weights.bin", "foo"];
 
 /// The folder with grpcurl; none if the test cannot run here, which is an error in CI.
-#[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
 fn folder() -> Option<PathBuf> {
     if let Some(python) = env::var_os(PYTHON) {
         return Some(Path::new(&python).parent().expect("Python lies in a folder").to_owned());
     }
     assert!(env::var_os("CI").is_none(), "{PYTHON} is not set: run tests/run");
-    eprintln!("SKIPPED: {PYTHON} is not set; run tests/run, or set it to what tests/python-env prints");
+    skipped(format_args!("{PYTHON} is not set; run tests/run, or set it to what tests/python-env prints"));
     None
 }
 
