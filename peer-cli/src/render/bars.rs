@@ -8,9 +8,9 @@ use std::{io, time::Instant};
 
 use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
 use drizzle_proto::wire::{self, download_event::Event};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Told, View, summary};
+use super::{Told, View, screen, summary};
 use crate::{
     exit::Failure,
     format::{bytes, clean, clock, count, rate},
@@ -35,7 +35,7 @@ pub(crate) struct Bars {
 
 impl Bars {
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout_with_hz(HZ));
+        let bar = ProgressBar::with_draw_target(Some(0), screen::target(HZ));
         Self { out: Out::default(), told: Told::default(), bar, with_bar: None }
     }
 

@@ -1,9 +1,10 @@
 //! How a download is shown: [`bars`] to a person at a terminal, [`plain`] lines to a log, [`json`] to a
-//! program. All three are told the same things; none decides anything.
+//! program. All three are told the same things; none decides anything. The bars are painted on a [`screen`].
 
 pub(crate) mod bars;
 pub(crate) mod json;
 pub(crate) mod plain;
+mod screen;
 
 use std::{
     io::{self, IsTerminal},

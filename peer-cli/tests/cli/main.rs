@@ -3,3 +3,4 @@
 mod exit_codes;
 mod output;
 mod support;
+mod terminal;
