@@ -144,6 +144,11 @@ impl Progress {
         if self.total == 0 { 100 } else { u8::try_from(percent).unwrap_or(100) }
     }
 
+    /// Whether every byte is stored and checked.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.stored >= self.total && self.unchecked == 0
+    }
+
     /// Bytes that are checked and bytes to check in all, while that alone is left to be done.
     pub(crate) fn checking(&self) -> Option<(u64, u64)> {
         (self.unchecked > 0 && self.stored >= self.total)

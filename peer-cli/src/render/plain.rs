@@ -1,5 +1,5 @@
 //! A download as lines for a log: one at the start, one about every second and for each tenth of the
-//! bytes, the summary.
+//! bytes, one that tells all of them, the summary.
 
 use std::{
     io,
@@ -25,6 +25,8 @@ pub(crate) struct Plain {
     out: Out,
     told: Told,
     last: Option<(Instant, u8)>,
+    /// Whether a line has told every byte.
+    told_all: bool,
 }
 
 impl Plain {
@@ -33,6 +35,7 @@ impl Plain {
             let (name, checked, total) = (clean(&progress.name), bytes(checked), bytes(total));
             return self.out.line(&format!("{name}: all is here; checking it: {checked} of {total}"));
         }
+        self.told_all = progress.is_complete();
         let sources = progress.sources.iter().filter(|source| source.in_flight > 0).count() as u64;
         self.out.line(&format!(
             "{}: {} %, {} of {}, {}, {} left, {} active",
@@ -93,6 +96,10 @@ impl View for Plain {
     }
 
     fn done(&mut self, progress: &Progress, done: &wire::DownloadDone) -> io::Result<()> {
+        // The last bytes are seldom a tenth, and the end does not wait for the next second.
+        if self.last.is_some() && progress.is_complete() && !self.told_all {
+            self.line(progress)?;
+        }
         summary(&mut self.out, &progress.name, done)
     }
 

@@ -78,6 +78,26 @@ fn plain_lines_of_a_download() {
 }
 
 #[test]
+fn the_last_line_before_the_end_tells_all_of_it() {
+    let stored = |bytes_stored, bytes_unchecked| {
+        Event::Progress(wire::DownloadProgress { bytes_stored, bytes_unchecked, ..Default::default() })
+    };
+    let all = stored(10 * MIB, None);
+    for (events, lines) in [
+        (vec![stored(10 * MIB - 1, None), all.clone()], 2),
+        (vec![stored(10 * MIB, Some(MIB)), all.clone()], 2),
+        (vec![all.clone(), all], 1),
+    ] {
+        let events = [vec![started("a")], events, vec![done("/x/a")]].concat();
+        let daemon = Daemon::start(Script { download: events.into(), ..Script::default() });
+        let ran = daemon.run(&["download", "a"]);
+        let lines_before: Vec<_> = ran.stdout.lines().skip(1).take_while(|line| !line.starts_with("done")).collect();
+        assert!(lines_before.last().unwrap().starts_with("a: 100 %, 10.0 MiB of 10.0 MiB, "), "{ran:?}");
+        assert_eq!(lines_before.len(), lines, "{ran:?}");
+    }
+}
+
+#[test]
 fn the_request_has_absolute_paths_and_all_options() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path().canonicalize().unwrap();

@@ -57,11 +57,11 @@ impl Sources {
         self.0.get(&holder).map(|account| &account.address)
     }
 
-    /// Every holder that was asked, and what came from it.
+    /// Every holder that was asked, and what came from it. What is verified came, whenever it was counted last.
     pub(super) fn asked_so_far(&self) -> Vec<Contribution> {
         let told = self.0.values().map(|account| Contribution {
             peer: account.address.clone(),
-            bytes: account.received,
+            bytes: account.received.max(account.verified),
             chunks: account.chunks,
             in_flight: account.in_flight,
         });

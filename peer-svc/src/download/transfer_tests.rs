@@ -147,6 +147,20 @@ fn nothing_is_asked_before_the_holders_are_known_and_all_ends_with_the_last_chun
 }
 
 #[test]
+fn the_last_progress_tells_every_stored_byte_and_its_source_whenever_they_were_counted_last() {
+    let mut bench = Bench::located(4, &[1, 2]);
+    let mut told = None;
+    while let Some(fetch) = bench.fetches.first().cloned() {
+        for effect in bench.stored(&fetch) {
+            told = if let Effect::Tell(DownloadEvent::Progress(progress)) = effect { Some(progress) } else { told };
+        }
+    }
+    let told = told.expect("the end is told");
+    let given: u64 = told.sources.iter().map(|source| source.bytes).sum();
+    assert_eq!((told.stored, given), (4 << 14, 4 << 14), "{told:?}");
+}
+
+#[test]
 fn a_file_that_is_all_here_is_complete_at_once() {
     let bench = Bench::new(3, "0-2", "");
     assert!(bench.log.last().unwrap().contains("Complete"), "{:?}", bench.log);
