@@ -37,6 +37,8 @@ pub enum Manner {
     WrongBytes,
     /// Serves wrong bytes for this chunk, the true ones for others.
     WrongChunk(u32),
+    /// Takes every request and never answers it.
+    Silent,
     /// Sends this many true bytes and then nothing, forever.
     Stalls(usize),
     /// Sends this many true bytes, then an error.
@@ -201,6 +203,10 @@ impl peer_server::Peer for Service {
         if let Manner::Says(code) = self.manner {
             return Err(Status::new(code, "so says the fake"));
         }
+        if matches!(self.manner, Manner::Silent) {
+            // It ends when the downloader goes away.
+            return std::future::pending().await;
+        }
         let bytes = self.content.chunk(request.chunk)[request.offset as usize..].to_vec();
         let manner = match self.manner {
             Manner::WrongChunk(chunk) if chunk == request.chunk => Manner::WrongBytes,
@@ -251,7 +257,7 @@ async fn behave(manner: Manner, mut bytes: Vec<u8>, to: Sender) {
             to.closed().await;
         }
         Manner::EmptyMessages => while to.send(Ok(FetchChunkResponse::default())).await.is_ok() {},
-        Manner::Says(_) | Manner::WrongChunk(_) => unreachable!("resolved before the stream begins"),
+        Manner::Says(_) | Manner::Silent | Manner::WrongChunk(_) => unreachable!("resolved before the stream begins"),
     }
 }
 

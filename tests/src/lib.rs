@@ -12,6 +12,7 @@
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`host`] | machines of their own: network namespaces |
+//! | [`place`] | a folder for the daemons on such machines |
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
 //! | [`skip`] | saying that a test cannot run here |
@@ -28,6 +29,7 @@ pub mod dead_disk;
 pub mod fake_peer;
 pub mod gate;
 pub mod host;
+pub mod place;
 pub mod process;
 pub mod skip;
 pub mod small_disk;
@@ -38,5 +40,6 @@ pub use cluster::{Cluster, Peer, Tracker};
 pub use content::Content;
 pub use fake_peer::{FakePeer, Manner};
 pub use gate::Gate;
+pub use place::Place;
 pub use skip::skipped;
 pub use wait::until;

@@ -4,7 +4,7 @@
 //! never blocks, and a test can look at any time.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     net::SocketAddr,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
@@ -56,6 +56,17 @@ impl Output {
     }
 }
 
+/// A program that has ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// All that it wrote to stdout.
+    pub stdout: String,
+    /// All that it wrote to stderr.
+    pub stderr: String,
+}
+
 /// A child; it is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -81,6 +92,17 @@ impl Process {
     /// If it cannot be started.
     pub fn start_with(name: &str, program: &str, args: &[OsString], logs: &Path, outputs: [Output; 2]) -> Self {
         Self::start_as(&[], name, program, args, logs, outputs)
+    }
+
+    /// Runs one of the binaries under test to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started, or does not end.
+    pub async fn ran<A: AsRef<OsStr>>(program: &str, args: &[A], logs: &Path) -> Ended {
+        let args: Vec<OsString> = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let mut run = Self::start(program, program, &args, logs);
+        let code = run.ended().await;
+        Ended { code, stdout: run.stdout(), stderr: run.stderr() }
     }
 
     /// [`Process::start`] by way of a command that becomes the program, such as `ip netns exec HOST`.

@@ -1,48 +1,9 @@
 //! Where peers are reached: both address families, addresses that change, and addresses that are wrong.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use drizzle_proto::PeerId;
-use drizzle_tests::{Cluster, Run, cluster::Options, content::random, host::Host, process::Process};
-use tempfile::TempDir;
-
-/// A folder for a test, with one for logs in it.
-pub(super) struct Place(TempDir);
-
-impl Place {
-    pub(super) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("drizzle-test-").tempdir().unwrap();
-        fs::create_dir(folder.path().join("logs")).unwrap();
-        Self(folder)
-    }
-
-    pub(super) fn logs(&self) -> PathBuf {
-        self.0.path().join("logs")
-    }
-
-    pub(super) fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// A tracker with its options at their defaults, but for these.
-    pub(super) async fn tracker(&self, host: &Host, args: &[&str]) -> Process {
-        let data = self.path("tracker");
-        host.daemon("tracker-svc", &[&["--data-dir", &data], args].concat(), &self.logs()).await.0
-    }
-
-    /// A peer with its options at their defaults, but for these.
-    pub(super) async fn peer(&self, host: &Host, name: &str, args: &[&str]) -> Process {
-        let dir = self.path(name);
-        host.daemon("peer-svc", &[&["--dir", &dir], args].concat(), &self.logs()).await.0
-    }
-
-    pub(super) async fn cli(&self, host: &Host, args: &[&str]) -> Run {
-        host.cli(args, &self.logs()).ended().await
-    }
-}
+use drizzle_tests::{Cluster, Place, Run, cluster::Options, content::random, host::Host, process::{Ended, Process}};
 
 const NAMES: [&str; 2] = ["::1 tr", "127.0.0.1 tr"];
 
@@ -247,11 +208,9 @@ async fn an_address_that_no_peer_can_reach_is_refused_at_start() {
     for address in ["0.0.0.0:7401", "[::]:7401", "no-such-host.invalid:7401", "10.0.0.1:0", "10.0.0.1"] {
         let ports = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"];
         let args = [&["--tracker", "127.0.0.1:1", "--dir", &dir, "--advertise", address][..], &ports].concat();
-        let args: Vec<_> = args.into_iter().map(Into::into).collect();
-        let mut peer = Process::start("the peer", "peer-svc", &args, &place.logs());
-        assert_ne!(peer.ended().await, 0);
-        let (said, error) = (peer.stdout(), peer.stderr());
-        assert_eq!(said, "", "it is never ready");
+        let Ended { code, stdout, stderr: error } = Process::ran("peer-svc", &args, &place.logs()).await;
+        assert_ne!(code, 0);
+        assert_eq!(stdout, "", "it is never ready");
         assert!(error.contains("--advertise") && error.contains(address) && error.contains("HOST:PORT"), "{error}");
     }
 }

@@ -2,10 +2,8 @@
 
 use std::{fs, time::Duration};
 
-use drizzle_tests::{content::random, host::Host, process::Process};
+use drizzle_tests::{Place, content::random, host::Host, process::Process};
 use rustix::process::Signal;
-
-use super::addresses::Place;
 
 const CHUNK: u32 = 256 << 10;
 

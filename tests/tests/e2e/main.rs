@@ -22,6 +22,7 @@ mod refusals;
 mod resources;
 mod scenarios;
 mod shutdown;
+mod silent;
 mod sizes;
 mod state;
 mod unwritable;

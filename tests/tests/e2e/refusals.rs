@@ -9,17 +9,15 @@ use std::{
 
 use drizzle_tests::{
     Cluster, Content,
-    process::{Output, Process},
+    process::{Ended, Process},
     until,
 };
 
 /// Runs a program that ends by itself: its exit code and what it says on stderr.
 async fn ended(program: &str, args: &[&str], logs: &Path) -> (i32, String) {
-    let args: Vec<OsString> = args.iter().map(Into::into).collect();
-    let mut run = Process::start_with(program, program, &args, logs, [Output::Kept; 2]);
-    let code = run.ended().await;
-    assert_eq!(run.stdout(), "", "it was never ready");
-    (code, run.stderr())
+    let Ended { code, stdout, stderr } = Process::ran(program, args, logs).await;
+    assert_eq!(stdout, "", "it was never ready");
+    (code, stderr)
 }
 
 /// It ends with 1 and one line that has these words, each of them once.
@@ -117,7 +115,7 @@ async fn damaged_state_is_told_in_one_line_or_healed() {
                 args.extend(["--tracker", "127.0.0.1:1", "--control", "127.0.0.1:0", "--dir"].map(Into::into));
                 args.push(one.dir.clone().into());
             }
-            let mut run = Process::start_with(program, program, &args, &logs, [Output::Kept; 2]);
+            let mut run = Process::start(program, program, &args, &logs);
             let code = until("an end or a ready line", async || {
                 if run.stdout().contains('\n') { Some(None) } else { run.exit_code().map(Some) }
             });

@@ -209,13 +209,11 @@ async fn garbled_state_is_told_or_healed() {
 async fn two_daemons_do_not_share_one_folder() {
     let cluster = Cluster::start().await;
     let one = cluster.peer("one").await;
-    let mut args: Vec<std::ffi::OsString> = vec!["--tracker".into(), cluster.tracker.url().into(), "--dir".into()];
-    args.push(one.dir.clone().into());
-    args.extend(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"].map(Into::into));
-    let logs = cluster.folder().join("logs");
-    let mut second = drizzle_tests::process::Process::start("second", "peer-svc", &args, &logs);
-    assert_eq!(second.ended().await, 1);
-    assert_eq!(second.stdout(), "", "it was never ready");
+    let (tracker, dir) = (cluster.tracker.url(), one.dir.to_str().unwrap());
+    let ports = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+    let args = [&["--tracker", &tracker, "--dir", dir][..], &ports].concat();
+    let second = drizzle_tests::process::Process::ran("peer-svc", &args, &one.daemon.logs).await;
+    assert_eq!((second.code, second.stdout.as_str()), (1, ""), "it was never ready: {}", second.stderr);
     assert_eq!(one.status().await.shared_files, 0, "the first one goes on");
 }
 
