@@ -85,7 +85,7 @@ impl Concerns {
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) tracker: TrackerClient,
-    /// For messages.
+    /// As it was configured; for the log and for errors.
     pub(crate) tracker_address: Address,
     pub(crate) identity: Identity,
     pub(crate) labels: Labels,

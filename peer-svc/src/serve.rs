@@ -63,7 +63,7 @@ pub(crate) enum ServeError {
     /// The requester means another peer, which tells this one's address.
     #[error("this is peer {own}, and not peer {meant}, which tells the same address: set --advertise on both")]
     OtherPeer {
-        /// This peer.
+        /// The id of this peer.
         own: PeerId,
         /// The peer that was asked for.
         meant: PeerId,
@@ -165,7 +165,7 @@ impl Reader {
 /// What a monitor may ask of the uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UploadCounts {
-    /// Upload slots.
+    /// Slots that there are now; the number follows the uplink.
     pub(crate) slots: usize,
     /// Slots that are taken.
     pub(crate) taken: usize,
@@ -358,7 +358,7 @@ async fn room<'a>(
 #[derive(Debug)]
 pub(crate) struct ChunkStream {
     messages: mpsc::Receiver<Result<Bytes, Status>>,
-    /// Fills the channel.
+    /// Reads the chunk from the disk into the channel.
     reader: JoinHandle<()>,
     left: u64,
     sent: Arc<AtomicU64>,

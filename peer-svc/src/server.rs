@@ -74,7 +74,7 @@ pub enum BindError {
     /// The shared folder is unusable.
     #[error("cannot use the folder {}: {source}", path.display())]
     Dir {
-        /// The folder.
+        /// The folder as it was given with --dir.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -85,7 +85,7 @@ pub enum BindError {
     /// A port is taken or not ours.
     #[error("cannot listen on {address} ({option}): {source}")]
     Listen {
-        /// The address.
+        /// Where it was to listen.
         address: SocketAddr,
         /// The option that gave it.
         option: &'static str,

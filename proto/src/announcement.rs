@@ -5,7 +5,7 @@ use crate::{ChunkSet, Digest, FileInfo};
 /// One file's share of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChunks {
-    /// Which file.
+    /// The file that it is about, as the sender knows it.
     pub file: FileInfo,
     /// Index of the first of `hashes`.
     pub first_hash: u32,
@@ -20,11 +20,11 @@ pub struct FileChunks {
 /// What the tracker made of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileOutcome {
-    /// Announced.
+    /// The name has this content, and the sender is a holder of the chunks that it told.
     Registered,
     /// Other content was registered first under this name.
     Refused {
-        /// That content.
+        /// The content that has the name.
         registered: FileInfo,
         /// For a person; names both ids.
         detail: String,

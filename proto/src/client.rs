@@ -95,7 +95,7 @@ pub struct Renewal {
 /// A file and how many hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSummary {
-    /// Which file.
+    /// Its name, id and layout.
     pub file: FileInfo,
     /// Live peers with every chunk.
     pub full_holders: u32,

@@ -5,9 +5,9 @@ use crate::{ChunkSet, PeerId, PeerInfo};
 /// A live peer that holds some of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The peer.
+    /// Its id, address and labels.
     pub peer: PeerInfo,
-    /// What it holds.
+    /// The chunks that it announced.
     pub chunks: ChunkSet,
 }
 

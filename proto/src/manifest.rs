@@ -25,7 +25,7 @@ pub enum ManifestError {
     HashCount {
         /// Chunks of the layout.
         chunks: u32,
-        /// Hashes supplied.
+        /// Hashes that came with it.
         hashes: usize,
     },
     /// Stored bytes are no canonical form.

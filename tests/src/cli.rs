@@ -28,7 +28,7 @@ pub struct Run {
 /// What one source gave in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Given {
-    /// Bytes.
+    /// Verified bytes of it.
     pub bytes: u64,
     /// Verified chunks.
     pub chunks: u64,
@@ -106,7 +106,7 @@ impl Running {
 pub struct Step {
     /// `requested`, `stored` or `failed`.
     pub step: String,
-    /// Which chunk.
+    /// Index of the chunk.
     pub chunk: u64,
     /// `HOST:PORT` of the source.
     pub peer: String,

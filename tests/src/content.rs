@@ -22,7 +22,7 @@ pub fn random(seed: u64, size: usize) -> Vec<u8> {
 /// A file as the swarm knows it: name, bytes, chunk size.
 #[derive(Debug, Clone)]
 pub struct Content {
-    /// Its name.
+    /// Its name in the swarm.
     pub name: FileName,
     /// All of its bytes.
     pub bytes: Vec<u8>,

@@ -25,7 +25,7 @@ struct HolderFields<'a> {
     peer: &'a str,
     peer_id: String,
     labels: BTreeMap<&'a str, &'a str>,
-    /// How many chunks.
+    /// How many chunks it holds.
     held: u32,
     full: bool,
     /// First and last index of each run: a list of every index would be as long as the file is large.

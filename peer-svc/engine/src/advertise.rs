@@ -24,7 +24,7 @@ pub struct Way {
 /// What to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// This one.
+    /// This address, on which the daemon listens and by which the tracker is reached.
     Tell(IpAddr),
     /// The first of these, each with another local address, by which the tracker is really reached.
     Try(Vec<Way>),

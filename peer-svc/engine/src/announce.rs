@@ -28,7 +28,7 @@ const INLINE_HASHES: usize = 64;
 struct News {
     /// Nothing is held of this content any more.
     gone: Option<FileInfo>,
-    /// Held since then.
+    /// What is held of the name's content now.
     held: Option<HeldNews>,
 }
 

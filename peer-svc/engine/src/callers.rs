@@ -16,7 +16,7 @@ pub struct CallerId(u64);
 pub enum Leave {
     /// Other callers follow it.
     GoesOn,
-    /// None does.
+    /// It was the last caller: the download ends.
     Ends,
 }
 

@@ -47,7 +47,7 @@ pub enum Sight {
 /// What is to be done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing.
+    /// Nothing: it stays what it is.
     Leave,
     /// Offer it as it is recorded.
     Offer,

@@ -26,7 +26,7 @@ pub const GRACE: Duration = Duration::from_secs(20);
 /// What a download hears.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Located {
-    /// Apply this.
+    /// A holder came, went, or holds more than before.
     Change(HolderChange),
     /// The first snapshot is complete.
     Synced,

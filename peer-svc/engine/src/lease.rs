@@ -62,7 +62,7 @@ pub enum Answer {
 /// What changed for the rest of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing.
+    /// The rest of the daemon need not know.
     Nothing,
     /// The tracker answers, under this lease.
     Connected(u64),

@@ -55,7 +55,7 @@ pub struct Pace {
 /// What there is to say of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It moves.
+    /// Enough bytes come for it to go on.
     Fine,
     /// No byte for [`Limits::silence`].
     Silent,

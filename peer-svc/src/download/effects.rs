@@ -15,7 +15,7 @@ use crate::{
 /// Something that happened.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// It begins.
+    /// The download begins; always the first.
     Begin,
     /// A caller cancelled it.
     Cancelled,
@@ -25,7 +25,7 @@ pub(super) enum Input {
     Located(Located),
     /// There will be no more news of the file's holders.
     LocatingEnded,
-    /// A fetch ended.
+    /// This fetch ended, with its chunk stored or without.
     Fetched(FetchId, Result<StoredChunk, FetchFailure>),
     /// The stored chunks were recorded, or could not be; it took so long.
     Recorded(Result<(), RecordError>, Duration),
@@ -71,7 +71,7 @@ pub(super) enum Effect {
     Prove(ChunkSet),
     /// Close the connections to this peer.
     Forget(PeerId),
-    /// It is over.
+    /// The fetching is over; always the last.
     End(Ended),
 }
 
@@ -80,6 +80,6 @@ pub(super) enum Effect {
 pub(super) enum Ended {
     /// Every wanted chunk is stored and proved.
     Complete,
-    /// Something is missing.
+    /// It ended before that.
     Failed(Failure),
 }

@@ -24,7 +24,7 @@ const BACKLOG: usize = 4096;
 pub(crate) enum DownloadEvent {
     /// The first event.
     Started {
-        /// What is fetched.
+        /// The file that is fetched, whole or in part.
         file: FileInfo,
         /// Bytes of the wanted chunks.
         wanted: u64,
@@ -35,11 +35,11 @@ pub(crate) enum DownloadEvent {
     Progress(Progress),
     /// A step of one chunk.
     Chunk {
-        /// What happened.
+        /// The step.
         step: Step,
-        /// To which chunk.
+        /// The chunk that took it.
         chunk: ChunkIndex,
-        /// At which holder.
+        /// Where the holder is reached that was asked for it.
         peer: Address,
     },
     /// Nothing can be asked for now, and why.
@@ -61,13 +61,13 @@ pub(crate) enum DownloadEvent {
     },
     /// The last event of a bad end.
     Failed {
-        /// For programs.
+        /// What callers decide by.
         kind: FailureKind,
-        /// For people.
+        /// What a person reads: what happened, and what to do.
         reason: String,
         /// What is still missing.
         chunks: ChunkRanges,
-        /// Which holders misbehaved.
+        /// Which holders misbehaved, and how.
         blamed: Vec<Blamed>,
     },
 }
@@ -95,7 +95,7 @@ pub(crate) enum FailureKind {
     Integrity,
     /// No holder to serve it.
     Timeout,
-    /// On request.
+    /// A caller cancelled it, or the last one left.
     Cancelled,
     /// Other content stands at the destination.
     DestinationExists,
@@ -125,7 +125,7 @@ pub(crate) struct Progress {
 /// What one holder gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contribution {
-    /// Its address.
+    /// Where it is reached.
     pub(crate) peer: Address,
     /// Bytes of this run: received so far, or verified in the last event.
     pub(crate) bytes: u64,
@@ -138,11 +138,11 @@ pub(crate) struct Contribution {
 /// What one holder did wrong in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Blamed {
-    /// Its address.
+    /// Where it is reached.
     pub(crate) peer: Address,
     /// What it did.
     pub(crate) offence: Offence,
-    /// With which chunks.
+    /// The chunks that it did that with.
     pub(crate) chunks: ChunkRanges,
 }
 

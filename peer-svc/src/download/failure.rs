@@ -36,7 +36,7 @@ pub(super) enum Failure {
     NoRoom { bytes: u64, folder: PathBuf },
     /// Nothing can be written where the file is to go.
     Unwritable { folder: PathBuf, source: io::Error },
-    /// The disk refused.
+    /// The disk refused to take or to sync a chunk.
     Storage(io::Error),
     /// The state folder cannot be written.
     Journal(JournalError),
@@ -44,7 +44,7 @@ pub(super) enum Failure {
     Path(PathError),
     /// The file could not be put in place.
     Assemble(AssembleError),
-    /// A bug.
+    /// A bug; the text of a panic, or of what cannot be.
     Internal(String),
 }
 
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// For programs.
+    /// What callers decide by: exit codes hang on it.
     pub(super) fn kind(&self) -> FailureKind {
         match self {
             Self::Cancelled => FailureKind::Cancelled,

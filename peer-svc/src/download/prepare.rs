@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) partial: Arc<PartialFile>,
-    /// Keeps it open.
+    /// Keeps the data file open, so that no chunk has to open it again.
     pub(super) file: Arc<File>,
     /// All stored chunks, wanted or not.
     pub(super) stored: ChunkSet,
@@ -122,11 +122,11 @@ fn copy_local(
 /// What stands at a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// Nothing.
+    /// There is nothing of that name.
     Nothing,
     /// A file with the very content that is wanted, and its stamp.
     Same(Stamp),
-    /// Something else.
+    /// Other content, or no regular file.
     Other,
 }
 

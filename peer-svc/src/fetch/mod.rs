@@ -55,7 +55,7 @@ pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
-    /// Threads for writing.
+    /// Threads for what blocks: the chunk is written on one of them.
     pub(crate) lanes: Arc<Lanes>,
     /// This download's part of the memory for chunks in flight.
     pub(crate) memory: Arc<Account>,

@@ -31,7 +31,7 @@ pub(crate) enum AssembleError {
     /// The system refused.
     #[error("cannot put {} in place: {source}", path.display())]
     Io {
-        /// The destination.
+        /// The destination of the file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

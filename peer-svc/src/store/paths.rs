@@ -25,7 +25,7 @@ pub(crate) enum PathError {
     /// The system refused.
     #[error("cannot use the folder {}: {source}", path.display())]
     Io {
-        /// The folder.
+        /// The folder that could not be looked at, made or synced.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

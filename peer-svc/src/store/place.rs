@@ -31,7 +31,7 @@ pub(crate) enum PlaceError {
     /// Nothing can be written into the destination's folder.
     #[error("cannot write into {}: {source}", folder.display())]
     Unwritable {
-        /// The folder.
+        /// The folder where the data would lie.
         folder: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -41,13 +41,13 @@ pub(crate) enum PlaceError {
     NoRoom {
         /// Bytes that must become free.
         bytes: u64,
-        /// Where.
+        /// A folder on the file system that is full.
         folder: PathBuf,
     },
     /// The system refused.
     #[error("cannot write {}: {source}", path.display())]
     Io {
-        /// The data file.
+        /// The file that could not be read or written.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -55,7 +55,7 @@ pub(crate) enum PlaceError {
     /// The state folder cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// On request.
+    /// The download was cancelled while its data was moved.
     #[error("cancelled")]
     Cancelled,
 }
@@ -63,11 +63,11 @@ pub(crate) enum PlaceError {
 /// How far the move of data from one folder to another is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moved<'a> {
-    /// Where it goes.
+    /// The new data file.
     pub(crate) to: &'a Path,
     /// Bytes that are there.
     pub(crate) done: u64,
-    /// Bytes in all.
+    /// Bytes of all chunks that move.
     pub(crate) total: u64,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Moved<'a> {
 pub(crate) struct Place<'a> {
     pub(crate) journal: &'a Journal,
     pub(crate) partials: &'a Partials,
-    /// Ends a move.
+    /// Ends a move between two chunks of it.
     pub(crate) cancel: &'a CancellationToken,
     /// Is told how far a move is.
     pub(crate) tell: &'a dyn Fn(Moved<'_>),
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Place<'_> {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) partial: PartialFile,
-    /// Keeps it open.
+    /// Keeps the data file open, so that no chunk has to open it again.
     pub(crate) file: Arc<File>,
     /// The chunks that the journal vouches for.
     pub(crate) recorded: ChunkSet,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What tells that a file is still the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
-    /// Bytes.
+    /// Size in bytes.
     pub(crate) size: u64,
     /// Modification time in nanoseconds since 1970.
     pub(crate) modified_nanos: i128,

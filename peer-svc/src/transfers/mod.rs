@@ -73,13 +73,13 @@ enum Place {
 /// A running download as a person sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct TransferStatus {
-    /// What is fetched.
+    /// The file that is fetched.
     pub(crate) file: FileInfo,
     /// Bytes of the wanted chunks.
     pub(crate) wanted: u64,
     /// How far it is.
     pub(crate) progress: Progress,
-    /// Since it began.
+    /// Time since it began.
     pub(crate) elapsed: Duration,
 }
 

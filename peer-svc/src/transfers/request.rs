@@ -10,11 +10,11 @@ use crate::store::journal::JournalError;
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    /// The file's name.
+    /// The file's name in the swarm.
     pub(crate) name: FileName,
     /// Where it goes, if not below the daemon's folder.
     pub(crate) output: Option<PathBuf>,
-    /// Only these chunks.
+    /// The only chunks to fetch, and no file is put in place; `None`: the whole file.
     pub(crate) chunks: Option<ChunkRanges>,
     /// Without a stored chunk for this long, give up.
     pub(crate) timeout: Duration,
@@ -42,17 +42,17 @@ pub(crate) enum StartError {
     /// Something is there that is no file, and that no file can take the place of.
     #[error("{} is {what}; give the path of a new file with -o", path.display())]
     NotAFile {
-        /// The path.
+        /// The destination.
         path: PathBuf,
-        /// What it is.
+        /// What stands there, with its article, such as "a folder".
         what: &'static str,
     },
     /// The output path cannot be used.
     #[error("cannot download to {}: {reason}", path.display())]
     Output {
-        /// The path.
+        /// The path as the caller gave it.
         path: PathBuf,
-        /// Why not.
+        /// What is wrong with it, in words.
         reason: String,
     },
     /// A transfer of that name runs already and wants something else.

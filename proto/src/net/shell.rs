@@ -69,7 +69,7 @@ pub enum Fault {
     /// The server gave up, for instance because its listener failed.
     #[error("the {part} failed: {}", innermost(.source))]
     Serve {
-        /// Which server.
+        /// The server in words, such as "peer service".
         part: &'static str,
         /// What the transport said.
         source: tonic::transport::Error,
@@ -77,7 +77,7 @@ pub enum Fault {
     /// Its listener is of no use any more, so nothing could connect.
     #[error("the {part} cannot accept connections any more: {source}; start this daemon again")]
     Listen {
-        /// Which server.
+        /// The server in words, such as "peer service".
         part: &'static str,
         /// What the system said.
         source: io::Error,

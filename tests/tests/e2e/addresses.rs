@@ -3,7 +3,13 @@
 use std::{fs, path::Path};
 
 use drizzle_proto::PeerId;
-use drizzle_tests::{Cluster, Place, Run, cluster::Options, content::random, host::Host, process::{Ended, Process}};
+use drizzle_tests::{
+    Cluster, Place, Run,
+    cluster::Options,
+    content::random,
+    host::Host,
+    process::{Ended, Process},
+};
 
 const NAMES: [&str; 2] = ["::1 tr", "127.0.0.1 tr"];
 

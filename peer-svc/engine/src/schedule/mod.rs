@@ -76,7 +76,7 @@ pub struct FetchId(u64);
 /// An assignment: ask this holder for this chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
-    /// For [`Scheduler::finished`].
+    /// Names this fetch to [`Scheduler::finished`] and its like.
     pub id: FetchId,
     /// What to ask for.
     pub chunk: ChunkIndex,

@@ -61,7 +61,7 @@ pub struct Blame {
     pub holder: PeerId,
     /// What it did.
     pub offence: Offence,
-    /// With which chunks.
+    /// The chunks that it did that with.
     pub chunks: ChunkSet,
 }
 

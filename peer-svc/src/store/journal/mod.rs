@@ -65,7 +65,7 @@ pub(crate) enum JournalError {
     /// The folder cannot be made or read.
     #[error("cannot use the state folder {}: {source}; give another one with --state-dir", path.display())]
     Folder {
-        /// The folder.
+        /// The state folder.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -76,7 +76,7 @@ pub(crate) enum JournalError {
     /// The file is not what this program wrote.
     #[error("{} is damaged ({detail}); move it away to start over: shared files are hashed again, unfinished downloads begin anew", path.display())]
     Damaged {
-        /// The file.
+        /// The database in the state folder.
         path: PathBuf,
         /// What is wrong with it.
         detail: String,
@@ -84,15 +84,15 @@ pub(crate) enum JournalError {
     /// A later version of this program wrote it.
     #[error("{} was written by a newer peer-svc (format {found}, this one knows {FORMAT}); start that version, or give another --state-dir", path.display())]
     Newer {
-        /// The file.
+        /// The database in the state folder.
         path: PathBuf,
-        /// Its format.
+        /// The format number in it, above [`FORMAT`].
         found: u64,
     },
     /// Reading or writing failed.
     #[error("cannot write the state in {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The database in the state folder.
         path: PathBuf,
         /// What the system or the database said.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -31,7 +31,7 @@ struct StoredShare {
 /// An unfinished download.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialRecord {
-    /// Its name.
+    /// The name of the file; no other record has it.
     pub(crate) name: FileName,
     /// What it is to become.
     pub(crate) manifest: Manifest,
@@ -55,7 +55,7 @@ pub(crate) struct Order {
 /// An unfinished download whose record ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndedPartial {
-    /// Its name.
+    /// The name of the file.
     pub(crate) name: FileName,
     /// Where its data is, if that is not in the folder of partial files. It is noted as a leftover.
     pub(crate) beside: Option<PathBuf>,
