@@ -71,6 +71,10 @@ pub(crate) struct Share {
     /// 1000 chunks]
     #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
     pub(crate) chunk_size: Option<u32>,
+    /// Let names that this peer registered before stand for what the files are now; peers that have the old content
+    /// drop it
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 #[derive(Debug, clap::Args)]

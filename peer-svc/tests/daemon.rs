@@ -274,8 +274,11 @@ async fn a_slow_tracker_is_told_again_what_it_did_not_take_and_nothing_else() {
     let new = folder.path().join("new");
     std::fs::write(&new, "new").unwrap();
     let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
-    let request =
-        wire::ShareRequest { paths: vec![new.to_str().unwrap().to_owned()], name: "new".to_owned(), chunk_size: 0 };
+    let request = wire::ShareRequest {
+        paths: vec![new.to_str().unwrap().to_owned()],
+        name: "new".to_owned(),
+        ..Default::default()
+    };
     let shared = wire::control_client::ControlClient::new(control).share(request).await.unwrap();
     let events: Vec<_> = shared.into_inner().map(|event| event.unwrap().event.unwrap()).collect().await;
     let Some(wire::share_event::Event::Result(result)) = events.last() else { panic!("{events:?}") };

@@ -15,6 +15,8 @@ pub struct FileChunks {
     pub held: ChunkSet,
     /// The sender holds nothing of it any more; `held` and `hashes` mean nothing then.
     pub gone: bool,
+    /// The name is to stand for this content from now on, if the sender registered the name first.
+    pub replace: bool,
 }
 
 /// What the tracker made of one entry.

@@ -282,7 +282,7 @@ impl TryFrom<wire::FileChunks> for FileChunks {
         if held.count() != count {
             return Err(WireError::ChunkSet("length is not the file's chunk_count"));
         }
-        Ok(Self { file, first_hash: entry.first_hash, hashes, held, gone: entry.gone })
+        Ok(Self { file, first_hash: entry.first_hash, hashes, held, gone: entry.gone, replace: entry.replace })
     }
 }
 
@@ -294,6 +294,7 @@ impl From<&FileChunks> for wire::FileChunks {
             first_hash: entry.first_hash,
             held: Some((&entry.held).into()),
             gone: entry.gone,
+            replace: entry.replace,
         }
     }
 }

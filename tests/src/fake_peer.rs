@@ -160,6 +160,7 @@ impl Membership {
                 hashes: hashes.copied().collect(),
                 held: self.held.clone(),
                 gone: false,
+                replace: false,
             };
             let outcomes = self.tracker.register_chunk(lease.id, &[entry]).await.map_err(|error| error.to_string())?;
             match &outcomes[..] {

@@ -109,6 +109,14 @@ mod tests {
             unreachable!()
         }
 
+        fn drop_name(&self, _: &FileName, _: bool) -> Result<Option<Record>, CatalogueError> {
+            unreachable!()
+        }
+
+        fn reassign(&self, _: &FileName, _: PeerId) -> Result<Option<Record>, CatalogueError> {
+            unreachable!()
+        }
+
         fn get(&self, _: &FileName) -> Result<Option<Record>, CatalogueError> {
             unreachable!()
         }

@@ -7,10 +7,10 @@ use drizzle_proto::{
 
 use crate::{catalogue::Verdict, limits::MAX_NAMES};
 
-/// What becomes of a claim to a name that stands for something already.
-pub(crate) fn judge(registered: &FileInfo, claimed: &FileInfo) -> FileOutcome {
+/// What becomes of a claim to a name that stands for something already, `own` if the claiming peer registered it.
+pub(crate) fn judge(registered: &FileInfo, claimed: &FileInfo, own: bool) -> FileOutcome {
     if registered.id != claimed.id {
-        let detail = refusal(registered, claimed);
+        let detail = refusal(registered, claimed, own);
         FileOutcome::Refused { registered: registered.clone(), detail }
     } else if registered.layout != claimed.layout {
         FileOutcome::Invalid(wrong_layout(claimed))
@@ -38,12 +38,16 @@ pub(crate) fn same_address(other: &PeerInfo) -> String {
     )
 }
 
-fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
+fn refusal(registered: &FileInfo, claimed: &FileInfo, own: bool) -> String {
     let name = claimed.name.as_str();
     let told =
         |file: &FileInfo| format!("{} (size {}, chunk size {})", file.id, file.layout.size(), file.layout.chunk_size());
+    let advice = match own {
+        true => "share it with --replace if the name is to stand for what you have now, else under another name",
+        false => "share it under another name, or have its owner replace or withdraw it",
+    };
     format!(
-        "{name:?} is registered with other content: registered id {}, yours {}; share it under another name, or have its owner withdraw it",
+        "{name:?} is registered with other content: registered id {}, yours {}; {advice}",
         told(registered),
         told(claimed)
     )
@@ -52,10 +56,14 @@ fn refusal(registered: &FileInfo, claimed: &FileInfo) -> String {
 /// What a catalogue's verdict means for an entry.
 pub(crate) fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
     match verdict {
-        Verdict::New | Verdict::Same => FileOutcome::Registered,
-        Verdict::Other(registered) => judge(&registered, &entry.file),
+        Verdict::New | Verdict::Replaced(_) | Verdict::Same => FileOutcome::Registered,
+        Verdict::Other { registered, own } => judge(&registered, &entry.file, own),
         Verdict::Withdrawn => FileOutcome::Invalid(format!(
             "{:?} was withdrawn by its owner; share it under another name",
+            entry.file.name.as_str()
+        )),
+        Verdict::Dropped => FileOutcome::Invalid(format!(
+            "{:?} was dropped by an operator of the tracker, and stays barred for this content; share it under another name, or have the operator run: tracker-svc drop --free",
             entry.file.name.as_str()
         )),
         Verdict::NoManifest => FileOutcome::NeedHashes(0),

@@ -35,6 +35,7 @@ pub(super) fn request(share: &args::Share) -> Result<wire::ShareRequest, Failure
         paths: share.paths.iter().map(|path| paths::absolute(path)).collect::<Result<_, _>>()?,
         name: share.name.as_ref().map(ToString::to_string).unwrap_or_default(),
         chunk_size: share.chunk_size.unwrap_or(0),
+        replace: share.replace,
     })
 }
 

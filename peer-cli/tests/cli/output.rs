@@ -126,7 +126,12 @@ fn the_request_has_absolute_paths_and_all_options() {
                 chunks: ranges(&[(0, 9), (15, 15)]),
                 ..wire::DownloadRequest::default()
             }),
-            Call::Share(wire::ShareRequest { paths: vec![path("f")], name: "x/y".into(), chunk_size: 256 << 10 }),
+            Call::Share(wire::ShareRequest {
+                paths: vec![path("f")],
+                name: "x/y".into(),
+                chunk_size: 256 << 10,
+                replace: false
+            }),
             Call::Share(wire::ShareRequest { paths: vec![path("f"), up], ..wire::ShareRequest::default() }),
         ]
     );

@@ -85,8 +85,9 @@ impl Announcements {
         self.pending.is_empty()
     }
 
-    /// Takes out the next batch. `manifest` tells the manifest of a name that is held.
-    pub fn take_batch(&mut self, manifest: impl Fn(&FileName) -> Option<Manifest>) -> Vec<FileChunks> {
+    /// Takes out the next batch. `held_as` tells the manifest of a name that is held, and whether it is to take the
+    /// place of what this peer registered under that name.
+    pub fn take_batch(&mut self, held_as: impl Fn(&FileName) -> Option<(Manifest, bool)>) -> Vec<FileChunks> {
         let mut batch = Vec::new();
         let mut later = Vec::new();
         let mut bytes = 0;
@@ -98,11 +99,11 @@ impl Announcements {
                         later.push((name, News { gone: None, held }));
                     }
                     let held = ChunkSet::empty(file.layout.chunk_count());
-                    FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true }
+                    FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true, replace: false }
                 }
                 News { gone: None, held: Some(HeldNews { id, chunks, hashes_from, fresh }) } => {
                     // Gone from here meanwhile, or other content now: its own news follows.
-                    let Some(manifest) = manifest(&name).filter(|m| m.id() == id) else {
+                    let Some((manifest, replace)) = held_as(&name).filter(|(manifest, _)| manifest.id() == id) else {
                         continue;
                     };
                     let inline = fresh && manifest.hashes().len() <= INLINE_HASHES;
@@ -112,7 +113,7 @@ impl Announcements {
                         None if inline => manifest.hashes().to_vec(),
                         None => Vec::new(),
                     };
-                    FileChunks { file: manifest.describe(name), first_hash, hashes, held: chunks, gone: false }
+                    FileChunks { file: manifest.describe(name), first_hash, hashes, held: chunks, gone: false, replace }
                 }
                 News { gone: None, held: None } => continue,
             };
@@ -164,14 +165,14 @@ mod tests {
         let mut pending = Announcements::default();
         pending.held(&name("a"), manifest.id(), &set(&manifest, "0-3"), false);
         pending.held(&name("a"), manifest.id(), &set(&manifest, "7"), false);
-        let batch = pending.take_batch(|_| Some(manifest.clone()));
+        let batch = pending.take_batch(|_| Some((manifest.clone(), false)));
         assert_eq!(batch.len(), 1);
         assert_eq!(batch[0].held.ranges().to_string(), "0-3,7");
         assert!(batch[0].hashes.is_empty(), "100 hashes are sent only when asked for");
         assert!(pending.is_empty());
         pending.held(&name("a"), manifest.id(), &set(&manifest, "9"), false);
         pending.put_back(batch);
-        assert_eq!(pending.take_batch(|_| Some(manifest.clone()))[0].held.ranges().to_string(), "0-3,7,9");
+        assert_eq!(pending.take_batch(|_| Some((manifest.clone(), false)))[0].held.ranges().to_string(), "0-3,7,9");
     }
 
     #[test]
@@ -182,9 +183,9 @@ mod tests {
         });
         let mut pending = Announcements::default();
         pending.held(&name("a"), old.id(), &set(&old, "0-1"), true);
-        let batch = pending.take_batch(|_| Some(old.clone()));
+        let batch = pending.take_batch(|_| Some((old.clone(), false)));
         pending.put_back(batch);
-        assert!(pending.take_batch(|_| Some(new.clone())).is_empty());
+        assert!(pending.take_batch(|_| Some((new.clone(), false))).is_empty());
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
         }
         let (mut files, mut batches) = (0, 0);
         while !pending.is_empty() {
-            let batch = pending.take_batch(|_| Some(small.clone()));
+            let batch = pending.take_batch(|_| Some((small.clone(), false)));
             assert!(batch.len() <= MAX_BATCH);
             assert!(batch.iter().all(|entry| entry.hashes.len() == 1));
             files += batch.len();
@@ -211,7 +212,7 @@ mod tests {
         let long = manifest(20_000);
         let mut pending = Announcements::default();
         pending.wants_hashes(&name("a"), long.id(), &set(&long, "0"), 8192);
-        let batch = pending.take_batch(|_| Some(long.clone()));
+        let batch = pending.take_batch(|_| Some((long.clone(), true)));
         assert_eq!((batch[0].first_hash, batch[0].hashes.len()), (8192, MAX_HASHES));
     }
 
@@ -220,7 +221,7 @@ mod tests {
         let manifest = manifest(2);
         let mut pending = Announcements::default();
         pending.held(&name("a"), manifest.id(), &set(&manifest, "0"), true);
-        let batch = pending.take_batch(|_| Some(manifest.clone()));
+        let batch = pending.take_batch(|_| Some((manifest.clone(), false)));
         pending.gone(manifest.describe(name("a")));
         pending.put_back(batch);
         let batch = pending.take_batch(|_| None);
@@ -299,7 +300,7 @@ mod tests {
                     Event::Take if out.is_none() => {
                         let held = |name: &FileName| {
                             let file = files.iter().find(|file| file.name == *name && !file.held.is_empty());
-                            file.map(|file| file.manifest.clone())
+                            file.map(|file| (file.manifest.clone(), false))
                         };
                         let batch = pending.take_batch(held);
                         prop_assert!(batch.len() <= MAX_BATCH);

@@ -10,6 +10,7 @@ use wire::download_event::Event as WireEvent;
 use super::sharing::ShareOrder;
 use crate::{
     download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
+    share::Wish,
     status::Snapshot,
     store::hash::HashState,
     transfers::{Request, TransferStatus},
@@ -64,7 +65,7 @@ impl TryFrom<wire::ShareRequest> for ShareOrder {
         if let Some(chunk_size) = chunk_size {
             Layout::new(0, chunk_size)?;
         }
-        Ok(Self { paths, name, chunk_size })
+        Ok(Self { paths, name, wish: Wish { chunk_size, replace: request.replace } })
     }
 }
 

@@ -11,7 +11,7 @@ use super::backend::Backend;
 use crate::{
     holdings::Registration,
     register::Patience,
-    share::{Hashed, Scanned, ShareError},
+    share::{Hashed, Scanned, ShareError, Wish},
     store::{
         hash::{HashError, HashProgress},
         journal::JournalError,
@@ -29,8 +29,8 @@ pub(super) struct ShareOrder {
     pub(super) paths: Vec<PathBuf>,
     /// For a single file.
     pub(super) name: Option<FileName>,
-    /// In bytes; `None` for the default.
-    pub(super) chunk_size: Option<u32>,
+    /// How.
+    pub(super) wish: Wish,
 }
 
 /// Checks the paths, then shares in the background. The work goes on if the reader goes away.
@@ -45,10 +45,9 @@ pub(super) async fn share(
             let reason = "a name can be given to a single file only, not to a folder".to_owned();
             return Err(ShareError::Name { path: order.paths[0].clone(), reason });
         }
-        Ok((found, order.chunk_size))
+        Ok((found, order.wish))
     };
-    let (Scanned { found, failed, skipped: _ }, chunk_size) =
-        backend.lanes.hashing.run(find).await.map_err(of_task)??;
+    let (Scanned { found, failed, skipped: _ }, wish) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
@@ -61,7 +60,7 @@ pub(super) async fn share(
             backend
                 .lanes
                 .hashing
-                .run(move || sharer.share_found(found, chunk_size, &progress, &|name| transfers.is_running(name)))
+                .run(move || sharer.share_found(found, wish, &progress, &|name| transfers.is_running(name)))
         };
         let mut patience = None;
         for (name, result) in watch(hashing, &progress, &events).await {

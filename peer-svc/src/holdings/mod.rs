@@ -123,6 +123,8 @@ struct Inner {
     lost: LostContents,
     /// Names whose files were lost while they were served, until they are looked at.
     doubts: BTreeSet<FileName>,
+    /// Names that are to stand for what is held now, whatever this peer registered under them before.
+    replacing: BTreeSet<FileName>,
     news: Announcements,
 }
 
@@ -164,6 +166,12 @@ impl Holdings {
     pub(crate) fn insert_shared(&self, name: FileName, manifest: Manifest, path: PathBuf, stamp: Stamp) {
         let chunks = ChunkSet::full(manifest.layout().chunk_count());
         self.insert(name, manifest, chunks, Backing::Shared { path, stamp });
+    }
+
+    /// What is held under a name from now on is to take the place of what this peer registered under it, until the
+    /// tracker took it.
+    pub(crate) fn replace(&self, name: FileName) {
+        self.lock().replacing.insert(name);
     }
 
     /// Holds some chunks of an unfinished download, replacing what was held under the name.
@@ -379,8 +387,8 @@ impl Holdings {
     /// The next batch to announce.
     pub(crate) fn take_batch(&self) -> Vec<FileChunks> {
         let mut inner = self.lock();
-        let Inner { files, news, .. } = &mut *inner;
-        news.take_batch(|name| files.get(name).map(|entry| entry.manifest.clone()))
+        let Inner { files, news, replacing, .. } = &mut *inner;
+        news.take_batch(|name| Some((files.get(name)?.manifest.clone(), replacing.contains(name))))
     }
 
     /// Returns a batch that could not be delivered.
@@ -402,6 +410,7 @@ impl Holdings {
                 FileOutcome::Registered => {
                     if !told.gone {
                         entry.registration = Registration::Registered;
+                        inner.replacing.remove(name);
                     }
                     continue;
                 }
@@ -450,6 +459,7 @@ impl Inner {
     fn remove(&mut self, name: &FileName, tell: bool) -> Option<Held> {
         let entry = self.files.remove(name)?;
         self.unlink(name, entry.manifest.id());
+        self.replacing.remove(name);
         if tell {
             self.news.gone(entry.manifest.describe(name.clone()));
         }

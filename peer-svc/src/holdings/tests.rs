@@ -55,7 +55,14 @@ fn apply(holdings: &Holdings, on: On) {
         On::RefusedInOtherChunks => FileOutcome::Refused { registered: same_size.describe(name()), detail: "x".into() },
     };
     let held = ChunkSet::full(ours.layout().chunk_count());
-    let told = FileChunks { file: ours.describe(name()), first_hash: 0, hashes: Vec::new(), held, gone: false };
+    let told = FileChunks {
+        file: ours.describe(name()),
+        first_hash: 0,
+        hashes: Vec::new(),
+        held,
+        gone: false,
+        replace: false,
+    };
     holdings.apply(vec![told], vec![outcome]);
 }
 

@@ -20,7 +20,7 @@ use drizzle_engine::folder::{Record, Settling, Sight, Step, judge};
 use drizzle_proto::FileName;
 
 use super::{
-    IsDownloading, ShareError, Sharer,
+    IsDownloading, ShareError, Sharer, Wish,
     scan::{Exclusions, Found, Scan, Scanned, identity, scan},
 };
 use crate::{
@@ -44,6 +44,8 @@ struct Known {
     identity: Option<(u64, u64)>,
     /// Not there when it was looked at last; since when, in seconds since 1970.
     missing_since: Option<u64>,
+    /// Some program had it open for writing when it was hashed.
+    growing: bool,
 }
 
 /// All recorded files, and those that are waited for.
@@ -99,6 +101,18 @@ impl Shelf {
         self.lock().put(name, record, None);
     }
 
+    /// Some program had a file open for writing when it was hashed. Forgotten at a restart.
+    pub(super) fn grows(&self, name: &FileName) {
+        if let Some(known) = self.lock().known.get_mut(name) {
+            known.growing = true;
+        }
+    }
+
+    /// Whether some program had a file open for writing when it was hashed last.
+    pub(super) fn was_growing(&self, name: &FileName) -> bool {
+        self.lock().known.get(name).is_some_and(|known| known.growing)
+    }
+
     /// How many files are recorded.
     pub(crate) fn len(&self) -> usize {
         self.lock().known.len()
@@ -148,7 +162,7 @@ impl State {
         let (path, stamp, shared) = (record.path.clone(), record.stamp, record.shared);
         self.settling.forget(&path);
         self.paths.entry(path.clone()).or_default().insert(name.clone());
-        self.known.insert(name.clone(), Known { path, stamp, shared, identity, missing_since });
+        self.known.insert(name.clone(), Known { path, stamp, shared, identity, missing_since, growing: false });
     }
 
     fn remove(&mut self, name: &FileName) {
@@ -196,7 +210,7 @@ impl Sharer {
 
     /// Hashes files that a look found, and offers them.
     pub(crate) fn hash(&self, files: Vec<Found>, is_downloading: IsDownloading<'_>) -> Result<(), ShareError> {
-        for (name, result) in self.share_found(files, None, &self.progress, is_downloading)? {
+        for (name, result) in self.share_found(files, Wish::default(), &self.progress, is_downloading)? {
             if let Err(error) = result {
                 tracing::warn!(%name, %error, "not shared");
             }

@@ -6,6 +6,7 @@
 //! | [`scan`] | which files there are, and what they are called |
 //! | [`folder`] | the daemon's own folder: what is recorded against what is there |
 //! | [`watch`] | when the files are looked at, and the new ones hashed |
+//! | [`writers`] | which files are being written to |
 //!
 //! A file that was hashed before and has the same size and modification time is not read again. Names come from
 //! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
@@ -15,6 +16,7 @@ mod find;
 mod folder;
 mod scan;
 pub(crate) mod watch;
+mod writers;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
@@ -59,6 +61,15 @@ pub(crate) enum ShareError {
     /// A panic; the log has its text.
     #[error("internal error: sharing panicked")]
     Panicked,
+}
+
+/// How files are to be shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Bytes of a chunk; `None` for the default.
+    pub(crate) chunk_size: Option<u32>,
+    /// Whether they take the place of what this peer registered under their names.
+    pub(crate) replace: bool,
 }
 
 /// What became of each file that was to be hashed.
@@ -119,10 +130,13 @@ impl Sharer {
     }
 
     /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
+    ///
+    /// A file that some program has open for writing is shared as it is, and is registered anew by itself when it was
+    /// written to after that.
     pub(crate) fn share_found(
         &self,
         files: Vec<Found>,
-        chunk_size: Option<u32>,
+        wish: Wish,
         progress: &HashProgress,
         is_downloading: IsDownloading<'_>,
     ) -> Result<Hashed, JournalError> {
@@ -141,18 +155,24 @@ impl Sharer {
             rest = later;
             let Ok(hashed) = side_by_side(group.len(), |at| {
                 let file = &group[at];
-                let result = hash_file(&job, self.holdings.calls(), &file.path, chunk_size, progress, &self.stop);
+                let result = hash_file(&job, self.holdings.calls(), &file.path, wish.chunk_size, progress, &self.stop);
                 progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
                 let path = file.path.clone();
                 Ok::<_, Infallible>(result.map(|(manifest, stamp)| ShareRecord { path, stamp, manifest, shared: true }))
             });
-            let mut finished = Vec::new();
-            for (Found { name, .. }, record) in group.iter().zip(hashed) {
+            let (mut finished, mut growing, written) = (Vec::new(), Vec::new(), writers::open_for_writing());
+            for (Found { name, identity, .. }, record) in group.iter().zip(hashed) {
                 let result = match record {
                     Ok(record) => {
                         let before = self.journal.share(name)?;
                         if let Some(before) = before.filter(|before| before.manifest.id() != record.manifest.id()) {
                             self.holdings.has_changed(before.manifest.id());
+                        }
+                        if wish.replace || self.shelf.was_growing(name) {
+                            self.holdings.replace(name.clone());
+                        }
+                        if written.contains(identity) {
+                            growing.push(name.clone());
                         }
                         let info = record.manifest.describe(name.clone());
                         finished.push((name.clone(), record));
@@ -163,6 +183,10 @@ impl Sharer {
                 results.push((name.clone(), result));
             }
             self.offer(finished, is_downloading)?;
+            for name in growing {
+                tracing::warn!(%name, "shared while some program has it open for writing: if it changes, it is shared again and takes the place of this content");
+                self.shelf.grows(&name);
+            }
         }
         Ok(results)
     }

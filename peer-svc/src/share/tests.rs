@@ -26,7 +26,8 @@ fn sharer(folder: &Path) -> Sharer {
 fn share(sharer: &Sharer, name: &str, chunk_size: Option<u32>) -> FileInfo {
     let Scanned { found, failed, .. } = sharer.find(&[sharer.dir.join(name)], None).unwrap();
     assert!(failed.is_empty());
-    let mut hashed = sharer.share_found(found, chunk_size, &HashProgress::default(), &|_| false).unwrap();
+    let mut hashed =
+        sharer.share_found(found, Wish { chunk_size, replace: false }, &HashProgress::default(), &|_| false).unwrap();
     hashed.remove(0).1.unwrap()
 }
 
@@ -81,7 +82,7 @@ fn offering_a_file_ends_its_unfinished_download_unless_that_runs() {
             assert!(sharer.partials.is_turn_taken(), "none begins between the answer and what follows from it");
             runs
         };
-        sharer.share_found(found.clone(), None, &HashProgress::default(), &is_downloading).unwrap();
+        sharer.share_found(found.clone(), Wish::default(), &HashProgress::default(), &is_downloading).unwrap();
         assert_eq!(sharer.partials.path(&info.name).exists(), runs);
         assert_eq!(sharer.journal.partial(&info.name).unwrap().is_some(), runs);
     }
@@ -146,7 +147,7 @@ fn a_share_from_elsewhere_whose_drive_is_away_at_a_start_is_offered_when_it_is_b
         let sharer = sharer(folder.path());
         fs::write(&path, "a").unwrap();
         let found = sharer.find(std::slice::from_ref(&path), None).unwrap().found;
-        sharer.share_found(found, None, &HashProgress::default(), &|_| false).unwrap();
+        sharer.share_found(found, Wish::default(), &HashProgress::default(), &|_| false).unwrap();
     }
     fs::rename(&path, &away).unwrap();
     let sharer = sharer(folder.path());
@@ -250,7 +251,7 @@ fn what_is_downloaded_into_the_folder_is_not_shared_under_a_second_name() {
     let running = Busy { name: &|_| false, path: &|to| to == path };
     assert!(sharer.look_for_new(None, &running).is_empty(), "its download runs");
     let found = sharer.find(std::slice::from_ref(&path), Some(name("models/a"))).unwrap().found;
-    sharer.share_found(found, None, &HashProgress::default(), &|_| false).unwrap();
+    sharer.share_found(found, Wish::default(), &HashProgress::default(), &|_| false).unwrap();
     assert!(sharer.look_for_new(None, &IDLE).is_empty());
 }
 

@@ -159,11 +159,11 @@ fn watch_messages() -> impl Strategy<Value = HolderChanges> {
 fn announcements() -> impl Strategy<Value = FileChunks> {
     files().prop_flat_map(|file| {
         let count = file.layout.chunk_count();
-        (Just(file), chunk_sets(count), any::<Index>(), vec(digests(), 0..20), any::<bool>()).prop_map(
-            move |(file, held, first, mut hashes, gone)| {
+        (Just(file), chunk_sets(count), any::<Index>(), vec(digests(), 0..20), any::<bool>(), any::<bool>()).prop_map(
+            move |(file, held, first, mut hashes, gone, replace)| {
                 let first_hash = u32::try_from(first.index(count.get() as usize + 1)).unwrap();
                 hashes.truncate((count.get() - first_hash) as usize);
-                FileChunks { file, first_hash, hashes, held, gone }
+                FileChunks { file, first_hash, hashes, held, gone, replace }
             },
         )
     })

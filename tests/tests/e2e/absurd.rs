@@ -255,7 +255,7 @@ async fn requests_at_the_control_service() {
     std::fs::write(&path, b"content").unwrap();
     let path = path.to_str().unwrap().to_owned();
     for chunk_size in [1, 17, 1 << 13, 1 << 27, u32::MAX] {
-        let request = ShareRequest { paths: vec![path.clone()], name: String::new(), chunk_size };
+        let request = ShareRequest { paths: vec![path.clone()], name: String::new(), chunk_size, ..Default::default() };
         assert_code(control.share(request).await, invalid, &format!("chunk size {chunk_size}"));
     }
     for paths in [vec![], vec![String::new()], vec!["relative".into()], vec!["x".repeat(1 << 20)]] {

@@ -19,6 +19,7 @@ mod many;
 mod names;
 mod readme;
 mod refusals;
+mod replace;
 mod resources;
 mod scenarios;
 mod shutdown;

@@ -99,7 +99,9 @@ async fn the_daemon_refuses_names_that_are_none() {
         // An empty name in this request means the path's own.
         if !name.is_empty() {
             let path = file.to_str().unwrap().to_owned();
-            let share = control.share(ShareRequest { paths: vec![path], name: name.clone(), chunk_size: 0 }).await;
+            let share = control
+                .share(ShareRequest { paths: vec![path], name: name.clone(), chunk_size: 0, ..Default::default() })
+                .await;
             let refused = match share {
                 Err(status) => status.code() == Code::InvalidArgument,
                 Ok(events) => refused(events.into_inner()).await,

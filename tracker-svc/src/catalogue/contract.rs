@@ -3,7 +3,7 @@
 //! A store's own tests call [`contract!`] with an expression that makes an empty store; what only one store has
 //! (files, restarts, damage) is tested beside it.
 
-use drizzle_proto::{Digest, FileName, Layout, Manifest, PeerId};
+use drizzle_proto::{Digest, FileInfo, FileName, Layout, Manifest, PeerId};
 
 use super::{Catalogue, Claim, Known, Record, Verdict};
 
@@ -23,6 +23,9 @@ macro_rules! contract {
             the_first_content_of_a_name_stays_its_content,
             a_manifest_lives_as_long_as_a_name_stands_for_it,
             what_its_owner_withdrew_is_not_registered_again_by_another,
+            the_owner_and_nobody_else_replaces_content_in_one_step,
+            what_an_operator_dropped_is_barred_to_all_until_it_is_freed,
+            a_name_is_given_to_another_owner,
             names_are_listed_in_byte_order_by_prefix,
             a_name_is_freed_when_it_was_unattended_for_long_enough_and_only_then,
             concurrent_registrations_have_one_winner,
@@ -40,7 +43,12 @@ pub(crate) fn claim(name: &str, content: u8) -> Claim {
     let layout = Layout::new(40_000, 1 << 14).unwrap();
     let hashes = layout.chunk_count().indices().map(|chunk| Digest::of(&[content, u8::try_from(chunk.get()).unwrap()]));
     let manifest = Manifest::new(layout, hashes.collect()).unwrap();
-    Claim { file: manifest.describe(FileName::new(name).unwrap()), manifest: Some(manifest) }
+    Claim { file: manifest.describe(FileName::new(name).unwrap()), manifest: Some(manifest), replace: false }
+}
+
+/// What a name is refused with that the claiming peer itself registered.
+pub(crate) fn own(registered: &FileInfo) -> Verdict {
+    Verdict::Other { registered: registered.clone(), own: true }
 }
 
 fn without_manifest(name: &str, content: u8) -> Claim {
@@ -55,8 +63,8 @@ pub(crate) fn the_first_content_of_a_name_stays_its_content(catalogue: &dyn Cata
     let a = claim("a", 1);
     let batch = [a.clone(), claim("a", 2), a.clone(), claim("b", 2)];
     let verdicts = catalogue.register(owner(), &batch).unwrap();
-    assert_eq!(verdicts, [Verdict::New, Verdict::Other(a.file.clone()), Verdict::Same, Verdict::New]);
-    assert_eq!(one(catalogue, claim("a", 2)), Verdict::Other(a.file.clone()));
+    assert_eq!(verdicts, [Verdict::New, own(&a.file), Verdict::Same, Verdict::New]);
+    assert_eq!(one(catalogue, claim("a", 2)), own(&a.file));
     assert_eq!(catalogue.get(&a.file.name).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
     assert_eq!(catalogue.get(&FileName::new("c").unwrap()).unwrap(), None);
 }
@@ -96,6 +104,59 @@ pub(crate) fn what_its_owner_withdrew_is_not_registered_again_by_another(catalog
     assert_eq!(by(owner(), &a), Verdict::New, "only the last withdrawal counts");
     assert!(catalogue.release(&name, other).unwrap());
     assert_eq!(by(other, &a), Verdict::New, "a release by another peer is no withdrawal");
+}
+
+pub(crate) fn the_owner_and_nobody_else_replaces_content_in_one_step(catalogue: &dyn Catalogue) {
+    let other = PeerId::from_bytes([8; 16]);
+    let (a, replacing) = (claim("a", 1), |name, content| Claim { replace: true, ..claim(name, content) });
+    let by = |peer, file: &Claim| catalogue.register(peer, std::slice::from_ref(file)).unwrap().remove(0);
+    assert_eq!(by(owner(), &replacing("a", 1)), Verdict::New, "there is nothing to replace");
+    assert_eq!(by(other, &claim("a", 2)), Verdict::Other { registered: a.file.clone(), own: false });
+    assert_eq!(by(other, &replacing("a", 2)), Verdict::Other { registered: a.file.clone(), own: false });
+    assert_eq!(by(owner(), &claim("a", 2)), own(&a.file), "it must be asked for");
+    assert_eq!(by(owner(), &Claim { manifest: None, ..replacing("a", 2) }), Verdict::NoManifest);
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap().len(), 3, "nothing is lost by a claim that fails");
+    assert_eq!(by(owner(), &replacing("a", 2)), Verdict::Replaced(a.file.clone()));
+    assert_eq!(by(owner(), &replacing("a", 2)), Verdict::Same);
+    let record = Record { file: claim("a", 2).file, owner: owner() };
+    assert_eq!(catalogue.get(&a.file.name).unwrap(), Some(record));
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), [], "no name stands for the old content");
+    assert_eq!(catalogue.hashes(claim("a", 2).file.id, 0, 10).unwrap().len(), 3);
+    assert_eq!(by(owner(), &replacing("a", 1)), Verdict::Replaced(claim("a", 2).file), "and back");
+}
+
+pub(crate) fn what_an_operator_dropped_is_barred_to_all_until_it_is_freed(catalogue: &dyn Catalogue) {
+    let other = PeerId::from_bytes([8; 16]);
+    let (a, name) = (claim("a", 1), FileName::new("a").unwrap());
+    let by = |peer, file: &Claim| catalogue.register(peer, std::slice::from_ref(file)).unwrap().remove(0);
+    assert_eq!(catalogue.drop_name(&name, true).unwrap(), None);
+    assert_eq!(by(owner(), &a), Verdict::New);
+    assert_eq!(catalogue.drop_name(&name, true).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), []);
+    assert_eq!((by(owner(), &a), by(other, &a)), (Verdict::Dropped, Verdict::Dropped), "whichever peer comes back");
+    assert_eq!(by(other, &claim("b", 1)), Verdict::New, "only that name");
+    assert_eq!(by(other, &claim("a", 2)), Verdict::New, "other content is free to come");
+    assert_eq!(catalogue.drop_name(&name, false).unwrap().map(|record| record.owner), Some(other));
+    assert_eq!(by(other, &a), Verdict::New, "nothing is barred");
+
+    assert!(catalogue.drop_name(&name, true).unwrap().is_some());
+    assert_eq!(catalogue.drop_name(&name, false).unwrap(), None, "what was dropped before is freed");
+    assert_eq!(by(owner(), &a), Verdict::New);
+    assert!(catalogue.release(&name, owner()).unwrap());
+    assert_eq!(catalogue.drop_name(&name, false).unwrap(), None, "and so is what was withdrawn");
+    assert_eq!(by(other, &a), Verdict::New);
+}
+
+pub(crate) fn a_name_is_given_to_another_owner(catalogue: &dyn Catalogue) {
+    let other = PeerId::from_bytes([8; 16]);
+    let (a, name) = (claim("a", 1), FileName::new("a").unwrap());
+    assert_eq!(catalogue.reassign(&name, other).unwrap(), None);
+    assert_eq!(one(catalogue, a.clone()), Verdict::New);
+    assert_eq!(catalogue.reassign(&name, other).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
+    assert_eq!(catalogue.get(&name).unwrap(), Some(Record { file: a.file.clone(), owner: other }));
+    assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap().len(), 3);
+    assert!(catalogue.release(&name, other).unwrap());
+    assert_eq!(one(catalogue, a), Verdict::Withdrawn, "the new owner's withdrawal counts");
 }
 
 pub(crate) fn names_are_listed_in_byte_order_by_prefix(catalogue: &dyn Catalogue) {
@@ -153,7 +214,7 @@ pub(crate) fn concurrent_registrations_have_one_winner(catalogue: &dyn Catalogue
     });
     let winner = catalogue.get(&FileName::new("a").unwrap()).unwrap().unwrap().file;
     assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::New).count(), 1);
-    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Other(winner.clone())).count(), 7);
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == own(&winner)).count(), 7);
 }
 
 /// Pages that begin and end inside, at and across the borders of whatever a store keeps together.
@@ -162,7 +223,7 @@ pub(crate) fn hashes_of_large_manifests_come_in_any_portion(catalogue: &dyn Cata
     let hashes: Vec<Digest> = (0..9001u32).map(|n| Digest::of(&n.to_be_bytes())).collect();
     let manifest = Manifest::new(layout, hashes.clone()).unwrap();
     let file = manifest.describe(FileName::new("large").unwrap());
-    let large = Claim { file: file.clone(), manifest: Some(manifest) };
+    let large = Claim { file: file.clone(), manifest: Some(manifest), replace: false };
     assert_eq!(catalogue.register(owner(), &[large, claim("b", 1)]).unwrap(), [Verdict::New, Verdict::New]);
     for first in [0, 1, 3999, 4000, 4001, 8000, 8192, 9000, 9001, 20_000] {
         for count in [0, 1, 4000, 4001, 8192, 10_000] {

@@ -18,18 +18,27 @@ pub(crate) struct MemoryCatalogue(Mutex<Tables>);
 struct Tables {
     names: BTreeMap<FileName, Record>,
     manifests: HashMap<FileId, Manifest>,
-    withdrawn: HashMap<FileName, (FileId, PeerId)>,
+    /// By which peer, or by an operator.
+    withdrawn: HashMap<FileName, (FileId, Option<PeerId>)>,
     clock: u64,
     unattended: HashMap<FileName, u64>,
 }
 
 impl Tables {
-    fn register(&mut self, owner: PeerId, Claim { file, manifest }: &Claim) -> Verdict {
-        if let Some(record) = self.names.get(&file.name) {
-            return if record.file.id == file.id { Verdict::Same } else { Verdict::Other(record.file.clone()) };
+    fn register(&mut self, owner: PeerId, Claim { file, manifest, replace }: &Claim) -> Verdict {
+        let before = self.names.get(&file.name).cloned();
+        if let Some(Record { file: registered, owner: first }) = before.clone() {
+            let own = first == owner;
+            if registered.id == file.id {
+                return Verdict::Same;
+            } else if !(own && *replace) {
+                return Verdict::Other { registered, own };
+            }
         }
-        if self.withdrawn.get(&file.name).is_some_and(|(id, by)| *id == file.id && *by != owner) {
-            return Verdict::Withdrawn;
+        match self.withdrawn.get(&file.name) {
+            Some((id, None)) if *id == file.id => return Verdict::Dropped,
+            Some((id, Some(by))) if *id == file.id && *by != owner => return Verdict::Withdrawn,
+            _ => {}
         }
         match (self.manifests.get(&file.id), manifest) {
             (Some(_), _) => {}
@@ -37,8 +46,9 @@ impl Tables {
             (None, None) => return Verdict::NoManifest,
         }
         self.withdrawn.remove(&file.name);
+        self.remove(&file.name);
         self.names.insert(file.name.clone(), Record { file: file.clone(), owner });
-        Verdict::New
+        before.map_or(Verdict::New, |before| Verdict::Replaced(before.file))
     }
 
     fn remove(&mut self, name: &FileName) -> Option<Record> {
@@ -59,7 +69,7 @@ impl Catalogue for MemoryCatalogue {
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
         let tables = self.0.lock().unwrap();
         let known = files.iter().map(|file| Known {
-            registered: tables.names.get(&file.name).map(|record| record.file.clone()),
+            registered: tables.names.get(&file.name).cloned(),
             content: tables.manifests.get(&file.id).map(Manifest::layout),
         });
         Ok(known.collect())
@@ -74,9 +84,29 @@ impl Catalogue for MemoryCatalogue {
         let mut tables = self.0.lock().unwrap();
         let Some(Record { file, owner }) = tables.remove(name) else { return Ok(false) };
         if owner == by {
-            tables.withdrawn.insert(name.clone(), (file.id, owner));
+            tables.withdrawn.insert(name.clone(), (file.id, Some(owner)));
         }
         Ok(true)
+    }
+
+    fn drop_name(&self, name: &FileName, bar: bool) -> Result<Option<Record>, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        let dropped = tables.remove(name);
+        if !bar {
+            tables.withdrawn.remove(name);
+        } else if let Some(record) = &dropped {
+            tables.withdrawn.insert(name.clone(), (record.file.id, None));
+        }
+        Ok(dropped)
+    }
+
+    fn reassign(&self, name: &FileName, owner: PeerId) -> Result<Option<Record>, CatalogueError> {
+        let mut tables = self.0.lock().unwrap();
+        let before = tables.names.get(name).cloned();
+        if let Some(record) = tables.names.get_mut(name) {
+            record.owner = owner;
+        }
+        Ok(before)
     }
 
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError> {

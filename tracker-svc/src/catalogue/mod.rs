@@ -5,7 +5,8 @@
 //!
 //! Invariants: a name stands for the content that was first registered under it, until it is released;
 //! once a call has answered, its effect survives a crash; a manifest is kept exactly as long as a name
-//! stands for it; a name that its owner withdrew is not given to another peer with the same content. Knows nothing of peers that are alive, nor of which peer holds what.
+//! stands for it; a name that its owner withdrew is not given to another peer with the same content, one that an
+//! operator dropped to none. Knows nothing of peers that are alive, nor of which peer holds what.
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -83,8 +84,8 @@ pub struct Record {
 /// What is known of a file that a peer claims to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// What the name stands for.
-    pub registered: Option<FileInfo>,
+    /// What the name stands for, and its owner.
+    pub registered: Option<Record>,
     /// The layout of the claimed content, if its manifest is here, under whichever name.
     pub content: Option<Layout>,
 }
@@ -96,6 +97,8 @@ pub struct Claim {
     pub file: FileInfo,
     /// The content's manifest; not needed if another name stands for the same content.
     pub manifest: Option<Manifest>,
+    /// Whether it is to take the place of other content that the same peer registered.
+    pub replace: bool,
 }
 
 /// What became of a [`Claim`].
@@ -103,12 +106,21 @@ pub struct Claim {
 pub enum Verdict {
     /// The name was free and stands for this content now.
     New,
+    /// The name stood for other content of the same peer, this one, and stands for the new one now.
+    Replaced(FileInfo),
     /// The name stood for this content already.
     Same,
     /// The name stands for other content.
-    Other(FileInfo),
+    Other {
+        /// Which.
+        registered: FileInfo,
+        /// Whether the claiming peer registered it, and so may replace it.
+        own: bool,
+    },
     /// The name's owner, another peer, withdrew this very content.
     Withdrawn,
+    /// An operator dropped this very content.
+    Dropped,
     /// The manifest is missing.
     NoManifest,
     /// There are [`crate::limits::MAX_NAMES`] names.
@@ -130,6 +142,13 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Frees a name on behalf of a peer; whether it was taken. If that peer owns it, this is a withdrawal:
     /// until the name is registered again, other peers cannot register the same content under it.
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError>;
+
+    /// Frees a name on behalf of an operator; what it stood for, if it was taken. With `bar` no peer can register the
+    /// same content under it until other content was; without, what a withdrawal or an earlier drop barred is free too.
+    fn drop_name(&self, name: &FileName, bar: bool) -> Result<Option<Record>, CatalogueError>;
+
+    /// Makes a peer the owner of a name; what the name stands for and which peer owned it, if it is taken.
+    fn reassign(&self, name: &FileName, owner: PeerId) -> Result<Option<Record>, CatalogueError>;
 
     /// What a name stands for.
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError>;

@@ -10,7 +10,7 @@
 //! the same as after a clean stop instead of a walk over every manifest.
 //!
 //! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
-//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner, when in order),
+//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner or operator, when in order),
 //! `withdrawals` (the same the other way, to find the oldest) and `unattended` (name -> clock of attendance since when;
 //! a name that is attended has no row, so that nothing is written while its peers come and go). A layout and its hashes are the manifest. Contents are apart from
 //! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
@@ -57,6 +57,8 @@ const FORMAT: u64 = 1;
 /// Bytes of pages kept in memory. The operating system caches the file as well; this only has to spare
 /// the upper levels of the tree and one commit's pages.
 const CACHE: usize = 8 << 20;
+/// Stands in `withdrawn` for an operator, where a peer's id does otherwise. No peer has it: ids are random.
+const OPERATOR: [u8; 16] = [0; 16];
 /// Hashes in a segment: 128,000 bytes, which with their key just fit into a page of 128 KiB.
 const SEGMENT: u32 = 4000;
 
@@ -172,7 +174,7 @@ impl Catalogue for RedbCatalogue {
             let contents = read.open_table(CONTENTS)?;
             let known = files.iter().map(|file| {
                 let registered = match names.get(file.name.as_str())? {
-                    Some(row) => Some(record(&file.name, row.value())?.file),
+                    Some(row) => Some(record(&file.name, row.value())?),
                     None => None,
                 };
                 let content = match contents.get(file.id.as_bytes())? {
@@ -192,7 +194,7 @@ impl Catalogue for RedbCatalogue {
                 let mut tables = Tables::open(&write)?;
                 files.iter().map(|new| tables.register(owner, new)).collect::<Result<_, _>>()?
             };
-            if verdicts.contains(&Verdict::New) {
+            if verdicts.iter().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
                 write.commit()?;
             } else {
                 write.abort()?;
@@ -211,6 +213,24 @@ impl Catalogue for RedbCatalogue {
                 write.abort()?;
             }
             Ok(released)
+        })
+    }
+
+    fn drop_name(&self, name: &FileName, bar: bool) -> Result<Option<Record>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            let dropped = Tables::open(&write)?.drop_name(name, bar)?;
+            write.commit()?;
+            Ok(dropped)
+        })
+    }
+
+    fn reassign(&self, name: &FileName, owner: PeerId) -> Result<Option<Record>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            let before = Tables::open(&write)?.reassign(name, owner)?;
+            write.commit()?;
+            Ok(before)
         })
     }
 
@@ -328,15 +348,23 @@ impl<'a> Tables<'a> {
 
     fn register(&mut self, owner: PeerId, new: &Claim) -> Result<Verdict, redb::Error> {
         let FileInfo { name, id, layout } = &new.file;
-        if let Some(row) = self.names.get(name.as_str())? {
-            let registered = record(name, row.value())?.file;
-            return Ok(if registered.id == *id { Verdict::Same } else { Verdict::Other(registered) });
+        let before = self.names.get(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
+        if let Some(Record { file: registered, owner: first }) = before.clone() {
+            let own = first == owner;
+            if registered.id == *id {
+                return Ok(Verdict::Same);
+            } else if !(own && new.replace) {
+                return Ok(Verdict::Other { registered, own });
+            }
         }
-        let withdrawn = self.withdrawn.get(name.as_str())?.map(|row| (*row.value().0, *row.value().1));
-        if withdrawn.is_some_and(|(content, by)| content == *id.as_bytes() && by != *owner.as_bytes()) {
-            return Ok(Verdict::Withdrawn);
+        match self.withdrawn.get(name.as_str())?.map(|row| (*row.value().0, *row.value().1)) {
+            Some((content, OPERATOR)) if content == *id.as_bytes() => return Ok(Verdict::Dropped),
+            Some((content, by)) if content == *id.as_bytes() && by != *owner.as_bytes() => {
+                return Ok(Verdict::Withdrawn);
+            }
+            _ => {}
         }
-        if self.names.len()? >= MAX_NAMES {
+        if before.is_none() && self.names.len()? >= MAX_NAMES {
             return Ok(Verdict::Full);
         }
         let known = self.contents.get(id.as_bytes())?.map(|row| row.value().2);
@@ -347,11 +375,31 @@ impl<'a> Tables<'a> {
                 self.hashes.insert((id.as_bytes(), segment), bytes.as_slice())?;
             }
         }
+        self.release(name, None)?;
         let (size, chunk_size) = (layout.size(), layout.chunk_size());
         self.contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
         self.names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
         self.forget_withdrawal(name.as_str())?;
-        Ok(Verdict::New)
+        Ok(before.map_or(Verdict::New, |before| Verdict::Replaced(before.file)))
+    }
+
+    fn drop_name(&mut self, name: &FileName, bar: bool) -> Result<Option<Record>, redb::Error> {
+        let dropped = self.release(name, None)?;
+        if !bar {
+            self.forget_withdrawal(name.as_str())?;
+        } else if let Some(Record { file, .. }) = &dropped {
+            self.remember_withdrawal(name.as_str(), file.id.as_bytes(), &OPERATOR, MAX_WITHDRAWN)?;
+        }
+        Ok(dropped)
+    }
+
+    fn reassign(&mut self, name: &FileName, owner: PeerId) -> Result<Option<Record>, redb::Error> {
+        let before = self.names.get(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
+        if let Some(Record { file, .. }) = &before {
+            let (size, chunk_size) = (file.layout.size(), file.layout.chunk_size());
+            self.names.insert(name.as_str(), (file.id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
+        }
+        Ok(before)
     }
 
     /// Frees a name, on behalf of a peer or of none; what it stood for.

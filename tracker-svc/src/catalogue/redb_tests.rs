@@ -1,7 +1,7 @@
 //! First hash wins, in one process and over restarts; manifests live as long as their names.
 
 use super::{
-    super::contract::{claim, contract, one, owner},
+    super::contract::{claim, contract, one, own, owner},
     *,
 };
 
@@ -21,10 +21,10 @@ fn first_contents_survive_a_restart() {
         let catalogue = RedbCatalogue::open(dir.path()).unwrap();
         let batch = [a.clone(), claim("a", 2), a.clone(), claim("b", 2)];
         let verdicts = catalogue.register(owner(), &batch).unwrap();
-        assert_eq!(verdicts, [Verdict::New, Verdict::Other(a.file.clone()), Verdict::Same, Verdict::New]);
+        assert_eq!(verdicts, [Verdict::New, own(&a.file), Verdict::Same, Verdict::New]);
     }
     let catalogue = RedbCatalogue::open(dir.path()).unwrap();
-    assert_eq!(one(&catalogue, claim("a", 2)), Verdict::Other(a.file.clone()));
+    assert_eq!(one(&catalogue, claim("a", 2)), own(&a.file));
     assert_eq!(catalogue.get(&a.file.name).unwrap(), Some(Record { file: a.file.clone(), owner: owner() }));
     let hashes = a.manifest.unwrap().hashes().to_vec();
     assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), hashes);

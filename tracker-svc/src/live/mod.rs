@@ -237,12 +237,14 @@ impl Live {
         self.leases.len()
     }
 
-    /// Judges an announcement by the swarms alone; `None` if the name has none and the catalogue must say.
+    /// Judges an announcement by the swarms alone; `None` if the name has none, or other content than the claimed one,
+    /// and the catalogue must say.
     pub fn announce(&mut self, lease: u64, entry: &FileChunks, now: Instant) -> Result<Option<FileOutcome>, Error> {
         let outcome = match self.swarms.get(&entry.file.name) {
             _ if entry.gone => FileOutcome::Registered,
-            Some(known) => judge(known.swarm.file(), &entry.file),
-            None => return self.peer(lease, now).map(|_| None),
+            Some(known) if known.swarm.file().id == entry.file.id => judge(known.swarm.file(), &entry.file, false),
+            // Which peer owns the name, and so may replace its content, stands in the catalogue.
+            _ => return self.peer(lease, now).map(|_| None),
         };
         self.settle(lease, entry, &outcome, now)?;
         Ok(Some(outcome))

@@ -155,6 +155,7 @@ mod tests {
             hashes: (first..first + hashes).map(|n| Digest::of(&n.to_be_bytes())).collect(),
             held: ChunkSet::empty(layout.chunk_count()),
             gone: false,
+            replace: false,
         }
     }
 

@@ -1,7 +1,10 @@
 //! The half of the registry that needs the catalogue, as pieces that run on a blocking thread each: names registered,
 //! withdrawn, released and looked up. What they do to the swarms happens under the lock on names.
 
-use std::{sync::PoisonError, time::Instant};
+use std::{
+    sync::{LockResult, PoisonError, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
+};
 
 use drizzle_proto::{
     Digest, FileInfo, FileName, Manifest, PeerId,
@@ -19,6 +22,12 @@ use crate::{
     verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
 
+/// The lock on names, held until this is dropped.
+enum Held<'a> {
+    Shared(#[expect(dead_code, reason = "held")] LockResult<RwLockReadGuard<'a, ()>>),
+    Alone(#[expect(dead_code, reason = "held")] LockResult<RwLockWriteGuard<'a, ()>>),
+}
+
 /// What the hashes of an entry come to.
 enum Assembled {
     /// All are there.
@@ -35,31 +44,36 @@ impl Inner {
         entries: Vec<FileChunks>,
         now: Instant,
     ) -> Result<Vec<FileOutcome>, Error> {
-        let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        // A name that gets other content loses its swarm.
+        let replaces = entries.iter().any(|entry| entry.replace);
+        let _names = if replaces { Held::Alone(self.names.write()) } else { Held::Shared(self.names.read()) };
+        let peer = self.with(|guarded| guarded.live.peer(lease, now))?;
         let files: Vec<FileInfo> = entries.iter().map(|entry| entry.file.clone()).collect();
         let mut outcomes: Vec<Option<FileOutcome>> = Vec::with_capacity(entries.len());
         let mut claims = Vec::new();
         for (entry, known) in entries.iter().zip(self.catalogue.lookup(&files)?) {
             outcomes.push(match known.registered {
                 _ if entry.gone => Some(FileOutcome::Registered),
-                Some(registered) => Some(judge(&registered, &entry.file)),
-                None if known.content.is_some_and(|layout| layout != entry.file.layout) => {
+                Some(Record { file, owner }) if file.id == entry.file.id || !entry.replace || owner != peer => {
+                    Some(judge(&file, &entry.file, owner == peer))
+                }
+                _ if known.content.is_some_and(|layout| layout != entry.file.layout) => {
                     Some(FileOutcome::Invalid(wrong_layout(&entry.file)))
                 }
-                None if known.content.is_some() => {
-                    claims.push(Claim { file: entry.file.clone(), manifest: None });
+                _ if known.content.is_some() => {
+                    claims.push(Claim { file: entry.file.clone(), manifest: None, replace: entry.replace });
                     None
                 }
-                None => match self.assemble(lease, entry, now)? {
+                _ => match self.assemble(lease, entry, now)? {
                     Assembled::Manifest(manifest) => {
-                        claims.push(Claim { file: entry.file.clone(), manifest: Some(manifest) });
+                        let (file, manifest) = (entry.file.clone(), Some(manifest));
+                        claims.push(Claim { file, manifest, replace: entry.replace });
                         None
                     }
                     Assembled::Answer(outcome) => Some(outcome),
                 },
             });
         }
-        let peer = self.with(|guarded| guarded.live.peer(lease, now))?;
         let verdicts = if claims.is_empty() { Vec::new() } else { self.catalogue.register(peer, &claims)? };
         log_new(peer, &claims, &verdicts);
         // In one step: the batch becomes visible as a whole.
@@ -68,7 +82,13 @@ impl Inner {
             let settled = entries.iter().zip(outcomes).map(|(entry, outcome)| {
                 let outcome = match outcome {
                     Some(outcome) => outcome,
-                    None => outcome_of(verdicts.next().ok_or(Error::Panicked)?, entry),
+                    None => {
+                        let verdict = verdicts.next().ok_or(Error::Panicked)?;
+                        if let Verdict::Replaced(_) = verdict {
+                            live.release(&entry.file.name, peer);
+                        }
+                        outcome_of(verdict, entry)
+                    }
                 };
                 live.settle(lease, entry, &outcome, now)?;
                 Ok(outcome)
@@ -174,5 +194,10 @@ fn log_new(peer: PeerId, claims: &[Claim], verdicts: &[Verdict]) {
     let files = new().count();
     if let Some((Claim { file, .. }, _)) = new().next() {
         info!(%peer, files, first = %file.name, id = %file.id, "files registered");
+    }
+    for (Claim { file, .. }, verdict) in claims.iter().zip(verdicts) {
+        if let Verdict::Replaced(before) = verdict {
+            info!(%peer, name = %file.name, before = %before.id, id = %file.id, "content replaced by its owner");
+        }
     }
 }

@@ -28,7 +28,7 @@ fn entry(n: u8, content: u8, held: &str) -> FileChunks {
     let manifest = manifest(content);
     let held = ChunkSet::from_ranges(manifest.layout().chunk_count(), &held.parse().unwrap()).unwrap();
     let hashes = manifest.hashes().to_vec();
-    FileChunks { file: manifest.describe(name(n)), first_hash: 0, hashes, held, gone: false }
+    FileChunks { file: manifest.describe(name(n)), first_hash: 0, hashes, held, gone: false, replace: false }
 }
 
 fn registry(start: Instant) -> Registry {

@@ -44,6 +44,14 @@ impl Catalogue for Slow {
         self.catalogue.release(name, by)
     }
 
+    fn drop_name(&self, name: &FileName, bar: bool) -> Result<Option<Record>, CatalogueError> {
+        self.catalogue.drop_name(name, bar)
+    }
+
+    fn reassign(&self, name: &FileName, owner: PeerId) -> Result<Option<Record>, CatalogueError> {
+        self.catalogue.reassign(name, owner)
+    }
+
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError> {
         self.catalogue.get(name)
     }
