@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
-use drizzle_proto::{Address, net::shell::LogFormat};
+use drizzle_proto::{Address, FileName, PeerId, net::shell::LogFormat};
 
 /// The tracker of Drizzle: knows which peers are alive, which files they share, and which peer holds which chunk.
 ///
@@ -37,7 +37,7 @@ pub struct Cli {
     #[arg(long, value_enum, env = "DRIZZLE_LOG_FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// Something else than serving
+    /// Instead of serving: ask or command the tracker that runs with this --data-dir
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -53,6 +53,28 @@ pub enum Command {
         /// Ask whether it is ready instead: whether its catalogue answers
         #[arg(long)]
         ready: bool,
+    },
+    /// List the registered names with their owners and numbers of holders
+    Files {
+        /// Only names that start with this
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+    /// Take a name back for its owner: its holders are told to offer it no more, and the same content cannot be registered
+    /// under it again
+    Drop {
+        /// What the file is called in the swarm
+        name: FileName,
+        /// Let the same content be registered again, also if it was dropped or withdrawn before
+        #[arg(long)]
+        free: bool,
+    },
+    /// Let another peer own a name, for instance after its owner was installed anew
+    Reassign {
+        /// What the file is called in the swarm
+        name: FileName,
+        /// Id of the peer, 32 hex digits: `peer-cli status` on that machine shows it
+        peer: PeerId,
     },
 }
 

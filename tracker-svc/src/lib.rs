@@ -5,6 +5,8 @@
 //! | `config` | command line and environment |
 //! | `server` | brings it up and down: `bind(config)` gives a handle |
 //! | `grpc` | the gRPC face; the only place that knows wire messages |
+//! | `operator` | what an operator does with a running tracker, on a socket of its own |
+//! | [`commands`] | what an operator types: the other end of that socket |
 //! | `watch` | the stream that pushes changes of a file's holders |
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
@@ -27,12 +29,14 @@
 
 pub mod catalogue;
 pub mod census;
+pub mod commands;
 mod config;
 pub mod error;
 mod grpc;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]
 pub mod live;
+mod operator;
 mod readiness;
 #[deny(clippy::disallowed_methods)]
 pub mod registry;

@@ -3,8 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use drizzle_proto::net::{health, shell, transport::Transport};
-use tracker_svc::{Cli, Command, bind};
+use drizzle_proto::net::{
+    health,
+    shell::{self, Failure},
+    transport::Transport,
+};
+use tracker_svc::{
+    Cli, Command, bind,
+    commands::{self, CommandError},
+};
 
 /// For work on the disk.
 const BLOCKING_THREADS: usize = 64;
@@ -20,8 +27,22 @@ fn main() -> ExitCode {
                     false => Ok(health::check(&Transport::plaintext(), &address).await?),
                 }
             }
+            (Some(Command::Files { prefix }), Some(config)) => said(commands::files(&config.data_dir, prefix).await),
+            (Some(Command::Drop { name, free }), Some(config)) => {
+                said(commands::drop_name(&config.data_dir, name, *free).await)
+            }
+            (Some(Command::Reassign { name, peer }), Some(config)) => {
+                said(commands::reassign(&config.data_dir, name, *peer).await)
+            }
             (None, Some(config)) => shell::serve(cli.log_format, bind(config)).await,
-            (None, None) => Err("--data-dir is missing; see --help".into()),
+            (_, None) => Err("--data-dir is missing, and has to stand before the command; see --help".into()),
         }
     })
+}
+
+fn said(done: Result<(), CommandError>) -> Result<(), Failure> {
+    match done {
+        Err(error) if !error.is_closed_pipe() => Err(error.into()),
+        _ => Ok(()),
+    }
 }

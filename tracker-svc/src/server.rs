@@ -13,12 +13,15 @@ use drizzle_proto::{
         shell::{self, Daemon, Drained, Failure, Fault},
         transport::Transport,
     },
-    wire::tracker_server::{SERVICE_NAME, TrackerServer},
+    wire::{
+        operator_server::OperatorServer,
+        tracker_server::{SERVICE_NAME, TrackerServer},
+    },
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     catalogue::{CatalogueError, RedbCatalogue},
@@ -27,7 +30,7 @@ use crate::{
     grpc::Service,
     limits::MAX_REQUEST,
     live::leases::PULSE,
-    readiness,
+    operator, readiness,
     registry::Registry,
 };
 
@@ -98,6 +101,19 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     if config.release_after < Duration::MAX {
         let releasing = release(registry.clone(), config.release_after, stop.clone());
         tasks.spawn(shell::guard("task that releases names", releasing, fault.clone()));
+    }
+    match operator::Place::bind(&config.data_dir) {
+        Ok(socket) => {
+            let mut incoming = transport.incoming_local(socket, cut.clone());
+            tasks.spawn(shell::watch_listener("operator service", incoming.broken(), fault.clone()));
+            let server = transport.server().add_service(OperatorServer::new(operator::Service::new(registry.clone())));
+            let server = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+            tasks.spawn(shell::watch_over("operator service", server, stop.clone(), fault.clone()));
+        }
+        // Some network file systems have no sockets; the tracker does its work all the same.
+        Err(error) => {
+            warn!(%error, "the commands files, drop and reassign cannot be served: no socket can be made in the data folder")
+        }
     }
     let mut incoming = transport.incoming(listener, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::io::Errno;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::oneshot,
     time::{Instant, Sleep, sleep},
 };
@@ -72,25 +72,38 @@ impl Meaning {
 
 /// Where connections come from; tests put errors in its place.
 pub trait Listen: Unpin {
+    /// A connection.
+    type Stream;
+
     /// As [`TcpListener::poll_accept`].
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>>;
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        UnixListener::poll_accept(self, context).map_ok(|(stream, _)| stream)
+    }
 }
 
 impl Listen for TcpListener {
+    type Stream = TcpStream;
+
     fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         TcpListener::poll_accept(self, context).map_ok(|(stream, _)| stream)
     }
 }
 
 /// What is set on each connection that was accepted.
-pub type SetUp = fn(&TcpStream) -> io::Result<()>;
+pub type SetUp<S> = fn(&S) -> io::Result<()>;
 
 /// A bound listener's connections. It never ends: a listener that broke has no more of them.
 #[derive(Debug)]
-pub struct Incoming<L = TcpListener> {
+pub struct Incoming<L: Listen = TcpListener> {
     listener: L,
     cut: CancellationToken,
-    set_up: SetUp,
+    set_up: SetUp<L::Stream>,
     pause: Option<Pin<Box<Sleep>>>,
     failed_in_a_row: u32,
     shortage_said: Option<Instant>,
@@ -101,7 +114,7 @@ pub struct Incoming<L = TcpListener> {
 
 impl<L: Listen> Incoming<L> {
     /// Each connection is set up first. Cancelling `cut` closes them all, whatever they are doing.
-    pub fn new(listener: L, cut: CancellationToken, set_up: SetUp) -> Self {
+    pub fn new(listener: L, cut: CancellationToken, set_up: SetUp<L::Stream>) -> Self {
         let (breaks, broken) = oneshot::channel();
         Self {
             listener,
@@ -151,7 +164,7 @@ impl<L: Listen> Incoming<L> {
 }
 
 impl<L: Listen> Stream for Incoming<L> {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<Connection<L::Stream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -191,6 +204,8 @@ mod tests {
     }
 
     impl Listen for Failing {
+        type Stream = TcpStream;
+
         fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
             self.asked += 1;
             match self.errors.pop_front() {

@@ -15,22 +15,22 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-/// A TCP connection that fails once its token is cancelled.
-pub struct Connection {
-    stream: TcpStream,
+/// A connection that fails once its token is cancelled.
+pub struct Connection<S = TcpStream> {
+    stream: S,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Connection {
+impl<S> Connection<S> {
     /// Wraps an accepted connection.
-    pub fn new(stream: TcpStream, cut: CancellationToken) -> Self {
+    pub fn new(stream: S, cut: CancellationToken) -> Self {
         Self { stream, cut: Box::pin(cut.cancelled_owned()) }
     }
 
     #[cfg(test)]
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(super) fn stream(&self) -> &S {
         &self.stream
     }
 
@@ -42,15 +42,15 @@ impl Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> S::ConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // Reading alone registers for the cut: a connection's task always wants to read.
         self.check(cx)?;
@@ -58,7 +58,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)

@@ -1,13 +1,20 @@
 //! The settings of every connection, in one place. Where a figure stands, it was measured: see the
 //! README's table of measured settings.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tower_service::Service;
 
 use super::{
     accept::Incoming,
@@ -89,6 +96,17 @@ impl Transport {
         Incoming::new(listener, cut, set_up_accepted)
     }
 
+    /// As [`Transport::incoming`], of a socket in a folder of this machine. The folder's rights say which programs reach it.
+    pub fn incoming_local(&self, listener: UnixListener, cut: CancellationToken) -> Incoming<UnixListener> {
+        Incoming::new(listener, cut, |_| Ok(()))
+    }
+
+    /// A connection to such a socket, made now.
+    pub async fn connect_local(&self, socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
+        // The address is a word for logs; the connector knows where to go.
+        Endpoint::from_static("http://local").connect_with_connector(LocalConnector(socket)).await
+    }
+
     fn endpoint(&self, address: &Address) -> Result<Endpoint, tonic::transport::Error> {
         Ok(Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -108,6 +126,24 @@ fn connector() -> HttpConnector {
     #[cfg(target_os = "linux")]
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     tcp
+}
+
+/// Connects to a socket in a folder, whatever the address.
+struct LocalConnector(PathBuf);
+
+impl Service<Uri> for LocalConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let socket = self.0.clone();
+        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(socket).await?)) })
+    }
 }
 
 /// Sets up a connection that a server has accepted.

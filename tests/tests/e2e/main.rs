@@ -17,6 +17,7 @@ mod links;
 mod listeners;
 mod many;
 mod names;
+mod operator;
 mod readme;
 mod refusals;
 mod replace;

@@ -302,21 +302,29 @@ impl Live {
         self.drop_from_swarm(peer, name);
     }
 
-    /// Drops a file's swarm because its name was released by `by`: its watches end, its other holders are
-    /// told when they renew.
-    pub fn release(&mut self, name: &FileName, by: PeerId) {
-        let Some(entry) = self.swarms.remove(name) else { return };
+    /// Drops a file's swarm because its name was released, by a peer or by none: its watches end, its other holders are
+    /// told when they renew. How many they are.
+    pub fn release(&mut self, name: &FileName, by: Option<PeerId>) -> usize {
+        let Some(entry) = self.swarms.remove(name) else { return 0 };
+        let mut told = 0;
         if entry.swarm.watchers() > 0 {
             self.news.push(News::SwarmEnded(entry.serial));
         }
         for peer in entry.swarm.peers() {
             if let Some((_, lease)) = self.leases.of_peer(peer) {
                 lease.files.remove(name);
-                if peer != by {
+                if by != Some(peer) {
                     lease.note_released(entry.swarm.file().clone());
+                    told += 1;
                 }
             }
         }
+        told
+    }
+
+    /// Where a live peer is reached.
+    pub fn address(&self, peer: PeerId, now: Instant) -> Option<Address> {
+        self.leases.of_live_peer(peer, now).map(|lease| lease.peer.address().clone())
     }
 
     /// The file that a name stands for, if it has a swarm.

@@ -12,11 +12,12 @@
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
 //!
-//! That half is in `names.rs`.
+//! That half is in `names.rs`; what is asked for and answered is in `answers.rs`.
 //!
 //! What is told under one lease takes effect in order: each such call takes the lease's turn first and
 //! keeps it until its blocking work is done, whether or not its caller is still there.
 
+mod answers;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -28,16 +29,17 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, FileInfo, FileName, PeerClaim, PeerId,
+    Address, FileInfo, FileName, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
-    holder::{Holder, HolderChanges},
+    holder::HolderChanges,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{info, warn};
 
+pub use self::answers::{Dropped, HolderPage, Listing, Locations, OwnedName, Wanted};
 use crate::{
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Record},
     census::{Census, Counts},
     error::Error,
     limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
@@ -70,48 +72,6 @@ struct Guarded {
     /// Draws the ids of leases.
     rng: StdRng,
     counts: Counts,
-}
-
-/// A page of names with their numbers of holders.
-#[derive(Debug)]
-pub struct Listing {
-    /// Each file, its full and its partial holders.
-    pub files: Vec<(FileInfo, u32, u32)>,
-    /// Where the next page begins, unless this is the last one.
-    pub next: Option<FileName>,
-}
-
-/// Which part of a file's locations is wanted.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// The first chunk whose hash is wanted, if hashes are.
-    pub hashes_from: Option<u32>,
-    /// Which page of holders is wanted.
-    pub holders: HolderPage,
-}
-
-/// A page of holders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HolderPage {
-    /// No holders.
-    Omitted,
-    /// From the first one on.
-    First,
-    /// After this one.
-    After(PeerId),
-}
-
-/// A part of a file's locations.
-#[derive(Debug)]
-pub struct Locations {
-    /// Which file.
-    pub file: FileInfo,
-    /// Hashes from the wanted one on.
-    pub hashes: Vec<Digest>,
-    /// A page of holders.
-    pub holders: Vec<Holder>,
-    /// The holder after which the next page begins, unless this is the last one.
-    pub next: Option<PeerId>,
 }
 
 impl Registry {
@@ -274,26 +234,67 @@ impl Registry {
 
     /// A page of names with a prefix, in byte order, after the given one.
     pub async fn list(&self, prefix: String, after: Option<FileName>, limit: usize) -> Result<Listing, Error> {
-        // One more than wanted tells whether there is another page.
-        let read = move |inner: &Inner| Ok(inner.catalogue.list(&prefix, after.as_ref(), limit + 1)?);
-        let page = self.blocking(read).await?;
-        let mut names: Vec<FileInfo> = page.into_iter().map(|record| record.file).collect();
-        let mut bytes = 0;
-        let fits = names.iter().take(limit).take_while(|file| {
-            bytes += file.name.as_str().len() + 128;
-            bytes <= NAMES_BUDGET
-        });
-        let fits = fits.count();
-        let next = (names.len() > fits).then(|| names[fits - 1].name.clone());
-        names.truncate(fits);
+        let (records, next) = self.page(prefix, after, limit).await?;
         let files = self.inner.with(|Guarded { live, .. }| {
-            let counted = names.into_iter().map(|file| {
+            let counted = records.into_iter().map(|Record { file, .. }| {
                 let (full, partial) = live.counts(&file);
                 (file, full, partial)
             });
             counted.collect()
         });
         Ok(Listing { files, next })
+    }
+
+    /// As [`Registry::list`], with the owners; and whether there are more names.
+    pub async fn owned(
+        &self,
+        prefix: String,
+        after: Option<FileName>,
+        limit: usize,
+        now: Instant,
+    ) -> Result<(Vec<OwnedName>, bool), Error> {
+        let (records, next) = self.page(prefix, after, limit).await?;
+        let names = self.inner.with(|Guarded { live, .. }| {
+            let owned = records.into_iter().map(|record| {
+                let (full_holders, partial_holders) = live.counts(&record.file);
+                let owner_address = live.address(record.owner, now);
+                OwnedName { record, owner_address, full_holders, partial_holders }
+            });
+            owned.collect()
+        });
+        Ok((names, next.is_some()))
+    }
+
+    /// Frees a name on behalf of an operator. Without `free` the same content is refused under it to every peer until
+    /// other content was registered; with it, `None` says that the name was not taken.
+    pub async fn drop_name(&self, name: FileName, free: bool) -> Result<Option<Dropped>, Error> {
+        self.blocking(move |inner| inner.drop_name(&name, free)).await
+    }
+
+    /// Makes a peer the owner of a name; which one was before.
+    pub async fn reassign(&self, name: FileName, owner: PeerId) -> Result<PeerId, Error> {
+        self.blocking(move |inner| inner.reassign(&name, owner)).await
+    }
+
+    /// Records of names, and where the next page begins.
+    async fn page(
+        &self,
+        prefix: String,
+        after: Option<FileName>,
+        limit: usize,
+    ) -> Result<(Vec<Record>, Option<FileName>), Error> {
+        // One more than wanted tells whether there is another page.
+        let read = move |inner: &Inner| Ok(inner.catalogue.list(&prefix, after.as_ref(), limit + 1)?);
+        let mut page: Vec<Record> = self.blocking(read).await?;
+        let mut bytes = 0;
+        let fits = page.iter().take(limit).take_while(|record| {
+            bytes += record.file.name.as_str().len() + 256;
+            bytes <= NAMES_BUDGET
+        });
+        let fits = fits.count();
+        let next = (page.len() > fits).then(|| page[fits - 1].file.name.clone());
+        page.truncate(fits);
+        Ok((page, next))
     }
 
     /// What a name stands for and which peers hold it, in parts.

@@ -13,7 +13,7 @@ use drizzle_proto::{
 };
 use tracing::{debug, info};
 
-use super::{Guarded, Inner};
+use super::{Dropped, Guarded, Inner};
 use crate::{
     catalogue::{Claim, Record, Verdict},
     error::Error,
@@ -85,7 +85,7 @@ impl Inner {
                     None => {
                         let verdict = verdicts.next().ok_or(Error::Panicked)?;
                         if let Verdict::Replaced(_) = verdict {
-                            live.release(&entry.file.name, peer);
+                            live.release(&entry.file.name, Some(peer));
                         }
                         outcome_of(verdict, entry)
                     }
@@ -130,7 +130,7 @@ impl Inner {
             self.catalogue.release(name, peer)?;
         }
         self.with(|Guarded { live, .. }| match released {
-            true => live.release(name, peer),
+            true => drop(live.release(name, Some(peer))),
             false => live.drop_holder(peer, name),
         });
         info!(%peer, %name, id = %record.file.id, released, "file withdrawn");
@@ -163,12 +163,31 @@ impl Inner {
                 continue;
             }
             if let Some(Record { file, owner }) = self.catalogue.expire(&name, clock, limit)? {
-                self.with(|Guarded { live, .. }| live.release(&name, owner));
+                self.with(|Guarded { live, .. }| live.release(&name, Some(owner)));
                 info!(%name, id = %file.id, %owner, "name released: neither its owner nor a holder was seen for --release-after");
                 freed += 1;
             }
         }
         Ok((freed, last))
+    }
+
+    /// See [`Registry::drop_name`](super::Registry::drop_name).
+    pub(super) fn drop_name(&self, name: &FileName, free: bool) -> Result<Option<Dropped>, Error> {
+        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let dropped = self.catalogue.drop_name(name, !free)?;
+        let Some(record) = dropped else {
+            return if free { Ok(None) } else { Err(Error::NoSuchFile(name.clone())) };
+        };
+        let holders = self.with(|Guarded { live, .. }| live.release(name, None));
+        info!(%name, id = %record.file.id, owner = %record.owner, holders, free, "name dropped by an operator");
+        Ok(Some(Dropped { record, holders }))
+    }
+
+    /// See [`Registry::reassign`](super::Registry::reassign).
+    pub(super) fn reassign(&self, name: &FileName, owner: PeerId) -> Result<PeerId, Error> {
+        let before = self.catalogue.reassign(name, owner)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?.owner;
+        info!(%name, %before, %owner, "name reassigned by an operator");
+        Ok(before)
     }
 
     pub(super) fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
