@@ -47,8 +47,7 @@ pub(super) async fn share(
         }
         Ok((found, order.chunk_size))
     };
-    let (Scanned { found, failed, skipped: _ }, chunk_size) =
-        backend.lanes.hashing.run(find).await.map_err(of_task)??;
+    let (Scanned { found, failed, .. }, chunk_size) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {

@@ -8,7 +8,7 @@
 //! away for [`FORGET_AFTER`] from a place that is there. What its owner withdrew stays withdrawn. Calls block.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::Bound,
     path::{Path, PathBuf},
@@ -56,7 +56,7 @@ pub(crate) struct Shelf {
 #[derive(Debug)]
 struct State {
     known: BTreeMap<FileName, Known>,
-    paths: HashMap<PathBuf, BTreeSet<FileName>>,
+    paths: BTreeMap<PathBuf, BTreeSet<FileName>>,
     settling: Settling<PathBuf, Stamp>,
     /// Whether the log was told that none of the folder's files is there.
     told_away: bool,
@@ -73,6 +73,15 @@ pub(crate) struct ShelfState {
     pub(crate) folder_is_away: bool,
 }
 
+/// What a look for new files finds.
+#[derive(Debug)]
+pub(super) struct New {
+    /// Files to be hashed.
+    pub(super) files: Vec<Found>,
+    /// The folders that were looked into.
+    pub(super) folders: Vec<PathBuf>,
+}
+
 /// Downloads that run, whose files are left alone.
 pub(crate) struct Busy<'a> {
     /// Whether one of this name runs.
@@ -84,7 +93,7 @@ pub(crate) struct Busy<'a> {
 impl Shelf {
     /// Files are shared once they were left alone for the quiet time.
     pub(crate) fn new(exclusions: Exclusions, quiet_time: Duration) -> Self {
-        let (known, paths) = (BTreeMap::new(), HashMap::new());
+        let (known, paths) = (BTreeMap::new(), BTreeMap::new());
         let state = State { known, paths, settling: Settling::new(quiet_time), told_away: false };
         Self { exclusions, state: Mutex::new(state) }
     }
@@ -111,9 +120,11 @@ impl Shelf {
         state.known.range::<FileName, _>((from, Bound::Unbounded)).take(most).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Names that are recorded for a path.
-    pub(crate) fn at(&self, path: &Path) -> BTreeSet<FileName> {
-        self.lock().paths.get(path).cloned().unwrap_or_default()
+    /// Names that are recorded for a path, or for one below it.
+    pub(crate) fn at_or_below(&self, path: &Path) -> Vec<FileName> {
+        let state = self.lock();
+        let from = state.paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        from.take_while(|(at, _)| at.starts_with(path)).flat_map(|(_, names)| names.iter().cloned()).collect()
     }
 
     /// Files that may be quiet now, and when the next one may be.
@@ -184,7 +195,7 @@ impl Sharer {
     /// Shares every file below the folder that was left alone for the quiet time, and what was shared before.
     pub(crate) fn share_folder(&self, busy: &Busy<'_>) -> Result<(), ShareError> {
         let mut fresh = self.recall(busy)?;
-        fresh.extend(self.look_for_new(None, busy));
+        fresh.extend(self.look_for_new(None, busy).files);
         let hashed = fresh.len();
         self.hash(fresh, busy.name)?;
         let ShelfState { missing, settling, .. } = self.shelf.state(&self.dir);
@@ -338,10 +349,10 @@ impl Sharer {
 
     /// Files of the folder that are not recorded and were left alone for the quiet time, or only those at or below
     /// these paths.
-    pub(crate) fn look_for_new(&self, only: Option<BTreeSet<PathBuf>>, busy: &Busy<'_>) -> Vec<Found> {
+    pub(super) fn look_for_new(&self, only: Option<BTreeSet<PathBuf>>, busy: &Busy<'_>) -> New {
         let is_whole = only.is_none();
         let named = only.clone().unwrap_or_default();
-        let Scanned { found, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
+        let Scanned { found, folders, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
         for error in failed {
             tracing::warn!(%error, "not shared");
         }
@@ -370,7 +381,7 @@ impl Sharer {
                 fresh.push(file);
             }
         }
-        fresh
+        New { files: fresh, folders }
     }
 
     fn is_as_recorded(&self, record: &ShareRecord) -> bool {

@@ -5,12 +5,14 @@
 //! | [`find`] | what a person asked to share |
 //! | [`scan`] | which files there are, and what they are called |
 //! | [`folder`] | the daemon's own folder: what is recorded against what is there |
+//! | [`changes`] | what the system tells of changes in that folder |
 //! | [`watch`] | when the files are looked at, and the new ones hashed |
 //!
 //! A file that was hashed before and has the same size and modification time is not read again. Names come from
 //! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
 //! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds. Calls block.
 
+mod changes;
 mod find;
 mod folder;
 mod scan;

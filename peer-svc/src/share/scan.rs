@@ -25,7 +25,7 @@ use super::ShareError;
 use crate::store::{hash::HashError, stamp::Stamp};
 
 /// Files of a folder with this name, in the syntax of `.gitignore`, say what is not shared.
-const IGNORE_FILE: &str = ".drizzleignore";
+pub(super) const IGNORE_FILE: &str = ".drizzleignore";
 /// Never shared by themselves: hidden files, rsync's and editors' temporary ones among them, and what downloads are
 /// called until they are complete.
 const TEMPORARY: [&str; 11] = [
@@ -145,6 +145,8 @@ impl Skipped {
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
     pub(crate) found: Vec<Found>,
+    /// The folders that were looked into.
+    pub(super) folders: Vec<PathBuf>,
     /// What should be shared and cannot be.
     pub(crate) failed: Vec<ShareError>,
     pub(crate) skipped: Skipped,
@@ -257,6 +259,7 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
             }
         };
         if entry.file_type().is_some_and(|kind| kind.is_dir()) {
+            scanned.folders.push(entry.into_path());
             continue;
         }
         // Of the target, if it is a link.
