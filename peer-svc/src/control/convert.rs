@@ -104,6 +104,7 @@ fn offence(offence: Offence) -> wire::Offence {
         Offence::BrokeOff => Wire::BrokeOff,
         Offence::Refused => Wire::Refused,
         Offence::NotHeld => Wire::NotHeld,
+        Offence::Gone => Wire::Gone,
         Offence::Unreachable => Wire::Unreachable,
         Offence::OtherPeer => Wire::OtherPeer,
         Offence::OwnAddress => Wire::OwnAddress,

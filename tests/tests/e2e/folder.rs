@@ -180,3 +180,25 @@ async fn a_folder_without_a_file_to_share_fails_with_a_hint() {
     assert!(run.stderr.contains("name such a file itself"), "{}", run.stderr);
     assert_eq!(cluster.listed().await, []);
 }
+
+#[tokio::test]
+async fn a_file_that_is_gone_at_its_only_holder_is_told_and_fetched_once_it_is_back() {
+    let cluster = Cluster::start().await;
+    // It looks at its files by itself only much later, so the tracker lists it still.
+    let one = cluster.peer_with("one", Options::default().args(["--look-every", "1h"])).await;
+    let content = Content::small_chunks("A", 1, 8);
+    one.share(&content).await;
+    cluster.until_held("A", 1).await;
+    let away = cluster.folder().join("away");
+    fs::rename(one.path("A"), &away).unwrap();
+    let two = cluster.peer("two").await;
+    let run = two.cli(["download", "A", "--timeout", "2s"]).await.expect(7);
+    assert!(run.reason().contains("no longer there"), "{}", run.reason());
+    fs::rename(&away, one.path("A")).unwrap();
+    // Looked at by a restart here, by the next round else.
+    let mut one = one;
+    one.restart().await;
+    cluster.until_held("A", 1).await;
+    two.download("A").await;
+    content.assert_at(&two.path("A"));
+}
