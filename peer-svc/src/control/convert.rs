@@ -10,6 +10,7 @@ use wire::download_event::Event as WireEvent;
 use super::sharing::ShareOrder;
 use crate::{
     download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
+    share::{Reason, Skipped},
     status::Snapshot,
     store::hash::HashState,
     transfers::{Request, TransferStatus},
@@ -65,6 +66,31 @@ impl TryFrom<wire::ShareRequest> for ShareOrder {
             Layout::new(0, chunk_size)?;
         }
         Ok(Self { paths, name, chunk_size })
+    }
+}
+
+/// What was left out of a folder: one event for each reason.
+pub(super) fn skipped_events(skipped: Skipped) -> impl Iterator<Item = wire::ShareEvent> {
+    skipped.0.into_iter().map(|(reason, (count, examples))| {
+        let examples = examples.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let skipped = wire::ShareSkipped { reason: wire::share_skipped::Reason::from(reason).into(), count, examples };
+        wire::ShareEvent { event: Some(wire::share_event::Event::Skipped(skipped)) }
+    })
+}
+
+impl From<Reason> for wire::share_skipped::Reason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Hidden => Self::Hidden,
+            Reason::Temporary => Self::Temporary,
+            Reason::Excluded => Self::Excluded,
+            Reason::LeadsOut => Self::LinkOut,
+            Reason::LeadsNowhere => Self::LinkNowhere,
+            Reason::LeadsBack => Self::LinkBack,
+            Reason::SecondLink => Self::SecondLink,
+            Reason::NotRegular => Self::NotRegular,
+            Reason::BadName => Self::BadName,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::backend::Backend;
+use super::{backend::Backend, convert::skipped_events};
 use crate::{
     holdings::Registration,
     register::Patience,
@@ -47,10 +47,15 @@ pub(super) async fn share(
         }
         Ok((found, order.chunk_size))
     };
-    let (Scanned { found, failed, .. }, chunk_size) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
+    let (Scanned { found, failed, skipped, .. }, chunk_size) =
+        backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
+        for event in skipped_events(skipped) {
+            // The caller may be gone; what it asked for is shared nevertheless.
+            let _ = events.send(event).await;
+        }
         for error in failed {
             tell(&events, outcome(None, Status::Failed, error.to_string())).await;
         }

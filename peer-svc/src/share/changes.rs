@@ -22,7 +22,7 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 
-use super::scan::{IGNORE_FILE, identity};
+use super::{scan::identity, skipped::IGNORE_FILE};
 
 /// Paths that may wait to be looked at.
 const MOST: usize = 4096;

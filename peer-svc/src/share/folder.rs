@@ -21,7 +21,8 @@ use drizzle_proto::FileName;
 
 use super::{
     IsDownloading, ShareError, Sharer,
-    scan::{Exclusions, Found, Scan, Scanned, identity, scan},
+    scan::{Found, Scan, Scanned, identity, scan},
+    skipped::{Exclusions, Reason, Skipped},
 };
 use crate::{
     holdings::Lost,
@@ -60,6 +61,15 @@ struct State {
     settling: Settling<PathBuf, Stamp>,
     /// Whether the log was told that none of the folder's files is there.
     told_away: bool,
+    /// What the log was told of files that are not shared.
+    told: Told,
+}
+
+/// What the log was told: the same is not told at each look.
+#[derive(Debug, Default)]
+struct Told {
+    failed: BTreeSet<String>,
+    skipped: Skipped,
 }
 
 /// What a person may ask of it.
@@ -94,7 +104,8 @@ impl Shelf {
     /// Files are shared once they were left alone for the quiet time.
     pub(crate) fn new(exclusions: Exclusions, quiet_time: Duration) -> Self {
         let (known, paths) = (BTreeMap::new(), BTreeMap::new());
-        let state = State { known, paths, settling: Settling::new(quiet_time), told_away: false };
+        let state =
+            State { known, paths, settling: Settling::new(quiet_time), told_away: false, told: Told::default() };
         Self { exclusions, state: Mutex::new(state) }
     }
 
@@ -184,6 +195,31 @@ impl State {
         let age = u128::try_from(stamp.modified_nanos).map_or(Some(now), |modified| now.checked_sub(modified));
         let age = age.map(|nanos| Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)));
         self.settling.is_quiet(&path.to_owned(), stamp, age, Instant::now())
+    }
+}
+
+impl Told {
+    /// What cannot be shared, and after a look at the whole folder what is left out of it.
+    fn tell(&mut self, failed: &[ShareError], skipped: Option<Skipped>) {
+        let failed: BTreeSet<String> = failed.iter().map(ToString::to_string).collect();
+        for error in failed.difference(&self.failed) {
+            tracing::warn!(error, "not shared");
+        }
+        let Some(skipped) = skipped else { return self.failed.extend(failed) };
+        self.failed = failed;
+        for (reason, left_out) in &skipped.0 {
+            if self.skipped.0.get(reason) == Some(left_out) {
+                continue;
+            }
+            let (files, examples) = left_out;
+            // Nobody chose these names for that.
+            if *reason == Reason::BadName {
+                tracing::warn!(files, ?examples, "not shared: {}", reason.text());
+            } else {
+                tracing::debug!(files, ?examples, "not shared: {}", reason.text());
+            }
+        }
+        self.skipped = skipped;
     }
 }
 
@@ -353,16 +389,8 @@ impl Sharer {
         let is_whole = only.is_none();
         let named = only.clone().unwrap_or_default();
         let Scanned { found, folders, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
-        for error in failed {
-            tracing::warn!(%error, "not shared");
-        }
-        if is_whole {
-            for (reason, (count, examples)) in skipped.0 {
-                let first = examples.first().map(|path| path.display().to_string());
-                tracing::debug!(first, "left out: {count} {}", reason.text());
-            }
-        }
         let mut state = self.shelf.lock();
+        state.told.tell(&failed, is_whole.then_some(skipped));
         let is_new = |state: &State, file: &Found| {
             // A file that has a record, under whichever name, is looked at as such.
             !state.paths.contains_key(&file.path)

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`find`] | what a person asked to share |
 //! | [`scan`] | which files there are, and what they are called |
+//! | [`skipped`] | what is left out of a folder, and why |
 //! | [`folder`] | the daemon's own folder: what is recorded against what is there |
 //! | [`changes`] | what the system tells of changes in that folder |
 //! | [`watch`] | when the files are looked at, and the new ones hashed |
@@ -16,6 +17,7 @@ mod changes;
 mod find;
 mod folder;
 mod scan;
+mod skipped;
 pub(crate) mod watch;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
@@ -25,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     folder::{Busy, Shelf, ShelfState},
-    scan::{Exclusions, Found, Scanned},
+    scan::{Found, Scanned},
+    skipped::{Exclusions, Reason, Skipped},
 };
 use crate::{
     holdings::{Backing, Holdings, Refusal},

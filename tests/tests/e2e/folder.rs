@@ -202,3 +202,45 @@ async fn a_file_that_is_gone_at_its_only_holder_is_told_and_fetched_once_it_is_b
     two.download("A").await;
     content.assert_at(&two.path("A"));
 }
+
+/// What a run of `share` says that it left out, by reason.
+fn skipped(run: &drizzle_tests::Run) -> Vec<(String, u64)> {
+    let skipped = run.events.iter().filter(|event| event["status"] == "skipped");
+    let line = |event: &serde_json::Value| {
+        assert!(event["examples"].as_array().is_some_and(|named| (1..=3).contains(&named.len())), "{event}");
+        (event["reason"].as_str().unwrap().to_owned(), event["count"].as_u64().unwrap())
+    };
+    skipped.map(line).collect()
+}
+
+#[tokio::test]
+async fn what_is_left_out_of_a_folder_is_told_with_its_reason_and_shared_if_it_is_named() {
+    let cluster = Cluster::start().await;
+    let peer = cluster.peer_with("peer", Options::default().args(["--exclude", "*.log"])).await;
+    let folder = cluster.folder().join("set");
+    fs::create_dir(&folder).unwrap();
+    for name in ["good", ".a", ".b", ".c", ".d", "half.part", "a.log", "secret", "back\\slash"] {
+        fs::write(folder.join(name), name).unwrap();
+    }
+    fs::write(folder.join(".drizzleignore"), "/secret\n").unwrap();
+    symlink("/etc/hostname", folder.join("out")).unwrap();
+    let run = share(&peer, &folder).await.expect(0);
+    let expected = [
+        ("hidden", 4),
+        ("temporary by its name", 1),
+        ("excluded by --exclude or .drizzleignore", 2),
+        ("link out of the folder", 1),
+        ("its name cannot be shared: not UTF-8, with a control character or a backslash, or too long", 1),
+    ];
+    assert_eq!(skipped(&run), expected.map(|(reason, count)| (reason.to_owned(), count)));
+    assert_eq!(listed_names(cluster.listed().await), ["set/good"]);
+    // Whoever names a file wants that file.
+    for name in [".a", "half.part", "secret"] {
+        let run = share(&peer, &folder.join(name)).await.expect(0);
+        assert_eq!(skipped(&run), []);
+        cluster.until_held(name, 1).await;
+    }
+    fs::remove_file(folder.join("good")).unwrap();
+    let run = share(&peer, &folder).await.expect(3);
+    assert_eq!(skipped(&run).len(), expected.len(), "what is there, and why it is not shared");
+}
