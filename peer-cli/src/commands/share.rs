@@ -216,6 +216,8 @@ fn line(result: &wire::ShareResult) -> String {
         Status::Registered => format!("shared {name} ({content})"),
         Status::Pending => format!("pending {name} ({content})"),
         Status::Refused => format!("refused {name}: {}", clean(&result.detail)),
+        // It may be that it has no name.
+        Status::Failed | Status::Unspecified if name.is_empty() => format!("failed: {}", clean(&result.detail)),
         Status::Failed | Status::Unspecified => format!("failed {name}: {}", clean(&result.detail)),
     }
 }

@@ -42,7 +42,7 @@ pub(super) async fn share(
     let find = move || {
         let found = sharer.find(&order.paths, order.name.clone())?;
         if order.name.is_some() && order.paths.iter().any(|path| path.is_dir()) {
-            let reason = "a name can be given to a single file only, not to a folder".to_owned();
+            let reason = "this is a folder: a name can be given to a single file only".to_owned();
             return Err(ShareError::Name { path: order.paths[0].clone(), reason });
         }
         Ok((found, order.chunk_size))
@@ -124,7 +124,7 @@ async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) 
         }
         Registration::Refused(detail) => outcome(Some(&file), Status::Refused, detail),
         Registration::Pending => {
-            let detail = "the tracker cannot be reached; the file is registered once it can".to_owned();
+            let detail = "the tracker cannot be reached now: the file is registered as soon as it is back".to_owned();
             outcome(Some(&file), Status::Pending, detail)
         }
     }

@@ -358,7 +358,7 @@ mod tests {
         until_heard(&changes, &[a.clone(), b.clone()]).await;
         assert_eq!(changes.watch(vec![a.clone(), a.join("in")]).len(), 2, "moved back, it is watched by its old path");
         fs::remove_dir_all(&a).unwrap();
-        until_heard(&changes, &[a.clone()]).await;
+        until_heard(&changes, std::slice::from_ref(&a)).await;
         fs::create_dir(&a).unwrap();
         assert_eq!(changes.watch(vec![root.clone(), a.clone()]), [a.clone()].into());
         fs::write(a.join("new"), "x").unwrap();

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     holdings::Lost,
     store::{
+        hash::HashError,
         journal::{JournalError, ShareRecord},
         stamp::Stamp,
     },
@@ -34,6 +35,9 @@ use crate::{
 
 /// A file that is away for so long, from a folder that is there, was deleted.
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 86_400);
+
+/// Files that the log need not be told of again. Of more it is told twice.
+const MOST_TOLD: usize = 1024;
 
 /// What is known of a recorded file, without its manifest.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ struct State {
 struct Told {
     failed: BTreeSet<String>,
     skipped: Skipped,
+    /// Files that could not be hashed, and why; at most [`MOST_TOLD`].
+    unhashed: BTreeMap<FileName, String>,
 }
 
 /// What a person may ask of it.
@@ -199,6 +205,18 @@ impl State {
 }
 
 impl Told {
+    fn tell_unhashed(&mut self, name: FileName, error: &ShareError) {
+        let text = error.to_string();
+        if self.unhashed.get(&name) == Some(&text) {
+            return;
+        }
+        tracing::warn!(%name, error = text, "not shared");
+        if self.unhashed.len() >= MOST_TOLD {
+            self.unhashed.clear();
+        }
+        self.unhashed.insert(name, text);
+    }
+
     /// What cannot be shared, and after a look at the whole folder what is left out of it.
     fn tell(&mut self, failed: &[ShareError], skipped: Option<Skipped>) {
         let failed: BTreeSet<String> = failed.iter().map(ToString::to_string).collect();
@@ -243,9 +261,18 @@ impl Sharer {
 
     /// Hashes files that a look found, and offers them.
     pub(crate) fn hash(&self, files: Vec<Found>, is_downloading: IsDownloading<'_>) -> Result<(), ShareError> {
-        for (name, result) in self.share_found(files, None, &self.progress, is_downloading)? {
-            if let Err(error) = result {
-                tracing::warn!(%name, %error, "not shared");
+        let hashed = self.share_found(files, None, &self.progress, is_downloading)?;
+        let told = &mut self.shelf.lock().told;
+        for (name, result) in hashed {
+            match result {
+                Ok(_) => {
+                    told.unhashed.remove(&name);
+                }
+                // The person who writes it has not asked for anything.
+                Err(ShareError::Hash(HashError::Changing(path))) => {
+                    tracing::info!(%name, path = %path.display(), "it changed while it was hashed: it is looked at again");
+                }
+                Err(error) => told.tell_unhashed(name, &error),
             }
         }
         Ok(())
@@ -345,7 +372,7 @@ impl Sharer {
             self.journal.note_missing(&missed, now)?;
         }
         if !forgotten.is_empty() {
-            tracing::info!(files = forgotten.len(), first = %forgotten[0], "forgotten: they were not there for 30 days");
+            tracing::info!(files = forgotten.len(), first = %forgotten[0], "these files were not there for 30 days: their hashes are forgotten");
             self.journal.forget_shares(&forgotten)?;
             let mut state = self.shelf.lock();
             forgotten.iter().for_each(|name| state.remove(name));
@@ -360,7 +387,7 @@ impl Sharer {
             records.extend(self.journal.share(name)?.map(|record| (name.clone(), record)));
         }
         if let Some((first, _)) = records.first() {
-            tracing::info!(files = records.len(), %first, "back as they were: offered again");
+            tracing::info!(files = records.len(), %first, "shared files are back as they were: offered again");
             self.offer(records, busy.name)?;
         }
         Ok(())
@@ -379,7 +406,7 @@ impl Sharer {
         if away {
             tracing::warn!(%dir, known, "none of the files that were shared from the folder is there: is its disk mounted? Nothing is forgotten; they are offered again when they are back");
         } else if let Some((name, path)) = first {
-            tracing::warn!(files = missed.len(), first = %name, path = %path.display(), "no longer there: deleted, or their disk is away; they are offered again when they are back");
+            tracing::warn!(files = missed.len(), first = %name, path = %path.display(), "shared files are no longer there: deleted, or their disk is away; they are offered again when they are back");
         }
     }
 

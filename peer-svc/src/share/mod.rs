@@ -62,7 +62,7 @@ pub(crate) enum ShareError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A panic; the log has its text.
-    #[error("internal error: sharing panicked")]
+    #[error("internal error: sharing panicked; the log of peer-svc says where")]
     Panicked,
 }
 

@@ -233,11 +233,13 @@ fn bare(error: io::Error) -> io::Error {
     error
 }
 
+/// What a file is called that lies below `base`.
 pub(super) fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
     let fail = |reason: String| ShareError::Name { path: path.to_owned(), reason };
     let relative = path.strip_prefix(base).unwrap_or(path);
-    let text = relative.to_str().ok_or_else(|| fail("the name is not UTF-8".to_owned()))?;
-    FileName::new(text).map_err(|error| fail(error.to_string()))
+    let advice = "share it under another name with --name, or rename it";
+    let text = relative.to_str().ok_or_else(|| fail(format!("the name is not UTF-8: {advice}")))?;
+    FileName::new(text).map_err(|error| fail(format!("{error}: {advice}")))
 }
 
 #[cfg(test)]

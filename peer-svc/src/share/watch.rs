@@ -90,7 +90,7 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
         tokio::select! {
             done = ended(&mut keeper.hashing) => {
                 keeper.hashing = None;
-                report(done, "cannot share files");
+                report(done, "cannot record the files that were hashed");
             }
             doubts = keeper.sharer.holdings.doubts() => keeper.look(Look::At(doubts.into_iter().collect())).await,
             () = sleep_until(rounds.next_due().into()) => {
@@ -201,7 +201,7 @@ impl Keeper {
                 let found: Vec<Found> = found.into_iter().filter(is_new).collect();
                 self.waiting.extend(found.into_iter().map(|file| (file.name.clone(), file)));
             }
-            Ok(Err(error)) => report(Ok(Err(error)), "cannot look at the shared files"),
+            Ok(Err(error)) => report(Ok(Err(error)), "cannot record what became of the shared files"),
             Err(error) => report(Err(error), ""),
         }
     }
@@ -250,7 +250,7 @@ async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {
         tokio::select! {
-            done = &mut hashing => return report(done, "cannot share the folder"),
+            done = &mut hashing => return report(done, "cannot read or record what is shared of the folder"),
             _ = ticks.tick() => {
                 let at = sharer.progress.read();
                 let mib = |bytes: u64| bytes >> 20;
