@@ -61,7 +61,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Share {
-    /// Files, or folders whose files are all shared
+    /// Files, or folders: of a folder all files but hidden, temporary and excluded ones, which are listed
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// What to call the file in the swarm (with one PATH only)

@@ -189,6 +189,7 @@ pub(crate) fn offence(blame: &wire::Blame) -> &'static str {
         Offence::BrokeOff => "broke off",
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
+        Offence::Gone => "its file is no longer there",
         Offence::Unreachable => "unreachable",
         Offence::OtherPeer => "another peer answers there; set --advertise on both",
         Offence::OwnAddress => "that is this peer's own address; set --advertise on both",

@@ -92,12 +92,14 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_SETTLE", default_value = "5s", value_parser = humantime::parse_duration)]
     pub settle: Duration,
 
-    /// Each shared file is looked at this often: whether it is there and unchanged
+    /// Each shared file is looked at this often: whether it is there and unchanged. So is the whole folder, for new files
+    /// that the system did not tell of
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_LOOK_EVERY", default_value = "60s", value_parser = humantime::parse_duration)]
     pub look_every: Duration,
 
-    /// Share new files of the folder as they appear: the default
-    #[arg(long, overrides_with = "no_watch")]
+    /// Share new files of the folder as they appear: the default; said here, it counts more than DRIZZLE_NO_WATCH
+    // No `overrides_with`: to clap a variable that is set conflicts with that.
+    #[arg(long)]
     pub watch: bool,
 
     /// Share only what is in the folder at the start, and what peer-cli is told to share

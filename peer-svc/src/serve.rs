@@ -20,14 +20,20 @@ use drizzle_engine::{
     pace::{self, Pace, Verdict},
     slots::{Answer, Grant, Requester, Slots},
 };
-use drizzle_proto::{FileId, PeerId, WireError, client::PEER_ID_TRAILER, convert, limits::MESSAGE_SIZE, wire};
+use drizzle_proto::{
+    FileId, PeerId, WireError,
+    client::{GONE_TRAILER, PEER_ID_TRAILER},
+    convert,
+    limits::MESSAGE_SIZE,
+    wire,
+};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
     task::{JoinError, JoinHandle},
 };
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
     holdings::{Holdings, ReadError, Readable},
@@ -87,7 +93,12 @@ impl From<ServeError> for Status {
     fn from(error: ServeError) -> Self {
         let text = error.to_string();
         match error {
-            ServeError::Read(ReadError::UnknownFile(_) | ReadError::Gone) => Status::not_found(text),
+            ServeError::Read(ReadError::UnknownFile(_)) => Status::not_found(text),
+            ServeError::Read(ReadError::Gone) => {
+                let mut status = Status::not_found(text);
+                status.metadata_mut().insert(GONE_TRAILER, MetadataValue::from_static("true"));
+                status
+            }
             ServeError::Read(ReadError::NoSuchChunk { .. }) | ServeError::Offset { .. } => Status::out_of_range(text),
             ServeError::Read(ReadError::NotHeld(_) | ReadError::InDoubt) => Status::failed_precondition(text),
             ServeError::Read(ReadError::Changed) => Status::data_loss(text),

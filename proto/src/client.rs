@@ -289,6 +289,9 @@ impl TrackerClient {
 /// Names the peer that answers, in the trailers of a refusal because another one was meant: see `peer.proto`.
 pub const PEER_ID_TRAILER: &str = "drizzle-peer-id";
 
+/// In the trailers of NOT_FOUND if the file was held and is no longer there: see `peer.proto`.
+pub const GONE_TRAILER: &str = "drizzle-gone";
+
 /// Asks one other peer for chunks. Cheap to clone; connects when first used.
 #[derive(Debug, Clone)]
 pub struct PeerClient {

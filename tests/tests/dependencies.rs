@@ -16,8 +16,9 @@ use std::{
 use serde_json::Value;
 use spdx::{Expression, LicenseReq, ParseMode};
 
-/// Licences that ask for no more than a notice, so that the binaries can be given away under Apache-2.0.
-const LICENCES: [&str; 5] = ["Apache-2.0", "BSD-3-Clause", "MIT", "Unicode-3.0", "Zlib"];
+/// Licences that ask for no more than a notice, so that the binaries can be given away under Apache-2.0. `notify` and
+/// `inotify` brought in CC0-1.0, which asks for nothing and grants no patents, and ISC, which asks for a notice.
+const LICENCES: [&str; 7] = ["Apache-2.0", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unicode-3.0", "Zlib"];
 
 /// Crates that must not come in, and why.
 const BANNED: [(&str, &str); 5] = [

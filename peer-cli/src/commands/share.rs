@@ -1,6 +1,6 @@
 //! `share`: hashing progress on a terminal, then a line for each file.
 
-use drizzle_proto::wire::{self, share_event::Event, share_result::Status};
+use drizzle_proto::wire::{self, share_event::Event, share_result::Status, share_skipped::Reason};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 
@@ -24,6 +24,15 @@ struct Shared<'a> {
     file: FileFields<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     detail: &'a str,
+}
+
+/// What a folder holds and is not shared, for one reason.
+#[derive(Serialize)]
+struct Skipped<'a> {
+    status: &'static str,
+    reason: &'static str,
+    count: u64,
+    examples: &'a [String],
 }
 
 /// What to ask; fails for what cannot be asked.
@@ -59,6 +68,10 @@ pub(super) async fn run(
                     hashing(bar, &progress);
                 }
             }
+            Some(Event::Skipped(skipped)) => match &bar {
+                Some(bar) => bar.suspend(|| tally.skip(&skipped, json, out))?,
+                None => tally.skip(&skipped, json, out)?,
+            },
             Some(Event::Result(result)) => {
                 if let Some(bar) = &bar {
                     bar.finish_and_clear();
@@ -104,6 +117,8 @@ struct Tally {
     refused: u32,
     failed: u32,
     unwritten: u32,
+    /// Something was left out that is shared if it is named itself.
+    nameable: bool,
 }
 
 impl Tally {
@@ -129,6 +144,20 @@ impl Tally {
         Ok(())
     }
 
+    fn skip(&mut self, skipped: &wire::ShareSkipped, json: bool, out: &mut Out) -> Result<(), Failure> {
+        let by_name = [Reason::Hidden, Reason::Temporary, Reason::Excluded, Reason::LinkOut];
+        self.nameable |= by_name.contains(&skipped.reason());
+        let reason = left_out(skipped.reason());
+        let (count, examples) = (skipped.count, &skipped.examples[..]);
+        if json {
+            return Ok(out.json(&Skipped { status: "skipped", reason, count, examples })?);
+        }
+        let named = examples.iter().map(|path| clean(path)).collect::<Vec<_>>().join(", ");
+        let more = count.saturating_sub(examples.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Ok(out.line(&format!("skipped {count} ({reason}): {named}{more}"))?)
+    }
+
     fn is_empty(&self) -> bool {
         self.registered + self.pending + self.refused + self.failed == 0
     }
@@ -145,10 +174,29 @@ impl Tally {
             let counts: Vec<_> = counts.map(|(number, what)| format!("{number} {what}")).collect();
             out.line(&format!("... {} more; in all {}", count(self.unwritten, "file"), counts.join(", ")))?;
         }
+        if self.nameable && !self.is_empty() {
+            out.line("What is skipped by its name, and a link out of the folder, is shared if it is named itself.")?;
+        }
         if self.pending > 0 {
             out.line("The tracker is away: pending files are registered as soon as it is back.")?;
         }
         Ok(())
+    }
+}
+
+/// Why something is left out, in words.
+fn left_out(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Hidden => "hidden",
+        Reason::Temporary => "temporary by its name",
+        Reason::Excluded => "excluded by --exclude or .drizzleignore",
+        Reason::LinkOut => "link out of the folder",
+        Reason::LinkNowhere => "link to nothing",
+        Reason::LinkBack => "link back to a folder around it",
+        Reason::SecondLink => "link to a folder, within a linked folder",
+        Reason::NotRegular => "not a regular file",
+        Reason::BadName => "its name cannot be shared: not UTF-8, with a control character or a backslash, or too long",
+        Reason::Unspecified => "for a reason that this peer-cli does not know",
     }
 }
 
@@ -169,6 +217,8 @@ fn line(result: &wire::ShareResult) -> String {
         Status::Registered => format!("shared {name} ({content})"),
         Status::Pending => format!("pending {name} ({content})"),
         Status::Refused => format!("refused {name}: {}", clean(&result.detail)),
+        // It may be that it has no name.
+        Status::Failed | Status::Unspecified if name.is_empty() => format!("failed: {}", clean(&result.detail)),
         Status::Failed | Status::Unspecified => format!("failed {name}: {}", clean(&result.detail)),
     }
 }

@@ -281,6 +281,36 @@ fn many_shares_are_summed_up() {
 }
 
 #[test]
+fn what_a_folder_leaves_out_is_told_with_its_reason() {
+    use wire::{share_event::Event, share_skipped::Reason};
+    let skipped = |reason: Reason, count, examples: &[&str]| {
+        let examples = examples.iter().map(|&path| path.to_owned()).collect();
+        Event::Skipped(wire::ShareSkipped { reason: reason.into(), count, examples })
+    };
+    let result = wire::ShareResult {
+        status: wire::share_result::Status::Registered.into(),
+        file: Some(file("f")),
+        detail: String::new(),
+    };
+    let many = skipped(Reason::Hidden, 5, &["/d/.a", "/d/.b\u{1b}", "/d/.c"]);
+    let events = vec![many.clone(), skipped(Reason::NotRegular, 1, &["/d/pipe"]), Event::Result(result)];
+    let daemon = Daemon::start(Script { share: events.into(), ..Script::default() });
+    let ran = daemon.run(&["share", "."]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("skipped 5 (hidden): /d/.a, /d/.b\u{fffd}, /d/.c and 2 more\n"), "{ran:?}");
+    assert!(ran.stdout.contains("skipped 1 (not a regular file): /d/pipe\n"), "{ran:?}");
+    assert!(ran.stdout.contains("is shared if it is named itself"), "{ran:?}");
+    let json = daemon.run(&["--json", "share", "."]).json();
+    let expected = json!({"status": "skipped", "reason": "not a regular file", "count": 1, "examples": ["/d/pipe"]});
+    assert_eq!((json.len(), &json[1]), (3, &expected));
+    let daemon = Daemon::start(Script { share: vec![many].into(), ..Script::default() });
+    let ran = daemon.run(&["share", "."]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.stdout.starts_with("skipped 5 (hidden)") && ran.stderr.contains("name such a file itself"), "{ran:?}");
+    assert!(!ran.stdout.contains("named itself"), "said once: {ran:?}");
+}
+
+#[test]
 fn unshare_and_cancel() {
     let daemon = Daemon::start(Script { unshare: true.into(), ..Script::default() });
     assert_eq!(daemon.run(&["--json", "unshare", "a"]).json(), [json!({"name": "a", "name_released": true})]);

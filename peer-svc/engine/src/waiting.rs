@@ -296,7 +296,7 @@ mod tests {
             located in any::<bool>(), unheld in sets(), avoided in sets(), under_way in 0usize..4, asked in 0usize..4,
         ) {
             let fetches = Fetches { under_way, without_memory: under_way.saturating_sub(asked) };
-            let supply = Supply { unheld: unheld.clone(), avoided: avoided.clone() };
+            let supply = Supply { unheld: unheld.clone(), avoided: avoided.clone(), gone: false };
             let is_supplied = unheld.is_empty() && avoided.is_empty();
             let reason = Reason::of(located, supply.clone(), fetches);
             prop_assert_eq!(reason == Reason::NotLocated, !located);

@@ -10,7 +10,7 @@ use wire::download_event::Event as WireEvent;
 use super::sharing::ShareOrder;
 use crate::{
     download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
-    share::Wish,
+    share::{Reason, Skipped, Wish},
     status::Snapshot,
     store::hash::HashState,
     transfers::{Request, TransferStatus},
@@ -69,6 +69,31 @@ impl TryFrom<wire::ShareRequest> for ShareOrder {
     }
 }
 
+/// What was left out of a folder: one event for each reason.
+pub(super) fn skipped_events(skipped: Skipped) -> impl Iterator<Item = wire::ShareEvent> {
+    skipped.0.into_iter().map(|(reason, (count, examples))| {
+        let examples = examples.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let skipped = wire::ShareSkipped { reason: wire::share_skipped::Reason::from(reason).into(), count, examples };
+        wire::ShareEvent { event: Some(wire::share_event::Event::Skipped(skipped)) }
+    })
+}
+
+impl From<Reason> for wire::share_skipped::Reason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Hidden => Self::Hidden,
+            Reason::Temporary => Self::Temporary,
+            Reason::Excluded => Self::Excluded,
+            Reason::LeadsOut => Self::LinkOut,
+            Reason::LeadsNowhere => Self::LinkNowhere,
+            Reason::LeadsBack => Self::LinkBack,
+            Reason::SecondLink => Self::SecondLink,
+            Reason::NotRegular => Self::NotRegular,
+            Reason::BadName => Self::BadName,
+        }
+    }
+}
+
 impl From<&Contribution> for wire::SourceProgress {
     fn from(source: &Contribution) -> Self {
         Self { peer: source.peer.to_string(), bytes: source.bytes, chunks: source.chunks, in_flight: source.in_flight }
@@ -105,6 +130,7 @@ fn offence(offence: Offence) -> wire::Offence {
         Offence::BrokeOff => Wire::BrokeOff,
         Offence::Refused => Wire::Refused,
         Offence::NotHeld => Wire::NotHeld,
+        Offence::Gone => Wire::Gone,
         Offence::Unreachable => Wire::Unreachable,
         Offence::OtherPeer => Wire::OtherPeer,
         Offence::OwnAddress => Wire::OwnAddress,

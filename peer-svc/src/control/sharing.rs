@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::backend::Backend;
+use super::{backend::Backend, convert::skipped_events};
 use crate::{
     holdings::Registration,
     register::Patience,
@@ -42,15 +42,19 @@ pub(super) async fn share(
     let find = move || {
         let found = sharer.find(&order.paths, order.name.clone())?;
         if order.name.is_some() && order.paths.iter().any(|path| path.is_dir()) {
-            let reason = "a name can be given to a single file only, not to a folder".to_owned();
+            let reason = "this is a folder: a name can be given to a single file only".to_owned();
             return Err(ShareError::Name { path: order.paths[0].clone(), reason });
         }
         Ok((found, order.wish))
     };
-    let (Scanned { found, failed, skipped: _ }, wish) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
+    let (Scanned { found, failed, skipped, .. }, wish) = backend.lanes.hashing.run(find).await.map_err(of_task)??;
     let (events, stream) = mpsc::channel(BACKLOG);
     let tasks = backend.tasks.clone();
     tasks.spawn(async move {
+        for event in skipped_events(skipped) {
+            // The caller may be gone; what it asked for is shared nevertheless.
+            let _ = events.send(event).await;
+        }
         for error in failed {
             tell(&events, outcome(None, Status::Failed, error.to_string())).await;
         }
@@ -119,7 +123,7 @@ async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) 
         }
         Registration::Refused(detail) => outcome(Some(&file), Status::Refused, detail),
         Registration::Pending => {
-            let detail = "the tracker cannot be reached; the file is registered once it can".to_owned();
+            let detail = "the tracker cannot be reached now: the file is registered as soon as it is back".to_owned();
             outcome(Some(&file), Status::Pending, detail)
         }
     }

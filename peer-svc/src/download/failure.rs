@@ -172,7 +172,7 @@ fn gave_up(why: &GivesUp, name: &FileName, patience: Duration) -> String {
 
 /// Why a download waits, for a person.
 pub(crate) fn reason_text(reason: &Reason) -> String {
-    let Supply { unheld, avoided } = match reason {
+    let Supply { unheld, avoided, gone } = match reason {
         Reason::NotLocated => return "the tracker has not said which peers hold it".to_owned(),
         Reason::Busy => return "every holder is busy".to_owned(),
         Reason::NoMemory => return "other downloads of this peer use all memory for chunks".to_owned(),
@@ -180,13 +180,13 @@ pub(crate) fn reason_text(reason: &Reason) -> String {
         Reason::Silence => return "its holders were asked and sent nothing".to_owned(),
         Reason::NoSupply(supply) => supply,
     };
-    let no_peer = format!("no peer holds {}", named(unheld));
-    let left_alone = format!("every holder of {} has misbehaved and is left alone for a while", named(avoided));
-    match (unheld.is_empty(), avoided.is_empty()) {
-        (false, false) => format!("{no_peer}; {left_alone}"),
-        (false, true) => no_peer,
-        (true, _) => left_alone,
-    }
+    let no_peer = (!unheld.is_empty()).then(|| format!("no peer holds {}", named(unheld)));
+    let no_longer = gone
+        .then(|| "the file is no longer there at a peer that held it: it was deleted, or its disk is away".to_owned());
+    let left_alone = (!avoided.is_empty())
+        .then(|| format!("every holder of {} has misbehaved and is left alone for a while", named(avoided)));
+    let reasons: Vec<String> = [no_peer, no_longer, left_alone].into_iter().flatten().collect();
+    reasons.join("; ")
 }
 
 /// An offence in words.
@@ -198,6 +198,7 @@ fn offence_text(offence: Offence) -> &'static str {
         Offence::BrokeOff => "broke off",
         Offence::Refused => "refused",
         Offence::NotHeld => "does not hold it",
+        Offence::Gone => "its file is no longer there",
         Offence::Unreachable => "unreachable",
         Offence::OtherPeer => "another peer answers there",
         Offence::OwnAddress => "that is this peer's own address",
@@ -271,13 +272,18 @@ mod tests {
         let set = |ranges: &str| ChunkSet::from_ranges(count, &ranges.parse().unwrap()).unwrap();
         let none = ChunkSet::empty(count);
         let reason = |unheld: &ChunkSet, avoided: &ChunkSet| {
-            reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone() }))
+            reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone(), gone: false }))
         };
         assert_eq!(reason(&set("0-2,5"), &none), "no peer holds chunks 0-2,5");
         assert_eq!(reason(&set("3"), &none), "no peer holds chunk 3");
         assert!(reason(&none, &set("7")).starts_with("every holder of chunk 7 has misbehaved"));
         assert!(reason(&none, &set("7-8")).starts_with("every holder of chunks 7-8 has misbehaved"));
         assert!(reason(&set("1"), &set("2")).contains("; every holder of chunk 2 has"));
+        let gone = |unheld: &ChunkSet, avoided: &ChunkSet| {
+            reason_text(&Reason::NoSupply(Supply { unheld: unheld.clone(), avoided: avoided.clone(), gone: true }))
+        };
+        assert!(gone(&set("0-2"), &none).starts_with("no peer holds chunks 0-2; the file is no longer there at"));
+        assert!(gone(&none, &set("0")).starts_with("the file is no longer there at"));
         let tainted = gave_up(&GivesUp::Tainted(set("4")), &FileName::new("a").unwrap(), Duration::from_secs(1));
         assert!(tainted.starts_with("the bytes offered for chunk 4 of a are not"), "{tainted}");
     }

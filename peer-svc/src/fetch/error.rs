@@ -5,7 +5,7 @@ use std::time::Duration;
 use drizzle_engine::{pace, schedule::Offence};
 use drizzle_proto::{
     PeerId, PeerInfo,
-    client::{PEER_ID_TRAILER, status_text},
+    client::{GONE_TRAILER, PEER_ID_TRAILER, status_text},
 };
 use tonic::{Code, Status};
 
@@ -61,6 +61,7 @@ impl FetchError {
         let offence = match status.code() {
             Code::ResourceExhausted => return Self::Busy,
             Code::DataLoss => Offence::Changed,
+            Code::NotFound if status.metadata().contains_key(GONE_TRAILER) => Offence::Gone,
             Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => Offence::NotHeld,
             // The transport's own errors: no connection, connection lost.
             Code::Unavailable => Offence::Unreachable,
@@ -79,7 +80,7 @@ impl FetchError {
         }
         match Self::status(status) {
             Self::Offence(Offence::Unreachable, text) => Self::Offence(Offence::BrokeOff, text),
-            Self::Offence(Offence::NotHeld, text) => Self::Offence(Offence::Refused, text),
+            Self::Offence(Offence::NotHeld | Offence::Gone, text) => Self::Offence(Offence::Refused, text),
             Self::Busy => Self::Offence(Offence::Refused, "said busy in the middle of a chunk".to_owned()),
             other => other,
         }
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn aborted_means_another_peer_before_the_first_byte_and_a_lost_slot_after_it() {
+    fn what_a_refusal_means_is_told_by_its_trailer_and_by_when_it_comes() {
         let [own, meant, answers] = [1, 2, 3].map(|n| PeerId::from_bytes([n; 16]));
         let holder = PeerInfo::new(meant, Address::new("h:1").unwrap(), Labels::default());
         let mut status = Status::aborted("x");
@@ -127,6 +128,10 @@ mod tests {
         assert!(matches!(FetchError::begun(&status, &holder, own), FetchError::Offence(Offence::OtherPeer, _)));
         assert!(matches!(FetchError::begun(&status, &holder, answers), FetchError::Offence(Offence::OwnAddress, _)));
         assert_eq!(FetchError::in_stream(&Status::aborted("x")), FetchError::Busy);
+        let mut gone = Status::not_found("x");
+        assert!(matches!(FetchError::begun(&gone, &holder, own), FetchError::Offence(Offence::NotHeld, _)));
+        gone.metadata_mut().insert(GONE_TRAILER, "true".parse().unwrap());
+        assert!(matches!(FetchError::begun(&gone, &holder, own), FetchError::Offence(Offence::Gone, _)));
         let refused = FetchError::begun(&Status::aborted("x"), &holder, own);
         assert!(matches!(refused, FetchError::Offence(Offence::Refused, _)), "{refused:?}");
     }

@@ -37,7 +37,7 @@ impl Sharer {
                     true => self.scan_of(self.dir.clone(), Some([path.clone()].into())),
                     false => self.scan_of(path.clone(), None),
                 };
-                let Scanned { found, failed, skipped } = scan(what, base);
+                let Scanned { found, failed, skipped, .. } = scan(what, base);
                 all.found.extend(found);
                 all.failed.extend(failed);
                 all.skipped.merge(skipped);

@@ -8,7 +8,7 @@
 //! away for [`FORGET_AFTER`] from a place that is there. What its owner withdrew stays withdrawn. Calls block.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::Bound,
     path::{Path, PathBuf},
@@ -21,11 +21,13 @@ use drizzle_proto::FileName;
 
 use super::{
     IsDownloading, ShareError, Sharer, Wish,
-    scan::{Exclusions, Found, Scan, Scanned, identity, scan},
+    scan::{Found, Scan, Scanned, identity, scan},
+    skipped::{Exclusions, Reason, Skipped},
 };
 use crate::{
     holdings::Lost,
     store::{
+        hash::HashError,
         journal::{JournalError, ShareRecord},
         stamp::Stamp,
     },
@@ -33,6 +35,9 @@ use crate::{
 
 /// A file that is away for so long, from a folder that is there, was deleted.
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 86_400);
+
+/// Files that the log need not be told of again. Of more it is told twice.
+const MOST_TOLD: usize = 1024;
 
 /// What is known of a recorded file, without its manifest.
 #[derive(Debug)]
@@ -58,10 +63,21 @@ pub(crate) struct Shelf {
 #[derive(Debug)]
 struct State {
     known: BTreeMap<FileName, Known>,
-    paths: HashMap<PathBuf, BTreeSet<FileName>>,
+    paths: BTreeMap<PathBuf, BTreeSet<FileName>>,
     settling: Settling<PathBuf, Stamp>,
     /// Whether the log was told that none of the folder's files is there.
     told_away: bool,
+    /// What the log was told of files that are not shared.
+    told: Told,
+}
+
+/// What the log was told: the same is not told at each look.
+#[derive(Debug, Default)]
+struct Told {
+    failed: BTreeSet<String>,
+    skipped: Skipped,
+    /// Files that could not be hashed, and why; at most [`MOST_TOLD`].
+    unhashed: BTreeMap<FileName, String>,
 }
 
 /// What a person may ask of it.
@@ -75,6 +91,15 @@ pub(crate) struct ShelfState {
     pub(crate) folder_is_away: bool,
 }
 
+/// What a look for new files finds.
+#[derive(Debug)]
+pub(super) struct New {
+    /// Files to be hashed.
+    pub(super) files: Vec<Found>,
+    /// The folders that were looked into.
+    pub(super) folders: Vec<PathBuf>,
+}
+
 /// Downloads that run, whose files are left alone.
 pub(crate) struct Busy<'a> {
     /// Whether one of this name runs.
@@ -86,8 +111,9 @@ pub(crate) struct Busy<'a> {
 impl Shelf {
     /// Files are shared once they were left alone for the quiet time.
     pub(crate) fn new(exclusions: Exclusions, quiet_time: Duration) -> Self {
-        let (known, paths) = (BTreeMap::new(), HashMap::new());
-        let state = State { known, paths, settling: Settling::new(quiet_time), told_away: false };
+        let (known, paths) = (BTreeMap::new(), BTreeMap::new());
+        let state =
+            State { known, paths, settling: Settling::new(quiet_time), told_away: false, told: Told::default() };
         Self { exclusions, state: Mutex::new(state) }
     }
 
@@ -125,9 +151,11 @@ impl Shelf {
         state.known.range::<FileName, _>((from, Bound::Unbounded)).take(most).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Names that are recorded for a path.
-    pub(crate) fn at(&self, path: &Path) -> BTreeSet<FileName> {
-        self.lock().paths.get(path).cloned().unwrap_or_default()
+    /// Names that are recorded for a path, or for one below it.
+    pub(crate) fn at_or_below(&self, path: &Path) -> Vec<FileName> {
+        let state = self.lock();
+        let from = state.paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        from.take_while(|(at, _)| at.starts_with(path)).flat_map(|(_, names)| names.iter().cloned()).collect()
     }
 
     /// Files that may be quiet now, and when the next one may be.
@@ -190,6 +218,43 @@ impl State {
     }
 }
 
+impl Told {
+    fn tell_unhashed(&mut self, name: FileName, error: &ShareError) {
+        let text = error.to_string();
+        if self.unhashed.get(&name) == Some(&text) {
+            return;
+        }
+        tracing::warn!(%name, error = text, "not shared");
+        if self.unhashed.len() >= MOST_TOLD {
+            self.unhashed.clear();
+        }
+        self.unhashed.insert(name, text);
+    }
+
+    /// What cannot be shared, and after a look at the whole folder what is left out of it.
+    fn tell(&mut self, failed: &[ShareError], skipped: Option<Skipped>) {
+        let failed: BTreeSet<String> = failed.iter().map(ToString::to_string).collect();
+        for error in failed.difference(&self.failed) {
+            tracing::warn!(error, "not shared");
+        }
+        let Some(skipped) = skipped else { return self.failed.extend(failed) };
+        self.failed = failed;
+        for (reason, left_out) in &skipped.0 {
+            if self.skipped.0.get(reason) == Some(left_out) {
+                continue;
+            }
+            let (files, examples) = left_out;
+            // Nobody chose these names for that.
+            if *reason == Reason::BadName {
+                tracing::warn!(files, ?examples, "not shared: {}", reason.text());
+            } else {
+                tracing::debug!(files, ?examples, "not shared: {}", reason.text());
+            }
+        }
+        self.skipped = skipped;
+    }
+}
+
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -198,7 +263,7 @@ impl Sharer {
     /// Shares every file below the folder that was left alone for the quiet time, and what was shared before.
     pub(crate) fn share_folder(&self, busy: &Busy<'_>) -> Result<(), ShareError> {
         let mut fresh = self.recall(busy)?;
-        fresh.extend(self.look_for_new(None, busy));
+        fresh.extend(self.look_for_new(None, busy).files);
         let hashed = fresh.len();
         self.hash(fresh, busy.name)?;
         let ShelfState { missing, settling, .. } = self.shelf.state(&self.dir);
@@ -210,9 +275,18 @@ impl Sharer {
 
     /// Hashes files that a look found, and offers them.
     pub(crate) fn hash(&self, files: Vec<Found>, is_downloading: IsDownloading<'_>) -> Result<(), ShareError> {
-        for (name, result) in self.share_found(files, Wish::default(), &self.progress, is_downloading)? {
-            if let Err(error) = result {
-                tracing::warn!(%name, %error, "not shared");
+        let hashed = self.share_found(files, Wish::default(), &self.progress, is_downloading)?;
+        let told = &mut self.shelf.lock().told;
+        for (name, result) in hashed {
+            match result {
+                Ok(_) => {
+                    told.unhashed.remove(&name);
+                }
+                // The person who writes it has not asked for anything.
+                Err(ShareError::Hash(HashError::Changing(path))) => {
+                    tracing::info!(%name, path = %path.display(), "it changed while it was hashed: it is looked at again");
+                }
+                Err(error) => told.tell_unhashed(name, &error),
             }
         }
         Ok(())
@@ -312,7 +386,7 @@ impl Sharer {
             self.journal.note_missing(&missed, now)?;
         }
         if !forgotten.is_empty() {
-            tracing::info!(files = forgotten.len(), first = %forgotten[0], "forgotten: they were not there for 30 days");
+            tracing::info!(files = forgotten.len(), first = %forgotten[0], "these files were not there for 30 days: their hashes are forgotten");
             self.journal.forget_shares(&forgotten)?;
             let mut state = self.shelf.lock();
             forgotten.iter().for_each(|name| state.remove(name));
@@ -327,7 +401,7 @@ impl Sharer {
             records.extend(self.journal.share(name)?.map(|record| (name.clone(), record)));
         }
         if let Some((first, _)) = records.first() {
-            tracing::info!(files = records.len(), %first, "back as they were: offered again");
+            tracing::info!(files = records.len(), %first, "shared files are back as they were: offered again");
             self.offer(records, busy.name)?;
         }
         Ok(())
@@ -346,26 +420,18 @@ impl Sharer {
         if away {
             tracing::warn!(%dir, known, "none of the files that were shared from the folder is there: is its disk mounted? Nothing is forgotten; they are offered again when they are back");
         } else if let Some((name, path)) = first {
-            tracing::warn!(files = missed.len(), first = %name, path = %path.display(), "no longer there: deleted, or their disk is away; they are offered again when they are back");
+            tracing::warn!(files = missed.len(), first = %name, path = %path.display(), "shared files are no longer there: deleted, or their disk is away; they are offered again when they are back");
         }
     }
 
     /// Files of the folder that are not recorded and were left alone for the quiet time, or only those at or below
     /// these paths.
-    pub(crate) fn look_for_new(&self, only: Option<BTreeSet<PathBuf>>, busy: &Busy<'_>) -> Vec<Found> {
+    pub(super) fn look_for_new(&self, only: Option<BTreeSet<PathBuf>>, busy: &Busy<'_>) -> New {
         let is_whole = only.is_none();
         let named = only.clone().unwrap_or_default();
-        let Scanned { found, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
-        for error in failed {
-            tracing::warn!(%error, "not shared");
-        }
-        if is_whole {
-            for (reason, (count, examples)) in skipped.0 {
-                let first = examples.first().map(|path| path.display().to_string());
-                tracing::debug!(first, "left out: {count} {}", reason.text());
-            }
-        }
+        let Scanned { found, folders, failed, skipped } = scan(self.scan_of(self.dir.clone(), only), &self.dir);
         let mut state = self.shelf.lock();
+        state.told.tell(&failed, is_whole.then_some(skipped));
         let is_new = |state: &State, file: &Found| {
             // A file that has a record, under whichever name, is looked at as such.
             !state.paths.contains_key(&file.path)
@@ -384,7 +450,7 @@ impl Sharer {
                 fresh.push(file);
             }
         }
-        fresh
+        New { files: fresh, folders }
     }
 
     fn is_as_recorded(&self, record: &ShareRecord) -> bool {

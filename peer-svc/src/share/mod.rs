@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`find`] | what a person asked to share |
 //! | [`scan`] | which files there are, and what they are called |
+//! | [`skipped`] | what is left out of a folder, and why |
 //! | [`folder`] | the daemon's own folder: what is recorded against what is there |
+//! | [`changes`] | what the system tells of changes in that folder |
 //! | [`watch`] | when the files are looked at, and the new ones hashed |
 //! | [`writers`] | which files are being written to |
 //!
@@ -12,9 +14,11 @@
 //! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
 //! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds. Calls block.
 
+mod changes;
 mod find;
 mod folder;
 mod scan;
+mod skipped;
 pub(crate) mod watch;
 mod writers;
 
@@ -25,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     folder::{Busy, Shelf, ShelfState},
-    scan::{Exclusions, Found, Scanned},
+    scan::{Found, Scanned},
+    skipped::{Exclusions, Reason, Skipped},
 };
 use crate::{
     holdings::{Backing, Holdings, Refusal},
@@ -59,7 +64,7 @@ pub(crate) enum ShareError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A panic; the log has its text.
-    #[error("internal error: sharing panicked")]
+    #[error("internal error: sharing panicked; the log of peer-svc says where")]
     Panicked,
 }
 

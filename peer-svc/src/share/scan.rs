@@ -2,11 +2,11 @@
 //!
 //! A file is called by the path that leads to it, links included. A link is followed if it leads to a place in the
 //! same folder; through one link to a folder, and not through a second one in there, so that links in a circle come
-//! to an end. What cannot be a name (not UTF-8, control characters, too long) fails with a reason, and is never guessed
-//! at. What is left out is counted, by reason.
+//! to an end. What cannot be a name (not UTF-8, control characters, too long) is left out, and is never guessed at. What
+//! is left out is counted, by reason.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     error::Error,
     fs::Metadata,
     io,
@@ -16,52 +16,13 @@ use std::{
 };
 
 use drizzle_proto::{FileName, name::RESERVED_PREFIX};
-use ignore::{
-    DirEntry, WalkBuilder,
-    gitignore::{Gitignore, GitignoreBuilder},
+use ignore::{DirEntry, WalkBuilder};
+
+use super::{
+    ShareError,
+    skipped::{Exclusions, IgnoreFiles, Reason, Skipped},
 };
-
-use super::ShareError;
 use crate::store::{hash::HashError, stamp::Stamp};
-
-/// Files of a folder with this name, in the syntax of `.gitignore`, say what is not shared.
-const IGNORE_FILE: &str = ".drizzleignore";
-/// Never shared by themselves: hidden files, rsync's and editors' temporary ones among them, and what downloads are
-/// called until they are complete.
-const TEMPORARY: [&str; 11] = [
-    ".*",
-    "*~",
-    "*.part",
-    "*.partial",
-    "*.filepart",
-    "*.tmp",
-    "*.crdownload",
-    "*.opdownload",
-    "*.download",
-    "*.aria2",
-    "*.!qB",
-];
-/// Paths that are named of each reason.
-const EXAMPLES: usize = 3;
-
-/// What is not shared by itself.
-#[derive(Debug, Clone)]
-pub(crate) struct Exclusions(Gitignore);
-
-impl Exclusions {
-    /// The temporary names, then these patterns: the last one that matches decides, and `!PATTERN` takes one back.
-    pub(crate) fn new(patterns: &[String]) -> Result<Self, ignore::Error> {
-        let mut builder = GitignoreBuilder::new("");
-        for pattern in TEMPORARY.into_iter().chain(patterns.iter().map(String::as_str)) {
-            builder.add_line(None, pattern)?;
-        }
-        builder.build().map(Self)
-    }
-
-    fn match_path(&self, relative: &Path, is_folder: bool) -> bool {
-        self.0.matched(relative, is_folder).is_ignore()
-    }
-}
 
 /// A file that may be shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,64 +48,12 @@ pub(super) fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Why something in a folder is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reason {
-    /// A link to a place outside.
-    LeadsOut,
-    /// A link to nothing.
-    LeadsNowhere,
-    /// A link to a folder that it lies in.
-    LeadsBack,
-    /// A link to a folder, met by way of another such link.
-    SecondLink,
-    /// A socket, a pipe, a device.
-    NotRegular,
-    /// Excluded by its name.
-    Excluded,
-}
-
-impl Reason {
-    /// For a person, after a number.
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::LeadsOut => "links that lead out of the folder (name the link itself to share it)",
-            Self::LeadsNowhere => "links that lead nowhere",
-            Self::LeadsBack => "links that lead back to a folder around them",
-            Self::SecondLink => "links to folders within a linked folder",
-            Self::NotRegular => "that are not regular files",
-            Self::Excluded => "hidden, temporary or excluded by name (name the file itself to share it)",
-        }
-    }
-}
-
-/// What was left out of a folder: how many, and some of them, by reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Skipped(pub(crate) BTreeMap<Reason, (u64, Vec<PathBuf>)>);
-
-impl Skipped {
-    fn add(&mut self, reason: Reason, path: &Path) {
-        let (count, examples) = self.0.entry(reason).or_default();
-        *count += 1;
-        if examples.len() < EXAMPLES {
-            examples.push(path.to_owned());
-        }
-    }
-
-    pub(super) fn merge(&mut self, other: Self) {
-        for (reason, (count, examples)) in other.0 {
-            let (all, some) = self.0.entry(reason).or_default();
-            *all += count;
-            some.extend(examples);
-            some.truncate(EXAMPLES);
-        }
-    }
-}
-
 /// What a folder holds.
 #[derive(Debug, Default)]
 pub(crate) struct Scanned {
     pub(crate) found: Vec<Found>,
+    /// The folders that were looked into.
+    pub(super) folders: Vec<PathBuf>,
     /// What should be shared and cannot be.
     pub(crate) failed: Vec<ShareError>,
     pub(crate) skipped: Skipped,
@@ -173,6 +82,7 @@ struct Filter {
 #[derive(Default)]
 struct Seen {
     skipped: Skipped,
+    ignore_files: IgnoreFiles,
     /// Links to folders that were followed.
     links: BTreeSet<PathBuf>,
 }
@@ -192,11 +102,11 @@ impl Filter {
         }
         let relative = path.strip_prefix(&self.scan.root).unwrap_or(path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.scan.exclusions.match_path(relative, is_folder) {
-            // The daemon's own wishes are no news.
-            if entry.file_name() != IGNORE_FILE {
-                seen.skipped.add(Reason::Excluded, path);
-            }
+        let why = self.scan.exclusions.why(relative, is_folder);
+        if let Some(reason) =
+            why.or_else(|| seen.ignore_files.leave_out(&self.scan.root, path, is_folder).then_some(Reason::Excluded))
+        {
+            seen.skipped.add(reason, path);
             return false;
         }
         if !entry.path_is_symlink() {
@@ -245,7 +155,6 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
     let walk = WalkBuilder::new(&root)
         .standard_filters(false)
         .follow_links(true)
-        .add_custom_ignore_filename(IGNORE_FILE)
         .filter_entry(move |entry| decides.admits(entry))
         .build();
     for entry in walk {
@@ -257,6 +166,7 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
             }
         };
         if entry.file_type().is_some_and(|kind| kind.is_dir()) {
+            scanned.folders.push(entry.into_path());
             continue;
         }
         // Of the target, if it is a link.
@@ -275,7 +185,7 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
         }
         match name_of(entry.path(), base) {
             Ok(name) => scanned.found.push(Found::new(name, entry.into_path(), &metadata)),
-            Err(error) => scanned.failed.push(error),
+            Err(_) => scanned.skipped.add(Reason::BadName, entry.path()),
         }
     }
     let seen = std::mem::take(&mut *filter.seen.lock().unwrap_or_else(PoisonError::into_inner));
@@ -323,18 +233,20 @@ fn bare(error: io::Error) -> io::Error {
     error
 }
 
+/// What a file is called that lies below `base`.
 pub(super) fn name_of(path: &Path, base: &Path) -> Result<FileName, ShareError> {
     let fail = |reason: String| ShareError::Name { path: path.to_owned(), reason };
     let relative = path.strip_prefix(base).unwrap_or(path);
-    let text = relative.to_str().ok_or_else(|| fail("the name is not UTF-8".to_owned()))?;
-    FileName::new(text).map_err(|error| fail(error.to_string()))
+    let advice = "share it under another name with --name, or rename it";
+    let text = relative.to_str().ok_or_else(|| fail(format!("the name is not UTF-8: {advice}")))?;
+    FileName::new(text).map_err(|error| fail(format!("{error}: {advice}")))
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use super::*;
+    use super::{super::skipped::IGNORE_FILE, *};
 
     /// A folder with these files and links; what is found of it, and what is left out.
     fn scanned(files: &[&str], links: &[(&str, &str)], patterns: &[&str]) -> (Vec<String>, Vec<(Reason, u64)>) {
@@ -374,17 +286,42 @@ mod tests {
         ];
         let (found, skipped) = scanned(&[&["a", "sub/b"], &temporary[..]].concat(), &[], &[]);
         assert_eq!(found, ["a", "sub/b"]);
-        assert_eq!(skipped, [(Reason::Excluded, 7)], "its own file of patterns is no news");
+        assert_eq!(skipped, [(Reason::Hidden, 3), (Reason::Temporary, 4)], "its own file of patterns is no news");
     }
 
     #[test]
     fn patterns_of_the_command_line_and_of_the_folder_leave_out_more_or_less() {
-        let (found, _) = scanned(
+        let (found, skipped) = scanned(
             &["a", "a.tmp", "a.log", "logs/b", "secret", "x/secret", ".drizzleignore"],
             &[],
             &["*.log", "logs/", "!*.tmp"],
         );
         assert_eq!(found, ["a", "a.tmp", "x/secret"]);
+        assert_eq!(skipped, [(Reason::Excluded, 3)], "the folder's own patterns count as those of the command line");
+    }
+
+    #[test]
+    fn the_nearest_file_of_patterns_decides_and_holds_for_all_below() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("in/deep")).unwrap();
+        for file in ["a.log", "in/a.log", "in/b", "in/deep/a.log", "in/deep/b", "b"] {
+            fs::write(root.join(file), "x").unwrap();
+        }
+        fs::write(root.join(IGNORE_FILE), "*.log\n").unwrap();
+        fs::write(root.join("in").join(IGNORE_FILE), "!a.log\n/b\n").unwrap();
+        let exclusions = Exclusions::new(&[]).unwrap();
+        let scanned = scan(Scan { root: root.clone(), only: None, state: root.join("state"), exclusions }, &root);
+        let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
+        found.sort();
+        assert_eq!(found, ["b", "in/a.log", "in/deep/a.log", "in/deep/b"]);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_left_out_and_counted() {
+        let (found, skipped) = scanned(&["a", "back\\slash", "new\nline"], &[], &[]);
+        assert_eq!(found, ["a"]);
+        assert_eq!(skipped, [(Reason::BadName, 2)]);
     }
 
     #[test]

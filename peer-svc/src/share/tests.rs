@@ -237,7 +237,7 @@ fn a_file_that_is_still_copied_waits_until_it_is_quiet() {
     assert_eq!((shared(&sharer), sharer.shelf.state(&sharer.dir).settling), (0, 1));
     let time = std::time::SystemTime::now() - 2 * day;
     fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-    let found = sharer.look_for_new(Some([path].into()), &IDLE);
+    let found = sharer.look_for_new(Some([path].into()), &IDLE).files;
     sharer.hash(found, &|_| false).unwrap();
     assert_eq!((shared(&sharer), sharer.shelf.state(&sharer.dir).settling), (1, 0));
 }
@@ -249,10 +249,10 @@ fn what_is_downloaded_into_the_folder_is_not_shared_under_a_second_name() {
     fs::write(sharer.dir.join("a"), "a").unwrap();
     let path = sharer.dir.join("a");
     let running = Busy { name: &|_| false, path: &|to| to == path };
-    assert!(sharer.look_for_new(None, &running).is_empty(), "its download runs");
+    assert!(sharer.look_for_new(None, &running).files.is_empty(), "its download runs");
     let found = sharer.find(std::slice::from_ref(&path), Some(name("models/a"))).unwrap().found;
     sharer.share_found(found, Wish::default(), &HashProgress::default(), &|_| false).unwrap();
-    assert!(sharer.look_for_new(None, &IDLE).is_empty());
+    assert!(sharer.look_for_new(None, &IDLE).files.is_empty());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! When the files are looked at: once at the start, then round and round at a steady pace, and at once when one was
-//! lost while it was served. New files of the folder are found by looking at all of it, at the same pace.
+//! lost while it was served, or when the system tells of a change in the folder. All of the folder is looked at for new
+//! files at the same pace, for what is not told.
 //!
 //! One look runs at a time; files are hashed beside it, so that a large one keeps no look waiting.
 
@@ -18,17 +19,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Busy, Found, ShareError, Sharer};
+use super::{
+    Busy, Found, ShareError, Sharer,
+    changes::{Changes, Heard},
+    folder::New,
+};
 use crate::{lanes::Lanes, transfers::Transfers};
 
 /// The log hears of long hashing this often.
 const HASHING: Duration = Duration::from_secs(5);
-/// Files that are quiet are gathered for this long.
+/// Files that are quiet, or that changed, are gathered for this long.
 const GATHER: Duration = Duration::from_millis(200);
 /// Without anything to wait for.
 const IDLE: Duration = Duration::from_secs(3600);
 /// A look at the whole folder takes at most this share of the time.
 const SHARE: u32 = 50;
+/// A look at what changed, at most this: a folder of many files takes long to read for the sake of one.
+const SHARE_OF_CHANGES: u32 = 10;
 
 /// How the folder is kept.
 #[derive(Debug, Clone, Copy)]
@@ -64,10 +71,13 @@ pub(crate) async fn keep(
 
 async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, care: Care) {
     share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
-    let mut keeper = Keeper { sharer, transfers, lanes, waiting: BTreeMap::new(), hashing: None };
-    let start = Instant::now();
-    let mut rounds = Rounds::new(care.look_every, start);
-    let mut next_folder = start + care.look_every;
+    let changes = if care.watch { Changes::of(&sharer.dir, care.look_every).map(Arc::new) } else { None };
+    let mut keeper = Keeper { sharer, transfers, lanes, changes, waiting: BTreeMap::new(), hashing: None };
+    let mut rounds = Rounds::new(care.look_every, Instant::now());
+    // What came while the first files were hashed, and every folder, to be watched.
+    let mut whole = WholeLooks { next: Instant::now(), soonest: Instant::now() };
+    let mut is_watching = false;
+    let mut may_hear = Instant::now();
     loop {
         keeper.hash_what_waits();
         let (settled, settling) = keeper.sharer.shelf.settled(Instant::now());
@@ -80,7 +90,7 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
         tokio::select! {
             done = ended(&mut keeper.hashing) => {
                 keeper.hashing = None;
-                report(done, "cannot share files");
+                report(done, "cannot record the files that were hashed");
             }
             doubts = keeper.sharer.holdings.doubts() => keeper.look(Look::At(doubts.into_iter().collect())).await,
             () = sleep_until(rounds.next_due().into()) => {
@@ -88,14 +98,49 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
                 let batch = rounds.batch(shelf.len(), Instant::now(), |after| shelf.following(after, BATCH));
                 keeper.look(Look::At(batch)).await;
             }
-            () = sleep_until(next_folder.into()), if care.watch => {
+            () = sleep_until(whole.next.into()), if care.watch => {
                 let begun = Instant::now();
                 keeper.look(Look::Folder).await;
-                next_folder = Instant::now() + care.look_every.max(begun.elapsed() * SHARE);
+                whole.done(begun.elapsed(), care.look_every);
+                if let Some(changes) = keeper.changes.as_ref().filter(|_| !std::mem::replace(&mut is_watching, true)) {
+                    tracing::info!(folders = changes.folders(), "watching the folder for new files");
+                }
+            }
+            changes = heard(keeper.changes.clone(), may_hear) => {
+                tokio::time::sleep(GATHER).await;
+                let begun = Instant::now();
+                match changes.take() {
+                    Heard::Paths(paths) => keeper.look(Look::Paths(paths)).await,
+                    Heard::TooMuch => whole.next = whole.soonest,
+                }
+                may_hear = Instant::now() + begun.elapsed() * SHARE_OF_CHANGES;
             }
             () = sleep_until(settling.into()) => {}
         }
     }
+}
+
+/// When the whole folder is looked at.
+struct WholeLooks {
+    next: Instant,
+    /// No look is due before this, whatever happens.
+    soonest: Instant,
+}
+
+impl WholeLooks {
+    fn done(&mut self, took: Duration, look_every: Duration) {
+        let now = Instant::now();
+        self.soonest = now + took * SHARE;
+        self.next = self.soonest.max(now + look_every);
+    }
+}
+
+/// Something changed in the folder; not before this time.
+async fn heard(changes: Option<Arc<Changes>>, not_before: Instant) -> Arc<Changes> {
+    let Some(changes) = changes else { return std::future::pending().await };
+    sleep_until(not_before.into()).await;
+    changes.heard().await;
+    changes
 }
 
 /// The end of the hashing, if any runs.
@@ -125,6 +170,8 @@ struct Keeper {
     sharer: Arc<Sharer>,
     transfers: Arc<Transfers>,
     lanes: Arc<Lanes>,
+    /// What the system tells, if it does.
+    changes: Option<Arc<Changes>>,
     /// Files to be hashed next.
     waiting: BTreeMap<FileName, Found>,
     hashing: Option<Job>,
@@ -132,19 +179,20 @@ struct Keeper {
 
 impl Keeper {
     async fn look(&mut self, look: Look) {
-        let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
+        let (sharer, transfers, changes) = (self.sharer.clone(), self.transfers.clone(), self.changes.clone());
         let looked = self.lanes.hashing.run(move || {
             let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
             match look {
                 Look::At(names) => Ok(sharer.look_at(names, &busy)?),
                 Look::Paths(paths) => {
-                    let known: BTreeSet<FileName> = paths.iter().flat_map(|path| sharer.shelf.at(path)).collect();
+                    let known: BTreeSet<FileName> =
+                        paths.iter().flat_map(|path| sharer.shelf.at_or_below(path)).collect();
                     let mut found = sharer.look_at(known, &busy)?;
                     let inside = paths.into_iter().filter(|path| path.starts_with(&sharer.dir)).collect();
-                    found.extend(sharer.look_for_new(Some(inside), &busy));
+                    found.extend(look_for_new(&sharer, Some(inside), &busy, changes.as_deref()));
                     Ok(found)
                 }
-                Look::Folder => Ok(sharer.look_for_new(None, &busy)),
+                Look::Folder => Ok(look_for_new(&sharer, None, &busy, changes.as_deref())),
             }
         });
         match looked.await {
@@ -153,7 +201,7 @@ impl Keeper {
                 let found: Vec<Found> = found.into_iter().filter(is_new).collect();
                 self.waiting.extend(found.into_iter().map(|file| (file.name.clone(), file)));
             }
-            Ok(Err(error)) => report(Ok(Err(error)), "cannot look at the shared files"),
+            Ok(Err(error)) => report(Ok(Err(error)), "cannot record what became of the shared files"),
             Err(error) => report(Err(error), ""),
         }
     }
@@ -170,6 +218,26 @@ impl Keeper {
     }
 }
 
+/// Looks for new files, and watches the folders that it meets. Those that were not watched before are looked at once
+/// more: what came in between was neither seen nor told.
+fn look_for_new(
+    sharer: &Sharer,
+    mut only: Option<BTreeSet<PathBuf>>,
+    busy: &Busy<'_>,
+    changes: Option<&Changes>,
+) -> Vec<Found> {
+    let mut found = Vec::new();
+    loop {
+        let New { files, folders } = sharer.look_for_new(only, busy);
+        found.extend(files);
+        let fresh = changes.map(|changes| changes.watch(folders)).unwrap_or_default();
+        if fresh.is_empty() {
+            return found;
+        }
+        only = Some(fresh);
+    }
+}
+
 /// Shares the folder for the first time, saying now and then how far hashing is.
 async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>) {
     let mut hashing = {
@@ -182,7 +250,7 @@ async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {
         tokio::select! {
-            done = &mut hashing => return report(done, "cannot share the folder"),
+            done = &mut hashing => return report(done, "cannot read or record what is shared of the folder"),
             _ = ticks.tick() => {
                 let at = sharer.progress.read();
                 let mib = |bytes: u64| bytes >> 20;

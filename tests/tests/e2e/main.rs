@@ -11,6 +11,7 @@ mod callers;
 mod crash;
 mod elsewhere;
 mod exits;
+mod folder;
 mod full_disk;
 mod health;
 mod links;

@@ -69,6 +69,8 @@ pub(super) struct Conduct {
     probation: bool,
     /// A chunk came whole since the last offence.
     delivered: bool,
+    /// It said that its file is no longer there, and no chunk came whole since.
+    gone: bool,
     /// No new fetch before this; see [`Conduct::awake`].
     rest_until: Option<Instant>,
 }
@@ -82,6 +84,7 @@ impl Conduct {
             hard: Record::default(),
             probation: false,
             delivered: false,
+            gone: false,
             rest_until: None,
         }
     }
@@ -98,6 +101,11 @@ impl Conduct {
     /// Whether a chunk came whole since the last offence.
     pub(super) fn has_delivered(&self) -> bool {
         self.delivered
+    }
+
+    /// Whether it said that its file is no longer there, and no chunk came whole since.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Until when the holder rests; set until [`Conduct::awake`] is called.
@@ -120,6 +128,7 @@ impl Conduct {
         self.busy_streak = 0;
         self.probation = false;
         self.delivered = true;
+        self.gone = false;
         self.soft.count /= 2;
         // The slot that was freed, and one more to find out whether others left too. More at once
         // would earn a row of "busy" after every chunk.
@@ -145,12 +154,13 @@ impl Conduct {
     pub(super) fn offended(&mut self, offence: Offence, now: Instant) {
         self.probation = true;
         self.delivered = false;
+        self.gone |= offence == Offence::Gone;
         let record = match offence {
             Offence::WrongBytes | Offence::Changed => {
                 self.hard.charge(HARD_REST, HARD_REST_MAX, now);
                 &self.hard
             }
-            Offence::NotHeld => {
+            Offence::NotHeld | Offence::Gone => {
                 self.soft.charge(NOT_HELD_REST, SOFT_REST_MAX, now);
                 &self.soft
             }

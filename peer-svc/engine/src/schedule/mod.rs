@@ -106,6 +106,8 @@ pub struct Supply {
     pub unheld: ChunkSet,
     /// Every known holder of them is avoided for an offence at present.
     pub avoided: ChunkSet,
+    /// A holder said that its file is no longer there, and has given none of it since.
+    pub gone: bool,
 }
 
 #[derive(Debug)]
@@ -358,7 +360,8 @@ impl Scheduler {
                 }
             }
         }
-        Supply { avoided: avoided.difference(&unheld), unheld }
+        let gone = self.holders.iter().any(|holder| holder.conduct.is_gone());
+        Supply { avoided: avoided.difference(&unheld), unheld, gone }
     }
 
     /// Everything that holders did wrong so far, by holder and kind of offence.

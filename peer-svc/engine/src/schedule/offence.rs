@@ -21,6 +21,8 @@ pub enum Offence {
     Refused,
     /// The tracker was told that the holder has the chunk; the holder says that it has not.
     NotHeld,
+    /// The holder says that its file is no longer there: it was deleted, or its disk is away.
+    Gone,
     /// No connection could be made.
     Unreachable,
     /// Another peer answers at its address.
@@ -31,13 +33,14 @@ pub enum Offence {
 
 impl Offence {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::WrongBytes,
         Self::Changed,
         Self::Stalled,
         Self::BrokeOff,
         Self::Refused,
         Self::NotHeld,
+        Self::Gone,
         Self::Unreachable,
         Self::OtherPeer,
         Self::OwnAddress,
@@ -50,7 +53,7 @@ impl Offence {
 
     /// Whether the holder is taken not to have the chunk any more.
     pub(super) fn loses_chunk(self) -> bool {
-        matches!(self, Self::WrongBytes | Self::Changed | Self::NotHeld)
+        matches!(self, Self::WrongBytes | Self::Changed | Self::NotHeld | Self::Gone)
     }
 }
 

@@ -215,7 +215,7 @@ fn wrong_bytes_are_never_asked_for_again_from_the_same_holder() {
     bench.now += 86_400_000 * MS;
     assert_eq!(bench.next(), None);
     let nothing = ChunkSet::empty(count(1));
-    assert_eq!(bench.scheduler.supply(bench.now), Supply { unheld: full(1), avoided: nothing });
+    assert_eq!(bench.scheduler.supply(bench.now), Supply { unheld: full(1), avoided: nothing, gone: false });
     assert_eq!(bench.scheduler.tainted(), full(1));
     let blame = Blame { holder: peer(1), offence: Offence::WrongBytes, chunks: full(1) };
     assert_eq!(bench.scheduler.blame(), [blame]);
@@ -253,6 +253,23 @@ fn what_a_holder_has_not_is_asked_elsewhere_and_may_be_announced_again() {
     assert_eq!(bench.next(), None);
     bench.scheduler.holder_added(peer(1), &full(2));
     assert_eq!(bench.next().unwrap().chunk, fetch.chunk);
+}
+
+#[test]
+fn a_holder_whose_file_is_gone_is_told_apart_until_it_gives_a_chunk() {
+    let mut bench = Bench::new(2, limits(1, 1), &[(1, full(2))]);
+    assert!(!bench.scheduler.supply(bench.now).gone);
+    let fetch = bench.next().unwrap();
+    bench.end(&fetch, Outcome::Failed(Offence::Gone));
+    bench.scheduler.holder_gone(peer(1));
+    let supply = bench.scheduler.supply(bench.now);
+    assert_eq!((supply.unheld, supply.gone), (full(2), true), "also once it was withdrawn");
+    assert_eq!(bench.scheduler.tainted().len(), 0, "nothing was wrong with it");
+    bench.scheduler.holder_is(info(1), full(2));
+    bench.now = bench.scheduler.wake_at(bench.now).unwrap();
+    let again = bench.next().unwrap();
+    bench.end(&again, Outcome::Stored);
+    assert!(!bench.scheduler.supply(bench.now).gone, "it is back");
 }
 
 #[test]

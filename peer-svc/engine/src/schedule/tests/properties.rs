@@ -146,7 +146,7 @@ impl Model {
                 expected.extend(self.flights.iter().filter(|other| other.chunk == fetch.chunk).map(|other| other.id));
             }
             Outcome::Failed(offence) => {
-                if matches!(offence, Offence::WrongBytes | Offence::Changed | Offence::NotHeld) {
+                if matches!(offence, Offence::WrongBytes | Offence::Changed | Offence::NotHeld | Offence::Gone) {
                     self.held.get_mut(&fetch.holder.id()).map(|held| held.remove(fetch.chunk));
                 }
                 if offence == Offence::WrongBytes {
