@@ -9,14 +9,14 @@ use crate::exit;
 
 /// Shares files with other machines and fetches theirs, through the peer daemon on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "peer-cli", version, after_help = exit::HELP, disable_help_subcommand = true)]
+#[command(name = "peer-cli", version, after_help = exit::HELP)]
 pub(crate) struct Args {
     /// Control address of the peer daemon
-    #[arg(long, global = true, env = "DRIZZLE_PEER", value_name = "HOST:PORT", default_value = "127.0.0.1:7402", value_parser = peer)]
+    #[arg(long, global = true, display_order = 100, env = "DRIZZLE_PEER", value_name = "HOST:PORT", default_value = "127.0.0.1:7402", value_parser = peer)]
     pub(crate) peer: Address,
 
     /// Print JSON: one object, or one per line for lists and for the events of a download
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     pub(crate) json: bool,
 
     #[command(subcommand)]
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     },
     /// Fetch a file from every peer that has some of it
     Download(Download),
-    /// List registered files
+    /// List the files that the tracker knows
     Files {
         /// Only names that start with this
         #[arg(default_value = "", hide_default_value = true)]
@@ -52,7 +52,7 @@ pub(crate) enum Command {
         /// What the file is called in the swarm
         name: FileName,
     },
-    /// Print a completion script
+    /// Print a script that completes what is typed in a shell
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
@@ -117,7 +117,7 @@ fn chunk_size(text: &str) -> Result<u32, String> {
 fn timeout(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text).map_err(|error| format!("{error}, such as 90s or 10m")),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "expected a time such as 90s or 10m".to_owned()),
     }
 }
 
@@ -147,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_seconds_or_has_its_unit_and_what_is_neither_is_told_what_one_looks_like() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("10m", 600), ("1m 30s", 90), ("0s", 0)] {
+            assert_eq!(timeout(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "soon", "5x", "-1", "1.5", "99999999999999999999999"] {
+            assert_eq!(timeout(text).unwrap_err(), "expected a time such as 90s or 10m", "{text}");
+        }
+    }
+
+    #[test]
     fn peers_with_and_without_scheme() {
         for text in ["http://localhost:7402", "localhost:7402", "http://localhost:7402/"] {
             assert_eq!(peer(text).unwrap().as_str(), "localhost:7402");
@@ -154,12 +164,5 @@ mod tests {
         for text in ["", "localhost", "https://localhost:1", "http://a:1/x", "unix:///x"] {
             assert!(peer(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn timeouts() {
-        assert_eq!(timeout("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(timeout("1m 30s"), Ok(Duration::from_secs(90)));
-        assert!(timeout("soon").is_err());
     }
 }

@@ -120,10 +120,10 @@ impl Failure {
             )),
             Kind::DestinationExists => Some("Move it away, or choose another place with -o.".to_owned()),
             Kind::Withdrawn => Some(format!("`peer-cli files {name}` shows whether the name is still there.")),
-            Kind::Shutdown => {
-                Some("Start `peer-svc` again, then run the same command: verified chunks are kept.".to_owned())
-            }
-            Kind::Cancelled => Some("Run the same command to go on: verified chunks are kept.".to_owned()),
+            Kind::Shutdown => Some(
+                "Once `peer-svc` runs again, the download goes on by itself; the same command follows it.".to_owned(),
+            ),
+            Kind::Cancelled => Some("Run the same command to go on from there.".to_owned()),
             // The daemon says what to do.
             Kind::Storage | Kind::Internal | Kind::Unspecified => None,
         };

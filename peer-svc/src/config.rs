@@ -51,8 +51,8 @@ impl Args for Serve {
 pub enum Command {
     /// Ask a running daemon whether it serves; exit code 0 if so, 1 if not
     Healthcheck {
-        /// HOST:PORT of its control service
-        #[arg(long, env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
+        /// Where its control service is
+        #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
         address: Address,
         /// Ask whether it is ready instead: whether it holds a lease with the tracker
         #[arg(long)]
@@ -68,19 +68,19 @@ pub struct Config {
     pub tracker: Address,
 
     /// Where other peers fetch chunks; port 0 takes a free one; over IPv6 and IPv4 unless it is one address; 0.0.0.0 is IPv4 alone
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401")]
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401", value_parser = ip_port)]
     pub listen: SocketAddr,
 
     /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402", value_parser = ip_port)]
     pub control: SocketAddr,
 
     /// The folder whose files are shared, and into which downloads go; made if it does not exist
     #[arg(long, env = "DRIZZLE_DIR")]
     pub dir: PathBuf,
 
-    /// Hashes and unfinished downloads [default: DIR/.drizzle]. Elsewhere, DIR itself may be read-only
-    #[arg(long, env = "DRIZZLE_STATE_DIR")]
+    /// Folder for hashes and unfinished downloads; if it is not in DIR, DIR may be read-only [default: DIR/.drizzle]
+    #[arg(long, value_name = "DIR", env = "DRIZZLE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// What is not shared by itself, as in .gitignore, beside hidden and temporary files; !PATTERN takes one back; may
@@ -89,12 +89,12 @@ pub struct Config {
     pub exclude: Vec<String>,
 
     /// A file in the folder is shared once it was left unchanged for this long: it may still be copied
-    #[arg(long, value_name = "DURATION", env = "DRIZZLE_SETTLE", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_SETTLE", default_value = "5s", value_parser = time)]
     pub settle: Duration,
 
     /// Each shared file is looked at this often: whether it is there and unchanged. So is the whole folder, for new files
     /// that the system did not tell of
-    #[arg(long, value_name = "DURATION", env = "DRIZZLE_LOOK_EVERY", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_LOOK_EVERY", default_value = "60s", value_parser = time)]
     pub look_every: Duration,
 
     /// Share new files of the folder as they appear: the default; said here, it counts more than DRIZZLE_NO_WATCH
@@ -121,7 +121,7 @@ pub struct Config {
     pub upload_slots: u16,
 
     /// On shutdown, running uploads may take this long to finish (such as 10s)
-    #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = time)]
     pub drain: Duration,
 
     /// Decides every random choice of this peer (which chunk, which holder, which pause), so that a decision log
@@ -144,6 +144,14 @@ impl Config {
     pub fn most_uploads(&self) -> usize {
         Slots::most(self.upload_slots.into())
     }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a time such as 10s or 5m".to_owned())
+}
+
+fn ip_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:7402 or [::]:7401".to_owned())
 }
 
 #[cfg(test)]
@@ -183,6 +191,21 @@ mod tests {
         assert!(labels(&[]).unwrap().unwrap().is_empty());
         assert!(labels(&["--label", "zone"]).is_err());
         assert!(labels(&["--label", "zone=a", "--label", "zone=b"]).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_value_that_is_none_is_told_what_one_looks_like() {
+        for (option, value, expected) in [
+            ("--listen", "7401", "such as 127.0.0.1:7402 or [::]:7401"),
+            ("--control", "localhost:7402", "such as 127.0.0.1:7402 or [::]:7401"),
+            ("--settle", "soon", "such as 10s or 5m"),
+            ("--look-every", "5", "such as 10s or 5m"),
+            ("--drain", "5x", "such as 10s or 5m"),
+        ] {
+            let error = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d", option, value]);
+            let text = error.unwrap_err().to_string();
+            assert!(text.contains(option) && text.contains(expected), "{text}");
+        }
     }
 
     #[test]

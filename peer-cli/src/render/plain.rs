@@ -36,17 +36,19 @@ impl Plain {
             return self.out.line(&format!("{name}: all is here; checking it: {checked} of {total}"));
         }
         self.told_all = progress.is_complete();
-        let sources = progress.sources.iter().filter(|source| source.in_flight > 0).count() as u64;
-        self.out.line(&format!(
-            "{}: {} %, {} of {}, {}, {} left, {} active",
-            clean(&progress.name),
-            progress.percent(),
-            bytes(progress.stored),
-            bytes(progress.total),
-            rate(progress.rate.per_second()),
-            clock(progress.time_left()),
-            count(sources, "source"),
-        ))
+        let (name, percent) = (clean(&progress.name), progress.percent());
+        let mut line = format!("{name}: {percent} %, {} of {}", bytes(progress.stored), bytes(progress.total));
+        if let Some(now) = progress.rate.per_second() {
+            line += &format!(", {}", rate(Some(now)));
+        }
+        if !self.told_all {
+            if let Some(left) = progress.time_left() {
+                line += &format!(", {} left", clock(Some(left)));
+            }
+            let sources = progress.sources.iter().filter(|source| source.in_flight > 0).count() as u64;
+            line += &format!(", {} active", count(sources, "source"));
+        }
+        self.out.line(&line)
     }
 }
 
@@ -56,13 +58,15 @@ impl View for Plain {
             Event::Started(started) => {
                 self.last = Some((Instant::now(), progress.percent()));
                 let chunks = started.file.as_ref().map_or(0, |file| file.chunk_count);
-                let resumed = match started.bytes_resumed {
-                    0 => String::new(),
-                    resumed => format!(", {} of them here already", bytes(resumed)),
-                };
                 let wanted = bytes(started.bytes_wanted);
+                self.told_all = started.bytes_resumed >= started.bytes_wanted;
+                let begins = match started.bytes_resumed {
+                    0 => format!("fetching {wanted}"),
+                    _ if self.told_all => format!("all {wanted} are here already"),
+                    resumed => format!("fetching {wanted}, {} of them here already", bytes(resumed)),
+                };
                 let file = count(chunks, "chunk");
-                self.out.line(&format!("{}: fetching {wanted}{resumed}; the file has {file}", clean(&progress.name)))
+                self.out.line(&format!("{}: {begins}; the file has {file}", clean(&progress.name)))
             }
             // Many progress events arrive between two ticks when it is fast: tenths are looked for here.
             Event::Progress(_) => {

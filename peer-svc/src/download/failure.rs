@@ -103,7 +103,7 @@ impl Failure {
     /// For people. `missing` bytes of the file are still to come, into the folder `partial`.
     pub(super) fn text(&self, name: &FileName, missing: u64, partial: &std::path::Path) -> String {
         match self {
-            Self::Cancelled => "cancelled; its chunks are kept".to_owned(),
+            Self::Cancelled | Self::Assemble(AssembleError::Cancelled) => "cancelled; its chunks are kept".to_owned(),
             Self::Shutdown => "the daemon is shutting down; its chunks are kept".to_owned(),
             Self::Withdrawn(Withdrawal::Released) => format!("{name} was withdrawn by its owner"),
             Self::Withdrawn(Withdrawal::Replaced) => format!("{name} was registered anew with other content"),
@@ -130,8 +130,11 @@ impl Failure {
                 partial.display()
             ),
             Self::Journal(error) => error.to_string(),
-            Self::Path(error) => error.to_string(),
-            Self::Assemble(error) => format!("{error}; the chunks are kept"),
+            Self::Path(error @ PathError::InTheWay(_)) => {
+                format!("{error}; move it away, or give another place with -o: the chunks are kept")
+            }
+            Self::Path(error) => format!("{error}; mend that and run the command again: the chunks are kept"),
+            Self::Assemble(error) => format!("{error}; mend that and run the command again: the chunks are kept"),
             Self::Internal(text) => format!("internal error: {text}; its chunks are kept. Please report this"),
         }
     }

@@ -343,9 +343,11 @@ impl Transfers {
     /// No part of the name's folders is a link or a file.
     fn way_is_free(dir: &Path, name: &FileName) -> Result<(), StartError> {
         paths::check_parents(dir, name).map_err(|error| match error {
-            PathError::InTheWay(path) => {
-                StartError::Output { path, reason: "a link or a file stands where a folder should be".to_owned() }
-            }
+            PathError::InTheWay(path) => StartError::Output {
+                path,
+                reason: "a link or a file stands where a folder should be; move it away, or give another place with -o"
+                    .to_owned(),
+            },
             PathError::Io { path, source } => StartError::Output { path, reason: source.to_string() },
         })
     }
