@@ -94,12 +94,11 @@ pub async fn drop_name(data_dir: &Path, name: &FileName, free: bool) -> Result<(
         )?,
         None => writeln!(out, "{name} was not registered")?,
     }
-    match free {
-        true => writeln!(out, "any peer may register any content as {name}")?,
-        false => {
-            writeln!(out, "any peer may register other content as {name}; `drop --free` lets this one come back, too")?
-        }
-    }
+    let next = match free {
+        true => "any peer may register any content as",
+        false => "this content stays barred (`drop --free` lifts that), and any peer may register other content as",
+    };
+    writeln!(out, "{next} {name}")?;
     Ok(())
 }
 

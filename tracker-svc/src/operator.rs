@@ -57,7 +57,7 @@ impl Place {
         }
         let place = Self::of(data_dir)?;
         match fs::remove_file(folder.join(SOCKET)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => UnixListener::bind(place.socket()),
         }
     }

@@ -112,7 +112,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         }
         // Some network file systems have no sockets; the tracker does its work all the same.
         Err(error) => {
-            warn!(%error, "the commands files, drop and reassign cannot be served: no socket can be made in the data folder")
+            warn!(%error, "the commands files, drop and reassign cannot be served: no socket can be made in the data folder");
         }
     }
     let mut incoming = transport.incoming(listener, cut.clone());
