@@ -44,7 +44,7 @@ use crate::{
     notices::heed,
     readiness,
     register::{Membership, Outage, Standing},
-    serve::{PeerService, Uploads},
+    serve::{Peer, PeerService, Uploads},
     share::{
         Exclusions, Sharer, Shelf,
         watch::{Care, keep},
@@ -313,7 +313,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
-        .add_service(PeerServer::new(PeerService { uploads, identity: identity.clone() }))
+        .add_service(Peer::new(PeerService { uploads, identity: identity.clone() }))
         .add_service(health_service.clone())
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport

@@ -17,20 +17,19 @@ pub(crate) fn open_unchanged(calls: &Calls, path: &Path, stamp: Stamp) -> io::Re
     }
 }
 
-/// Reads into memory that was not cleared first: clearing would cost a pass over every byte served.
-pub(crate) fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut buffer = Vec::with_capacity(len);
-    while buffer.len() < len {
-        let at = offset + buffer.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+/// Appends so many bytes of a file, or more if there is room for more, to a buffer that has room for them. The memory is not
+/// cleared first: that would cost a pass over every byte served.
+pub(crate) fn append_exact(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let from = buffer.len();
+    while buffer.len() < from + len {
+        let at = offset + (buffer.len() - from) as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    // The allocator may have given more room than was asked for.
-    buffer.truncate(len);
-    Ok(buffer.into())
+    Ok(())
 }
 
 /// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use drizzle_proto::{Digest, FileName, Layout, Manifest};
 use tokio_stream::StreamExt;
 
-use super::*;
+use super::{message::Framed, *};
 use crate::store::stamp::Stamp;
 
 const CHUNK: u32 = 4 << 20;
@@ -46,8 +46,8 @@ async fn a_request_beyond_the_slots_is_refused_and_a_slot_is_free_again_at_the_e
     let _second = uploads.open(request(file, 1)).await.unwrap();
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))));
     assert_eq!(uploads.counts(), UploadCounts { slots: 2, taken: 2, sent: 0 });
-    let bytes: usize = first.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
-    assert_eq!(bytes, CHUNK as usize);
+    let bytes: u64 = first.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
+    assert_eq!(bytes, u64::from(CHUNK));
     until_taken(&uploads, 1).await;
     uploads.open(request(file, 1)).await.unwrap();
 }
@@ -66,6 +66,18 @@ async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_th
         uploads.open(bad).await.unwrap_err();
         until_taken(&uploads, 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_slot_is_held_until_the_last_byte_was_taken_out_of_the_transport() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 1, NEVER);
+    let in_transport: Vec<_> = uploads.open(request(file, 1)).await.unwrap().collect().await;
+    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(1))), "no byte of it has left");
+    let last = in_transport.into_iter().next_back();
+    assert_eq!(uploads.counts().taken, 1);
+    drop(last);
+    until_taken(&uploads, 0).await;
 }
 
 #[test]
@@ -91,11 +103,11 @@ async fn a_receiver_that_takes_nothing_loses_its_slot() {
 async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
     let (sender, messages) = mpsc::channel(READ_AHEAD);
     let reader = tokio::task::spawn_blocking(move || {
-        sender.try_send(Ok(Bytes::from_static(b"half"))).unwrap();
+        sender.try_send(Ok(Framed { bytes: bytes::Bytes::from_static(b"half"), data: 4 })).unwrap();
         panic!("on purpose");
     });
-    let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default() };
-    assert_eq!(stream.next().await.unwrap().unwrap().data, "half");
+    let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default(), ended: false };
+    assert_eq!(stream.next().await.unwrap().unwrap().bytes, "half");
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
     assert!(stream.next().await.is_none());
 }
@@ -123,8 +135,8 @@ async fn a_receiver_that_does_not_read_does_not_keep_another_one_from_its_chunk(
     let (file, uploads) = uploads(folder.path(), 2, NEVER);
     let _hog = [uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
     let other = uploads.open(request(file, 2)).await.expect("no peer keeps every slot while another one waits");
-    let bytes: usize = other.map(|message| message.unwrap().data.len()).collect::<Vec<_>>().await.iter().sum();
-    assert_eq!(bytes, CHUNK as usize);
+    let bytes: u64 = other.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
+    assert_eq!(bytes, u64::from(CHUNK));
     until_taken(&uploads, 2).await;
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it has more than its share");
 }

@@ -1,50 +1,50 @@
 //! The Peer service: chunks for other peers, through a bounded number of upload slots.
 //!
+//! | module | is |
+//! |---|---|
+//! | [`grpc`] | the wire |
+//! | [`stream`] | one chunk on its way out |
+//! | [`message`] | a part of it, as the socket gets it |
+//!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
-//! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again the moment its
-//! last byte is handed to the transport. Reading happens on blocking threads.
+//! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again once the socket has
+//! accepted the chunk's last byte. Reading happens on blocking threads.
+
+mod grpc;
+mod message;
+mod stream;
 
 use std::{
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Instant,
 };
 
-use bytes::Bytes;
 use drizzle_engine::{
     calls::LATE,
-    pace::{self, Pace, Verdict},
+    pace::{self, Pace},
     slots::{Answer, Grant, Requester, Slots},
 };
 use drizzle_proto::{
     FileId, PeerId, WireError,
     client::{GONE_TRAILER, PEER_ID_TRAILER},
-    convert,
-    limits::MESSAGE_SIZE,
-    wire,
+    convert, wire,
 };
-use tokio::{
-    runtime::Handle,
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, metadata::MetadataValue};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinError};
+use tonic::{Status, metadata::MetadataValue};
 
+use self::stream::{READ_AHEAD, Reader, read_ahead};
+pub(crate) use self::{
+    grpc::{Peer, PeerService},
+    stream::ChunkStream,
+};
 use crate::{
-    holdings::{Holdings, ReadError, Readable},
-    identity::Identity,
+    holdings::{Holdings, ReadError},
     lanes::Lanes,
     shortage::Shortage,
-    store::{calls::Calls, read::read_exact},
 };
-
-/// Messages read ahead of the transport.
-const READ_AHEAD: usize = 2;
 
 /// Why a chunk is not served.
 #[derive(Debug, thiserror::Error)]
@@ -136,43 +136,6 @@ pub(crate) struct Uploads {
     readers: Mutex<Vec<Weak<Reader>>>,
 }
 
-/// The reading end of a stream. Reading may hang, which costs its thread, but is not to cost the slot.
-#[derive(Debug)]
-struct Reader {
-    slot: Mutex<Option<Slot>>,
-    /// Since when a read has not returned.
-    reads_since: Mutex<Option<Instant>>,
-}
-
-impl Reader {
-    /// Reads the next message.
-    fn read(&self, calls: &Calls, readable: &Readable, offset: u64, len: usize) -> std::io::Result<Bytes> {
-        let set = |since| *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
-        let read = || read_exact(&readable.file, offset, len);
-        set(Some(Instant::now()));
-        let message = match &readable.path {
-            Some(path) => calls.run(path, read),
-            None => read(),
-        };
-        set(None);
-        message
-    }
-
-    fn hangs(&self, now: Instant) -> bool {
-        let since = *self.reads_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| now.saturating_duration_since(since) >= LATE)
-    }
-
-    /// Whether another peer was refused for want of a slot.
-    fn is_wanted(&self) -> bool {
-        self.slot().as_ref().is_some_and(Slot::is_wanted)
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Option<Slot>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What a monitor may ask of the uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UploadCounts {
@@ -256,7 +219,7 @@ impl Uploads {
     }
 
     fn take_slot(&self, requester: Requester) -> Result<Slot, ServeError> {
-        self.free_slots_of_hanging_reads();
+        self.free_slots_that_hang();
         let mut slots = lock(&self.slots);
         let answer = slots.ask(requester, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
@@ -266,8 +229,9 @@ impl Uploads {
         }
     }
 
-    /// A read that hangs keeps its thread until the kernel lets go of it, and its slot no longer than a caller waits.
-    fn free_slots_of_hanging_reads(&self) {
+    /// A read that hangs keeps its thread until the kernel lets go of it, and its slot no longer than a caller waits; nor
+    /// does a receiver keep a slot that leaves the last bytes in the transport.
+    fn free_slots_that_hang(&self) {
         let (now, mut freed) = (Instant::now(), Vec::new());
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).retain(|reader| {
             let Some(reader) = reader.upgrade() else { return false };
@@ -294,138 +258,16 @@ impl Uploads {
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that is not polled would keep it.
-        let reader = Arc::new(Reader { slot: Mutex::new(Some(slot)), reads_since: Mutex::default() });
+        let reader = Arc::new(Reader::new(slot));
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
         let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
         let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
         let reading = self.lanes.uploads.run(move || {
             read_ahead(&runtime, holdings.calls(), &readable, offset, &sender, &reader, pace, sent);
         });
-        Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone() })
-    }
-}
-
-type Message = Result<Bytes, Status>;
-
-/// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
-#[expect(clippy::too_many_arguments, reason = "what one stream consists of")]
-fn read_ahead(
-    runtime: &Handle,
-    calls: &Calls,
-    readable: &Readable,
-    offset: u32,
-    sender: &mpsc::Sender<Message>,
-    reader: &Reader,
-    mut pace: Pace,
-    sent: impl Fn(u64),
-) {
-    let mut at = offset;
-    while at < readable.len {
-        let len = MESSAGE_SIZE.min((readable.len - at) as usize);
-        let message = reader
-            .read(calls, readable, readable.offset + u64::from(at), len)
-            .map_err(|error| Status::internal(format!("cannot read: {error}")));
-        let failed = message.is_err();
-        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
-            return;
-        };
-        permit.send(message);
-        if failed {
-            return;
-        }
-        pace.moved(len as u64, Instant::now());
-        sent(len as u64);
-        at += u32::try_from(len).unwrap_or(u32::MAX);
-    }
-    // All is read, not all is taken.
-    let _ = runtime.block_on(room(sender, READ_AHEAD, &mut pace, reader));
-}
-
-/// Waits for room in the channel; `None` if the stream is gone, or its receiver is too slow to keep the slot.
-async fn room<'a>(
-    sender: &'a mpsc::Sender<Message>,
-    messages: usize,
-    pace: &mut Pace,
-    reader: &Reader,
-) -> Option<mpsc::PermitIterator<'a, Message>> {
-    let reserve = sender.reserve_many(messages);
-    tokio::pin!(reserve);
-    loop {
-        match tokio::time::timeout_at(pace.next_look().into(), &mut reserve).await {
-            Ok(room) => return room.ok(),
-            Err(_) => match pace.look(Instant::now()) {
-                Verdict::Fine => {}
-                Verdict::Drips(_) if !reader.is_wanted() => {}
-                verdict @ (Verdict::Silent | Verdict::Drips(_)) => {
-                    tracing::trace!(target: "drizzle::decisions", ?verdict, "upload given up");
-                    return None;
-                }
-            },
-        }
-    }
-}
-
-/// The bytes of a chunk; an error if the reader gave up before the last of them.
-#[derive(Debug)]
-pub(crate) struct ChunkStream {
-    messages: mpsc::Receiver<Result<Bytes, Status>>,
-    /// Reads the chunk from the disk into the channel.
-    reader: JoinHandle<()>,
-    left: u64,
-    sent: Arc<AtomicU64>,
-}
-
-impl Stream for ChunkStream {
-    type Item = Result<wire::FetchChunkResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let message = std::task::ready!(self.messages.poll_recv(context));
-        Poll::Ready(match message {
-            Some(Ok(data)) => {
-                self.left = self.left.saturating_sub(data.len() as u64);
-                self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
-                Some(Ok(wire::FetchChunkResponse { data }))
-            }
-            Some(Err(status)) => Some(Err(status)),
-            // Ended early: OK would pass for a short chunk.
-            None if self.left > 0 => {
-                let ended = std::task::ready!(Pin::new(&mut self.reader).poll(context));
-                self.left = 0;
-                Some(Err(match ended {
-                    Ok(()) => Status::aborted("the receiver took too little for too long"),
-                    Err(error) => ServeError::of_task(error).into(),
-                }))
-            }
-            None => None,
-        })
-    }
-}
-
-/// Whether this peer is the one that a requester means.
-fn is_meant(own: PeerId, meant: PeerId) -> Result<(), ServeError> {
-    if meant == own { Ok(()) } else { Err(ServeError::OtherPeer { own, meant }) }
-}
-
-/// The gRPC adapter.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerService {
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) identity: Identity,
-}
-
-#[tonic::async_trait]
-impl wire::peer_server::Peer for PeerService {
-    type FetchChunkStream = ChunkStream;
-
-    async fn fetch_chunk(&self, request: Request<wire::FetchChunkRequest>) -> Result<Response<ChunkStream>, Status> {
-        let request = request.into_inner();
-        if let Some(meant) = convert::optional_peer(&request.holder)? {
-            is_meant(self.identity.id(), meant)?;
-        }
-        Ok(Response::new(self.uploads.open(request.try_into()?).await?))
+        Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone(), ended: false })
     }
 }
 
 #[cfg(test)]
-#[path = "serve_tests.rs"]
 mod tests;

@@ -1,0 +1,108 @@
+//! The Peer service on the wire.
+//!
+//! `FetchChunk` is answered by hand: same path, same messages, same trailers as the generated server would give, but
+//! with bodies whose bytes are copied by nobody between the file and the socket (see [`super::message`]). Everything
+//! else is the generated server's.
+
+use std::{convert::Infallible, sync::Arc};
+
+use drizzle_proto::{
+    PeerId, convert,
+    wire::{self, peer_server::PeerServer},
+};
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use tonic::{
+    Request, Status,
+    body::Body,
+    codec::{Codec, Streaming},
+    codegen::{BoxFuture, Context, Poll, Service},
+    server::NamedService,
+};
+use tonic_prost::ProstCodec;
+
+use super::{ChunkStream, ServeError, Uploads};
+use crate::identity::Identity;
+
+/// Of one request: a few ids.
+const MAX_REQUEST: usize = 64 << 10;
+
+const FETCH_CHUNK: &str = "/drizzle.v1.Peer/FetchChunk";
+
+/// What the service works with.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerService {
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) identity: Identity,
+}
+
+impl PeerService {
+    /// Opens the stream that a request asks for.
+    async fn open(&self, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
+        if let Some(meant) = convert::optional_peer(&request.holder)? {
+            is_meant(self.identity.id(), meant)?;
+        }
+        Ok(self.uploads.open(request.try_into()?).await?)
+    }
+
+    async fn answer(self, request: http::Request<Body>) -> Result<Response<Body>, Status> {
+        let decoder = ProstCodec::<wire::FetchChunkResponse, wire::FetchChunkRequest>::default().decoder();
+        let mut requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
+        let request = requests.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
+        let mut response = Response::new(Body::new(self.open(request).await?));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        Ok(response)
+    }
+}
+
+/// Whether this peer is the one that a requester means.
+pub(super) fn is_meant(own: PeerId, meant: PeerId) -> Result<(), ServeError> {
+    if meant == own { Ok(()) } else { Err(ServeError::OtherPeer { own, meant }) }
+}
+
+/// For the generated server: never called, because the path is answered before.
+#[tonic::async_trait]
+impl wire::peer_server::Peer for PeerService {
+    type FetchChunkStream = tokio_stream::Empty<Result<wire::FetchChunkResponse, Status>>;
+
+    async fn fetch_chunk(
+        &self,
+        _: Request<wire::FetchChunkRequest>,
+    ) -> Result<tonic::Response<Self::FetchChunkStream>, Status> {
+        Err(Status::internal("not answered here"))
+    }
+}
+
+/// The service: a layer in front of the generated server.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    service: PeerService,
+    generated: PeerServer<PeerService>,
+}
+
+impl Peer {
+    pub(crate) fn new(service: PeerService) -> Self {
+        Self { generated: PeerServer::new(service.clone()), service }
+    }
+}
+
+impl NamedService for Peer {
+    const NAME: &'static str = PeerServer::<PeerService>::NAME;
+}
+
+impl Service<http::Request<Body>> for Peer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != FETCH_CHUNK {
+            return self.generated.call(request);
+        }
+        let service = self.service.clone();
+        Box::pin(async move { Ok(service.answer(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
