@@ -23,8 +23,8 @@ use tonic_prost::ProstCodec;
 use super::{ChunkStream, ServeError, Uploads};
 use crate::identity::Identity;
 
-/// Of one request: a few ids.
-const MAX_REQUEST: usize = 64 << 10;
+/// What is refused of a request before it is read: what every receiver of this protocol refuses.
+const MAX_REQUEST: usize = 4 << 20;
 
 const FETCH_CHUNK: &str = "/drizzle.v1.Peer/FetchChunk";
 
