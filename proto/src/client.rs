@@ -311,18 +311,21 @@ impl PeerClient {
         self.meter.read()
     }
 
-    /// Streams a chunk from `offset` (bytes) on, from `holder` and no other peer. The bytes are as untrusted as their sender; the caller
+    /// Streams a chunk from `offset` (bytes) on, from `holder` and no other peer; or, with an offset of 0, one of its
+    /// alternatives, at most [`MAX_ALTERNATIVES`](crate::limits::MAX_ALTERNATIVES), which the first message then names. The bytes are as untrusted as their sender; the caller
     /// bounds the wait for each message.
     pub async fn fetch_chunk(
         &mut self,
         file: FileId,
         chunk: crate::ChunkIndex,
+        alternatives: &[crate::ChunkIndex],
         offset: u32,
         requester: PeerId,
         holder: PeerId,
     ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
         let (file_id, requester, holder) = (file.to_string(), requester.to_string(), holder.to_string());
-        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder };
+        let alternatives = alternatives.iter().map(|chunk| chunk.get()).collect();
+        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder, alternatives };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
     }
 }

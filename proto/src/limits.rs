@@ -4,6 +4,9 @@
 /// default is 16 KiB) the sender makes eight times as many system calls; larger ones gain nothing.
 pub const MESSAGE_SIZE: usize = 256 << 10;
 
+/// Most alternatives of one `FetchChunk` request.
+pub const MAX_ALTERNATIVES: usize = 1024;
+
 /// Most chunk hashes in one message: 66 bytes each keeps it near half a MiB.
 pub const MAX_HASHES: usize = 8192;
 /// Most entries of one `RegisterChunk` call.

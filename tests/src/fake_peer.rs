@@ -37,6 +37,12 @@ pub enum Manner {
     WrongBytes,
     /// Serves wrong bytes for this chunk, the true ones for others.
     WrongChunk(u32),
+    /// Serves the last of the alternatives, where there are any, and names it.
+    Chooses,
+    /// The same, but sends the bytes of the chunk that was asked for first.
+    ChoosesAndLies,
+    /// Serves the true bytes of a chunk that was not asked for, and names it.
+    NamesAnother,
     /// Takes every request and never answers it.
     Silent,
     /// Sends this many true bytes and then nothing, forever.
@@ -208,22 +214,33 @@ impl peer_server::Peer for Service {
             // It ends when the downloader goes away.
             return std::future::pending().await;
         }
-        let bytes = self.content.chunk(request.chunk)[request.offset as usize..].to_vec();
+        let chosen = request.alternatives.last().copied().unwrap_or(request.chunk);
+        let asked = |chunk: &u32| *chunk == request.chunk || request.alternatives.contains(chunk);
+        let (chunk, named) = match self.manner {
+            Manner::Chooses => (chosen, Some(chosen)),
+            Manner::ChoosesAndLies => (request.chunk, Some(chosen)),
+            Manner::NamesAnother => {
+                let other = (0..self.content.manifest.layout().chunk_count().get()).find(|chunk| !asked(chunk));
+                (other.unwrap_or(request.chunk), Some(other.unwrap_or(u32::MAX)))
+            }
+            _ => (request.chunk, None),
+        };
+        let bytes = self.content.chunk(chunk)[request.offset as usize..].to_vec();
         let manner = match self.manner {
             Manner::WrongChunk(chunk) if chunk == request.chunk => Manner::WrongBytes,
-            Manner::WrongChunk(_) => Manner::Honest,
+            Manner::WrongChunk(_) | Manner::Chooses | Manner::ChoosesAndLies | Manner::NamesAnother => Manner::Honest,
             ref manner => manner.clone(),
         };
         let (sender, receiver) = mpsc::channel(4);
         // It ends when the downloader goes away: sending fails then.
-        tokio::spawn(behave(manner, bytes, sender));
+        tokio::spawn(behave(manner, bytes, named, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
-async fn behave(manner: Manner, mut bytes: Vec<u8>, to: Sender) {
+async fn behave(manner: Manner, mut bytes: Vec<u8>, named: Option<u32>, to: Sender) {
     match manner {
-        Manner::Honest => _ = send(&to, &bytes).await,
+        Manner::Honest => _ = send_named(&to, &bytes, named).await,
         Manner::Gated(gate) => {
             // A request whose downloader is gone must not use up a permit.
             let permit = tokio::select! {
@@ -254,18 +271,28 @@ async fn behave(manner: Manner, mut bytes: Vec<u8>, to: Sender) {
             while send(&to, &[0; 1000]).await {}
         }
         Manner::HugeMessage(size) => {
-            let _ = to.send(Ok(FetchChunkResponse { data: vec![0; size].into() })).await;
+            let _ = to.send(Ok(FetchChunkResponse { data: vec![0; size].into(), chunk: None })).await;
             to.closed().await;
         }
         Manner::EmptyMessages => while to.send(Ok(FetchChunkResponse::default())).await.is_ok() {},
-        Manner::Says(_) | Manner::Silent | Manner::WrongChunk(_) => unreachable!("resolved before the stream begins"),
+        Manner::Says(_)
+        | Manner::Silent
+        | Manner::WrongChunk(_)
+        | Manner::Chooses
+        | Manner::ChoosesAndLies
+        | Manner::NamesAnother => unreachable!("resolved before the stream begins"),
     }
 }
 
 /// In messages as the contract wants them; whether the receiver still listens.
 async fn send(to: &Sender, bytes: &[u8]) -> bool {
+    send_named(to, bytes, None).await
+}
+
+/// The first message names the chunk.
+async fn send_named(to: &Sender, bytes: &[u8], mut named: Option<u32>) -> bool {
     for part in bytes.chunks(drizzle_proto::limits::MESSAGE_SIZE) {
-        if to.send(Ok(FetchChunkResponse { data: part.to_vec().into() })).await.is_err() {
+        if to.send(Ok(FetchChunkResponse { data: part.to_vec().into(), chunk: named.take() })).await.is_err() {
             return false;
         }
     }

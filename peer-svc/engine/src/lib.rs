@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`schedule`] | what to fetch next, from which holder, and which holders to avoid |
 //! | [`slots`] | which requests get an upload slot |
+//! | [`binding`] | which chunk a source sends, where it may choose |
 //! | [`pace`] | when a stream has stalled or drips, on either end |
 //! | [`advertise`] | at which of its addresses other peers are to reach this one |
 //! | [`lease`] | when to register with the tracker, to renew and to announce |
@@ -26,6 +27,7 @@
 
 pub mod advertise;
 pub mod announce;
+pub mod binding;
 pub mod callers;
 pub mod calls;
 pub mod folder;

@@ -7,7 +7,7 @@ use drizzle_proto::{ChunkSet, PeerId};
 
 use super::{events::DownloadEvent, failure::Failure};
 use crate::{
-    fetch::{FetchFailure, Room},
+    fetch::{FetchFailure, News},
     locate::Located,
     store::{partials::RecordError, write::StoredChunk},
 };
@@ -33,8 +33,8 @@ pub(super) enum Input {
     Proved { checked: ChunkSet, sound: ChunkSet },
     /// A task of this transfer panicked; its text.
     Panicked(String),
-    /// A fetch has to wait for memory before it asks its holder, or need not wait any more.
-    Memory(FetchId, Room),
+    /// Something happened to a fetch that goes on.
+    News(FetchId, News),
     /// How far it is; told at a steady pace.
     Counted {
         /// Bytes that came from each holder so far.

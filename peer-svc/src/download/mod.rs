@@ -54,7 +54,7 @@ pub(crate) use self::{
     prepare::{Existing, inspect},
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, Room, fetch_and_store, memory::Account, parts::Parts},
+    fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, memory::Account, parts::Parts},
     locate::{self, Located},
     shortage::{self, Shortage},
     store::{
@@ -65,7 +65,7 @@ use crate::{
 
 /// Changes of holders that may wait to be applied.
 const LOCATED: usize = 64;
-/// News of fetches' memory that may wait to be applied.
+/// News of fetches that may wait to be applied.
 const NEWS: usize = 16;
 /// Progress is told this often while bytes flow.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -165,8 +165,8 @@ struct Driver {
     /// This download's part of the memory for chunks.
     memory: Arc<Account>,
     /// Given to each fetch.
-    news: mpsc::Sender<(FetchId, Room)>,
-    fetch_news: mpsc::Receiver<(FetchId, Room)>,
+    news: mpsc::Sender<(FetchId, News)>,
+    fetch_news: mpsc::Receiver<(FetchId, News)>,
     aborts: HashMap<FetchId, AbortHandle>,
     /// Which fetch a task is, for one that panics.
     fetches: HashMap<tokio::task::Id, FetchId>,
@@ -203,7 +203,7 @@ impl Driver {
                 Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
                 Ok(()) = self.patience.changed() => Input::Patience(*self.patience.borrow_and_update()),
                 _ = ticks.tick() => self.count(),
-                Some((id, room)) = self.fetch_news.recv() => Input::Memory(id, room),
+                Some((id, news)) = self.fetch_news.recv() => Input::News(id, news),
                 // Whether fetches that seem overdue have moved is to be known first.
                 () = sleep_until(wake.into()) => self.count(),
             };
@@ -214,8 +214,8 @@ impl Driver {
                 inputs.push(Input::Slept(asleep));
             }
             // What a fetch told before it ended comes before its end.
-            while let Ok((id, room)) = self.fetch_news.try_recv() {
-                inputs.push(Input::Memory(id, room));
+            while let Ok((id, news)) = self.fetch_news.try_recv() {
+                inputs.push(Input::News(id, news));
             }
             inputs.push(input);
         }

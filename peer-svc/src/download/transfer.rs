@@ -16,7 +16,7 @@ use std::{
 };
 
 use drizzle_engine::{
-    schedule::{Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
+    schedule::{Bound, Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
     streams::Streams,
     waiting::{Fetches, Reason, Waiting},
 };
@@ -31,7 +31,7 @@ use super::{
     sources::Sources,
 };
 use crate::{
-    fetch::{FetchFailure, Room, error::FetchError},
+    fetch::{FetchFailure, News, error::FetchError},
     locate::Located,
     shortage::Shortage,
     store::write::StoredChunk,
@@ -169,7 +169,7 @@ impl Transfer {
             }
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
-            Input::Memory(id, room) => self.memory(id, room, now),
+            Input::News(id, news) => self.news(id, news, now, effects),
             Input::Counted { received, had, wire } => {
                 self.sources.received(&received);
                 self.moved(&had, now);
@@ -291,10 +291,12 @@ impl Transfer {
     ) -> Result<(), Failure> {
         let Some(fetch) = self.running.remove(&id) else { return Ok(()) };
         self.without_memory.remove(&id);
+        // Not what it was asked for at first: its holder may have chosen.
+        let chunk = self.scheduler.chunk(id).unwrap_or(fetch.chunk);
         let outcome = match result {
             Ok(stored) => {
-                if stored.chunk() != fetch.chunk || stored.file() != self.job.manifest.id() {
-                    let text = format!("chunk {} was written where chunk {} was fetched", stored.chunk(), fetch.chunk);
+                if stored.chunk() != chunk || stored.file() != self.job.manifest.id() {
+                    let text = format!("chunk {} was written where chunk {chunk} was fetched", stored.chunk());
                     return Err(Failure::Internal(text));
                 }
                 self.stored_from(&fetch, stored, now, effects);
@@ -302,7 +304,7 @@ impl Transfer {
             }
             Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
             Err(FetchFailure::Holder(FetchError::Unclear)) => {
-                self.waiting.chunk_spoiled(fetch.chunk);
+                self.waiting.chunk_spoiled(chunk);
                 Outcome::Cancelled
             }
             Err(FetchFailure::Holder(FetchError::Short(shortage))) => {
@@ -310,7 +312,7 @@ impl Transfer {
                 Outcome::Unasked
             }
             Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
-                let (chunk, peer) = (fetch.chunk, fetch.holder.address().clone());
+                let peer = fetch.holder.address().clone();
                 if offence == Offence::WrongBytes {
                     self.waiting.chunk_spoiled(chunk);
                 }
@@ -331,36 +333,47 @@ impl Transfer {
         self.slept_through.remove(&id);
         self.sources.landed(fetch.holder.id());
         for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
-            if let Some(fetch) = self.running.remove(&loser) {
-                self.without_memory.remove(&loser);
-                self.sources.landed(fetch.holder.id());
-                effects.push(Effect::Abort(loser));
-            }
-            self.scheduler.finished(loser, Outcome::Cancelled, now, &mut self.rng);
+            self.give_up(loser, now, effects);
         }
         Ok(())
+    }
+
+    /// Ends a fetch that is not needed any more.
+    fn give_up(&mut self, id: FetchId, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(fetch) = self.running.remove(&id) {
+            self.without_memory.remove(&id);
+            self.slept_through.remove(&id);
+            self.sources.landed(fetch.holder.id());
+            effects.push(Effect::Abort(id));
+        }
+        self.scheduler.finished(id, Outcome::Cancelled, now, &mut self.rng);
     }
 
     fn fetches(&self) -> Fetches {
         Fetches { under_way: self.running.len(), without_memory: self.without_memory.len() }
     }
 
-    /// Its holder is not slow, and cannot be: it was not asked yet.
-    fn memory(&mut self, id: FetchId, room: Room, now: Instant) {
+    fn news(&mut self, id: FetchId, news: News, now: Instant, effects: &mut Vec<Effect>) {
         if !self.running.contains_key(&id) {
             return;
         }
-        match room {
-            Room::Awaited => {
+        match news {
+            // Its holder is not slow, and cannot be: it was not asked yet.
+            News::AwaitsRoom => {
                 self.without_memory.insert(id);
                 self.scheduler.held_back(id);
             }
-            Room::Granted => {
+            News::HasRoom => {
                 if self.fetches().wait_for_memory() {
                     self.waiting.waits_for_itself(now);
                 }
                 self.without_memory.remove(&id);
                 self.scheduler.asked(id, now);
+            }
+            News::Bound(chunk) => {
+                if self.scheduler.bound(id, chunk) == Bound::NotWanted {
+                    self.give_up(id, now, effects);
+                }
             }
         }
     }
@@ -397,9 +410,9 @@ impl Transfer {
     /// What the fetches got so far.
     fn moved(&mut self, had: &BTreeMap<FetchId, u32>, now: Instant) {
         for (id, had) in had {
-            let Some(fetch) = self.running.get(id) else { continue };
-            let len = self.job.manifest.layout().chunk_len(fetch.chunk);
-            self.waiting.chunk_grew(fetch.chunk, (*had).min(len), now);
+            let Some(chunk) = self.scheduler.chunk(*id).filter(|_| self.running.contains_key(id)) else { continue };
+            let len = self.job.manifest.layout().chunk_len(chunk);
+            self.waiting.chunk_grew(chunk, (*had).min(len), now);
             self.scheduler.moved(*id, *had, len, now);
         }
     }
@@ -436,6 +449,9 @@ fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
     some
 }
 
+#[cfg(test)]
+#[path = "transfer_choice_tests.rs"]
+mod choice_tests;
 #[cfg(test)]
 #[path = "transfer_replay_tests.rs"]
 mod replay_tests;

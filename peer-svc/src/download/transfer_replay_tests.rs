@@ -4,6 +4,8 @@ use drizzle_engine::schedule::Offence;
 use drizzle_proto::{ChunkSet, holder::Holder};
 use proptest::prelude::*;
 
+use drizzle_proto::ChunkIndex;
+
 use super::{
     tests::{Bench, MS, peer},
     *,
@@ -20,10 +22,12 @@ enum Happening {
     Stored(usize),
     /// Another chunk was written than the one that was fetched.
     StoredOther(usize),
+    /// The holder chose: the chunk asked for, or an alternative.
+    Bound(usize, prop::sample::Index),
     Busy(usize),
     Offends(usize, Offence),
     Counted(u64),
-    Memory(usize, Room),
+    News(usize, News),
     Recorded,
     Slept(u64),
     /// The chunks to prove were read, and those with a bit set are sound.
@@ -40,11 +44,12 @@ fn happenings() -> impl Strategy<Value = Happening> {
         1 => (1u8..5).prop_map(Happening::Gone),
         2 => Just(Happening::Synced),
         9 => (0usize..8).prop_map(Happening::Stored),
+        5 => (0usize..8, any::<prop::sample::Index>()).prop_map(|(nth, chosen)| Happening::Bound(nth, chosen)),
         2 => (0usize..8).prop_map(Happening::Busy),
         2 => (0usize..8, offences).prop_map(|(nth, offence)| Happening::Offends(nth, offence)),
         2 => (0u64..1000).prop_map(Happening::Counted),
-        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Awaited)),
-        2 => (0usize..8).prop_map(|nth| Happening::Memory(nth, Room::Granted)),
+        2 => (0usize..8).prop_map(|nth| Happening::News(nth, News::AwaitsRoom)),
+        2 => (0usize..8).prop_map(|nth| Happening::News(nth, News::HasRoom)),
         2 => Just(Happening::Recorded),
         1 => (2_000u64..100_000).prop_map(Happening::Slept),
         3 => prop_oneof![Just(u16::MAX), any::<u16>()].prop_map(Happening::Proved),
@@ -76,7 +81,7 @@ fn again(input: &Input) -> Input {
             Input::Counted { received: received.clone(), had: had.clone(), wire: *wire }
         }
         Input::Slept(asleep) => Input::Slept(*asleep),
-        Input::Memory(id, room) => Input::Memory(*id, *room),
+        Input::News(id, news) => Input::News(*id, *news),
         Input::Woken => Input::Woken,
         other => panic!("no test records {other:?}"),
     }
@@ -91,6 +96,8 @@ struct Recorder {
     written: ChunkSet,
     proving: Option<ChunkSet>,
     recording: bool,
+    /// Fetches whose holder chose.
+    bound: BTreeSet<FetchId>,
     ended: bool,
 }
 
@@ -102,7 +109,13 @@ impl Recorder {
         let written = bench.transfer.stored().clone();
         let start = bench.now;
         let proving = (!written.is_empty()).then(|| written.clone());
-        Self { bench, record: Vec::new(), start, written, proving, recording: false, ended: false }
+        let (record, bound) = (Vec::new(), BTreeSet::new());
+        Self { bench, record, start, written, proving, recording: false, bound, ended: false }
+    }
+
+    /// What a fetch is for at present.
+    fn chunk(&self, fetch: &Fetch) -> ChunkIndex {
+        self.bench.transfer.scheduler.chunk(fetch.id).expect("it is in flight")
     }
 
     fn happens(&mut self, happening: Happening) {
@@ -125,14 +138,24 @@ impl Recorder {
             Happening::Synced => Input::Located(Located::Synced),
             Happening::Stored(n) => {
                 let Some(fetch) = nth(n) else { return };
-                self.written.insert(fetch.chunk);
-                Input::Fetched(fetch.id, Ok(StoredChunk::pretend(self.bench.file, fetch.chunk)))
+                let chunk = self.chunk(&fetch);
+                self.written.insert(chunk);
+                Input::Fetched(fetch.id, Ok(StoredChunk::pretend(self.bench.file, chunk)))
             }
             Happening::StoredOther(n) => {
                 let Some(fetch) = nth(n) else { return };
                 let count = self.bench.transfer.job.wanted.count();
-                let other = count.index((fetch.chunk.get() + 1) % count.get()).unwrap();
+                let other = count.index((self.chunk(&fetch).get() + 1) % count.get()).unwrap();
                 Input::Fetched(fetch.id, Ok(StoredChunk::pretend(self.bench.file, other)))
+            }
+            Happening::Bound(n, chosen) => {
+                let Some(fetch) = nth(n) else { return };
+                let chosen = *chosen.get(&[&[fetch.chunk][..], &fetch.alternatives].concat());
+                // A fetch is bound once.
+                if !self.bound.insert(fetch.id) {
+                    return;
+                }
+                Input::News(fetch.id, News::Bound(chosen))
             }
             Happening::Busy(n) => {
                 let Some(fetch) = nth(n) else { return };
@@ -153,9 +176,9 @@ impl Recorder {
                 self.bench.now += asleep;
                 Input::Slept(asleep)
             }
-            Happening::Memory(n, room) => {
+            Happening::News(n, news) => {
                 let Some(fetch) = nth(n) else { return };
-                Input::Memory(fetch.id, room)
+                Input::News(fetch.id, news)
             }
             Happening::Recorded if std::mem::take(&mut self.recording) => Input::Recorded(Ok(()), MS),
             Happening::Recorded => return,

@@ -56,7 +56,7 @@ impl Bench {
     }
 
     /// With a full holder, and the first snapshot complete.
-    fn located(chunks: u64, holders: &[u8]) -> Self {
+    pub(super) fn located(chunks: u64, holders: &[u8]) -> Self {
         let mut bench = Self::new(chunks, "", "");
         for holder in holders {
             bench.holds(*holder);
@@ -83,7 +83,7 @@ impl Bench {
         effects
     }
 
-    fn stored(&mut self, fetch: &Fetch) -> Vec<Effect> {
+    pub(super) fn stored(&mut self, fetch: &Fetch) -> Vec<Effect> {
         self.fetches.retain(|other| other.id != fetch.id);
         let stored = StoredChunk::pretend(self.file, fetch.chunk);
         self.apply(Input::Fetched(fetch.id, Ok(stored)))
@@ -119,7 +119,7 @@ fn end(effects: &[Effect]) -> Option<&Ended> {
     ends.first().copied()
 }
 
-fn failure(effects: &[Effect]) -> &Failure {
+pub(super) fn failure(effects: &[Effect]) -> &Failure {
     match end(effects) {
         Some(Ended::Failed(failure)) => failure,
         other => panic!("{other:?}"),
@@ -435,13 +435,13 @@ fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that(
     let mut bench = Bench::located(2, &[1]);
     let [first, second] = &bench.fetches.clone()[..] else { panic!("two fetches") };
     let waits = |reason: Reason| move |effect: &Effect| matches!(effect, Effect::Tell(DownloadEvent::Waiting(r)) if *r == reason);
-    let effects = bench.apply(Input::Memory(first.id, Room::Awaited));
+    let effects = bench.apply(Input::News(first.id, News::AwaitsRoom));
     assert!(!effects.iter().any(waits(Reason::NoMemory)), "the other one asks its holder: {effects:?}");
-    let effects = bench.apply(Input::Memory(second.id, Room::Awaited));
+    let effects = bench.apply(Input::News(second.id, News::AwaitsRoom));
     assert!(effects.iter().any(waits(Reason::NoMemory)), "{effects:?}");
     let effects = bench.apply(Input::Woken);
     assert!(!effects.iter().any(waits(Reason::NoMemory)), "told once");
-    bench.apply(Input::Memory(first.id, Room::Granted));
+    bench.apply(Input::News(first.id, News::HasRoom));
     bench.now += PATIENCE;
     let effects = bench.apply(Input::Woken);
     let Failure::GaveUp { why: GivesUp::NoProgress(reason), .. } = failure(&effects) else { panic!("{effects:?}") };
@@ -452,7 +452,7 @@ fn a_download_without_memory_says_so_and_one_whose_holders_are_silent_says_that(
 fn waiting_for_memory_is_no_patience_spent_and_no_holder_is_overdue_meanwhile() {
     let mut bench = Bench::located(1, &[1, 2]);
     let fetch = bench.fetches[0].clone();
-    bench.apply(Input::Memory(fetch.id, Room::Awaited));
+    bench.apply(Input::News(fetch.id, News::AwaitsRoom));
     for _ in 0..3 {
         bench.now += PATIENCE;
         let effects = bench.apply(Input::Woken);
@@ -460,7 +460,7 @@ fn waiting_for_memory_is_no_patience_spent_and_no_holder_is_overdue_meanwhile() 
         assert_eq!(bench.fetches.len(), 1, "no second copy: the first was not asked for yet");
     }
     bench.now += PATIENCE - MS;
-    bench.apply(Input::Memory(fetch.id, Room::Granted));
+    bench.apply(Input::News(fetch.id, News::HasRoom));
     assert_eq!(bench.transfer.wake_at(bench.now), bench.now + 2 * Duration::from_secs(1), "overdue from now on");
     assert!(matches!(end(&bench.stored(&fetch)), Some(Ended::Complete)));
 }

@@ -22,6 +22,7 @@ use std::sync::{
 };
 
 use drizzle_engine::schedule::{Fetch, FetchId};
+use drizzle_proto::ChunkIndex;
 use tokio::{sync::mpsc, task::JoinError};
 
 use self::{error::FetchError, memory::Account, parts::Parts, pool::Connections};
@@ -59,8 +60,8 @@ pub(crate) struct FetchTask {
     pub(crate) lanes: Arc<Lanes>,
     /// This download's part of the memory for chunks in flight.
     pub(crate) memory: Arc<Account>,
-    /// Hears of a fetch that has to wait for memory, and of its end.
-    pub(crate) news: mpsc::Sender<(FetchId, Room)>,
+    /// Hears what happens before its end.
+    pub(crate) news: mpsc::Sender<(FetchId, News)>,
     /// What came of chunks before.
     pub(crate) parts: Arc<Parts>,
     /// What it tells while it runs.
@@ -81,13 +82,29 @@ pub(crate) struct Gauges {
     pub(crate) had: Arc<AtomicU32>,
 }
 
-/// Whether a fetch has room for its chunk. No peer is asked before it has.
+/// What happens to a fetch before it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// Other chunks use all memory.
-    Awaited,
-    /// It has, after it had to wait.
-    Granted,
+pub(crate) enum News {
+    /// Other chunks use all memory. No peer is asked before there is room for this one.
+    AwaitsRoom,
+    /// There is, after it had to wait.
+    HasRoom,
+    /// Its holder chose this chunk, which was asked for or is one of the alternatives.
+    Bound(ChunkIndex),
+}
+
+/// Tells which chunk the holder of a fetch chose.
+struct Choice<'a> {
+    fetch: &'a Fetch,
+    news: &'a mpsc::Sender<(FetchId, News)>,
+}
+
+impl Choice<'_> {
+    async fn is(&self, chunk: ChunkIndex) {
+        if !self.fetch.alternatives.is_empty() {
+            let _ = self.news.send((self.fetch.id, News::Bound(chunk))).await;
+        }
+    }
 }
 
 /// Fetches, proves and writes one chunk.
@@ -98,13 +115,15 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     let must_wait = async || {
         has_waited = true;
         // A download that hears no news has ended.
-        let _ = news.send((fetch.id, Room::Awaited)).await;
+        let _ = news.send((fetch.id, News::AwaitsRoom)).await;
     };
-    let room = memory.room(manifest.layout().chunk_len(fetch.chunk).into(), must_wait).await;
+    let largest =
+        [fetch.chunk].iter().chain(&fetch.alternatives).map(|chunk| manifest.layout().chunk_len(*chunk)).max();
+    let room = memory.room(largest.unwrap_or(0).into(), must_wait).await;
     if has_waited {
-        let _ = news.send((fetch.id, Room::Granted)).await;
+        let _ = news.send((fetch.id, News::HasRoom)).await;
     }
-    let verified = connections.fetch(manifest, fetch.chunk, &fetch.holder, &parts, &gauges).await;
+    let verified = connections.fetch(manifest, &fetch, &parts, &gauges, &Choice { fetch: &fetch, news: &news }).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
     let written = lanes.disk.run(move || {

@@ -64,6 +64,21 @@ impl Parts {
             let kept = state.kept.remove(&chunk).map(|(kept, _)| kept);
             verifier = [longest, kept].into_iter().flatten().max_by_key(Verifier::got).unwrap_or(verifier);
         }
+        self.enter(state, verifier, chunk, from)
+    }
+
+    /// Begins a chunk from this holder that sends it from its first byte on, whatever is here of it.
+    pub(super) fn begin_anew(self: &Arc<Self>, manifest: &Manifest, chunk: ChunkIndex, from: PeerId) -> Begun {
+        self.enter(lock(&self.state), Verifier::new(manifest, chunk), chunk, from)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        mut verifier: Verifier,
+        chunk: ChunkIndex,
+        from: PeerId,
+    ) -> Begun {
         verifier.comes_from(from);
         let verifier = Arc::new(Mutex::new(verifier));
         state.live.entry(chunk).or_default().push(verifier.clone());

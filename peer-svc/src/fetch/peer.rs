@@ -11,12 +11,12 @@ use std::{
 
 use drizzle_engine::{
     pace::{self, Pace, Verdict},
-    schedule::Offence,
+    schedule::{Fetch, Offence},
 };
-use drizzle_proto::{ChunkIndex, Manifest, PeerInfo, limits::MESSAGE_SIZE};
+use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
 
 use super::{
-    Gauges,
+    Choice, Gauges,
     error::FetchError,
     parts::{Begun, Parts},
     pool::{Connections, Lent, Pooled},
@@ -24,21 +24,25 @@ use super::{
 use crate::verify::VerifiedChunk;
 
 impl Connections {
-    /// Fetches what is missing of one chunk and verifies the whole.
+    /// Fetches what is missing of one chunk and verifies the whole. It may be one of the alternatives: `choice` tells
+    /// of it before its first byte counts.
     pub(super) async fn fetch(
         &self,
         manifest: &Manifest,
-        chunk: ChunkIndex,
-        peer: &PeerInfo,
+        fetch: &Fetch,
         parts: &Arc<Parts>,
         gauges: &Gauges,
+        choice: &Choice<'_>,
     ) -> Result<VerifiedChunk, FetchError> {
-        let mut begun = parts.begin(manifest, chunk, peer.id());
+        let peer = &fetch.holder;
+        let mut begun = parts.begin(manifest, fetch.chunk, peer.id());
         let got = begun.verifier().got();
         gauges.had.store(got, Ordering::Relaxed);
-        if !begun.verifier().is_full() {
+        if begun.verifier().is_full() {
+            choice.is(fetch.chunk).await;
+        } else {
             let mut lent = self.lend(peer)?;
-            let streamed = self.stream(manifest, chunk, peer, &mut lent, &mut begun, gauges).await;
+            let streamed = self.stream(manifest, fetch, &mut lent, (parts, &mut begun), gauges, choice).await;
             if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
                 self.discard(peer.id(), &lent);
             }
@@ -60,16 +64,20 @@ impl Connections {
     async fn stream(
         &self,
         manifest: &Manifest,
-        chunk: ChunkIndex,
-        peer: &PeerInfo,
+        fetch: &Fetch,
         lent: &mut Lent,
-        begun: &mut Begun,
+        (parts, begun): (&Arc<Parts>, &mut Begun),
         gauges: &Gauges,
+        choice: &Choice<'_>,
     ) -> Result<(), FetchError> {
+        let (peer, chunk) = (&fetch.holder, fetch.chunk);
         let offset = begun.verifier().got();
+        // The rest of a chunk is no other chunk.
+        let alternatives = if offset == 0 { &fetch.alternatives[..] } else { &[] };
+        let mut is_open = true;
         let own = self.own();
         let mut watch = Watch::new(lent, gauges.clone());
-        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, offset, own, peer.id());
+        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, alternatives, offset, own, peer.id());
         let answer = watch.over(begin).await?;
         let mut stream = answer.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
         loop {
@@ -78,6 +86,15 @@ impl Connections {
             let len = message.data.len();
             if len == 0 || len > MESSAGE_SIZE {
                 return Err(FetchError::Offence(Offence::Refused, format!("sent a message of {len} bytes")));
+            }
+            if std::mem::take(&mut is_open) {
+                let sent = chosen(message.chunk, chunk, alternatives)?;
+                if sent != chunk {
+                    *begun = parts.begin_anew(manifest, sent, peer.id());
+                }
+                choice.is(sent).await;
+            } else if message.chunk.is_some() {
+                return Err(FetchError::Offence(Offence::Refused, "named a chunk in the middle of one".to_owned()));
             }
             gauges.received.fetch_add(len as u64, Ordering::Relaxed);
             let pushed = begun.verifier().push(message.data);
@@ -88,6 +105,14 @@ impl Connections {
             gauges.had.store(begun.verifier().got(), Ordering::Relaxed);
         }
     }
+}
+
+/// The chunk that a first message begins.
+fn chosen(named: Option<u32>, asked: ChunkIndex, alternatives: &[ChunkIndex]) -> Result<ChunkIndex, FetchError> {
+    let Some(named) = named else { return Ok(asked) };
+    let known = alternatives.iter().chain([&asked]).find(|chunk| chunk.get() == named);
+    let stray = || FetchError::Offence(Offence::Refused, format!("sent chunk {named}, which was not asked for"));
+    known.copied().ok_or_else(stray)
 }
 
 /// Looks at a connection this often: seldom enough to cost nothing.

@@ -28,7 +28,7 @@ use std::{
 
 use drizzle_engine::announce::Announcements;
 use drizzle_proto::{
-    ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Layout, Manifest,
+    ChunkCount, ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Layout, Manifest,
     announcement::{FileChunks, FileOutcome},
 };
 use tokio::sync::{Notify, watch};
@@ -275,6 +275,13 @@ impl Holdings {
             }
         }
         counts
+    }
+
+    /// How many chunks a file has of which every one is held here.
+    pub(crate) fn whole(&self, id: FileId) -> Option<ChunkCount> {
+        let inner = self.lock();
+        let entries = inner.by_id.get(&id)?.iter().filter_map(|name| inner.files.get(name));
+        entries.map(|entry| &entry.chunks).find(|chunks| chunks.is_full()).map(ChunkSet::count)
     }
 
     /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the

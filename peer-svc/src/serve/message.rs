@@ -14,19 +14,22 @@ use drizzle_proto::limits::MESSAGE_SIZE;
 /// The field `data` of `FetchChunkResponse`: number 1, length-delimited.
 const DATA: u8 = 1 << 3 | 2;
 
+/// The field `chunk` of `FetchChunkResponse`: number 2, a varint.
+const CHUNK: u8 = 2 << 3;
+
 /// Where in a page of memory the bytes of a chunk begin. Copying is slow on some processors (on Zen 3 a tenth of its speed) when the
 /// destination is 1 to 32 bytes beyond the source, in terms of a page; files and socket buffers begin at pages.
 const PLACE: usize = 64;
 const PAGE: usize = 4096;
 
 /// Most bytes in front of the data.
-const HEADERS: usize = 16;
+const HEADERS: usize = 24;
 
 /// A buffer with what it keeps until it is dropped.
 struct Kept<T> {
     buffer: Vec<u8>,
     from: usize,
-    _kept: Arc<T>,
+    _kept: Option<Arc<T>>,
 }
 
 impl<T> AsRef<[u8]> for Kept<T> {
@@ -44,17 +47,19 @@ pub(crate) struct Framed {
     pub(crate) data: u64,
 }
 
-/// Makes the message of `len` bytes that `read` appends to a buffer. `kept` lives as long as the message.
+/// Makes the message of `len` bytes that `read` appends to a buffer; it may name the chunk. `kept` lives as long as the
+/// message.
 ///
 /// # Panics
 /// If there are no bytes, or more than a message may have.
 pub(super) fn message<T: Send + Sync + 'static>(
+    named: Option<u32>,
     len: usize,
-    kept: &Arc<T>,
+    kept: Option<Arc<T>>,
     read: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
 ) -> io::Result<Framed> {
     assert!((1..=MESSAGE_SIZE).contains(&len), "a message of {len} bytes");
-    let (headers, used) = headers(len);
+    let (headers, used) = headers(named, len);
     let mut buffer: Vec<u8> = Vec::with_capacity(len + PAGE + PLACE);
     let base = buffer.as_ptr().addr() % PAGE;
     let data_at = (PLACE + PAGE - base) % PAGE;
@@ -67,25 +72,33 @@ pub(super) fn message<T: Send + Sync + 'static>(
     if buffer.len() < data_at + len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let bytes = Bytes::from_owner(Kept { buffer, from: data_at - used, _kept: kept.clone() });
+    let bytes = Bytes::from_owner(Kept { buffer, from: data_at - used, _kept: kept });
     Ok(Framed { bytes, data: len as u64 })
 }
 
 /// What stands in front of so many bytes of a chunk, and how long it is.
-fn headers(len: usize) -> ([u8; HEADERS], usize) {
-    let mut field = vec![DATA];
-    let mut rest = len;
-    while rest >= 0x80 {
-        field.push(rest.to_le_bytes()[0] | 0x80);
-        rest >>= 7;
+fn headers(named: Option<u32>, len: usize) -> ([u8; HEADERS], usize) {
+    let mut field = Vec::with_capacity(HEADERS);
+    if let Some(chunk) = named {
+        field.push(CHUNK);
+        varint(chunk as usize, &mut field);
     }
-    field.extend(&rest.to_le_bytes()[..1]);
+    field.push(DATA);
+    varint(len, &mut field);
     // Not compressed; the length of the message in four bytes.
     let size = u32::try_from(field.len() + len).unwrap_or(u32::MAX).to_be_bytes();
     let all = [&[0][..], &size, &field].concat();
     let mut headers = [0; HEADERS];
     headers[..all.len()].copy_from_slice(&all);
     (headers, all.len())
+}
+
+fn varint(mut rest: usize, to: &mut Vec<u8>) {
+    while rest >= 0x80 {
+        to.push(rest.to_le_bytes()[0] | 0x80);
+        rest >>= 7;
+    }
+    to.extend(&rest.to_le_bytes()[..1]);
 }
 
 #[cfg(test)]
@@ -102,16 +115,29 @@ mod tests {
             buffer.extend_from_slice(b"more than was asked for");
             Ok(())
         };
-        message(data.len(), &Arc::new(()), read).unwrap().bytes
+        message(None, data.len(), Some(Arc::new(())), read).unwrap().bytes
     }
 
     #[test]
     fn a_message_is_what_a_generated_server_would_send() {
         for len in [1, 2, 3, 126, 127, 128, 129, 4096, 16_383, 16_384, 16_385, MESSAGE_SIZE - 1, MESSAGE_SIZE] {
             let data: Vec<u8> = (0..len).map(|at| at.to_le_bytes()[0]).collect();
-            let encoded = FetchChunkResponse { data: data.clone().into() }.encode_to_vec();
+            let encoded = FetchChunkResponse { data: data.clone().into(), chunk: None }.encode_to_vec();
             let header = [&[0][..], &u32::try_from(encoded.len()).unwrap().to_be_bytes()].concat();
             assert!(made(&data) == [header, encoded].concat(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_message_may_name_its_chunk() {
+        for chunk in [0, 1, 127, 128, 262_143, u32::MAX] {
+            let read = |buffer: &mut Vec<u8>| {
+                buffer.extend_from_slice(b"abc");
+                Ok(())
+            };
+            let named = message(Some(chunk), 3, Some(Arc::new(())), read).unwrap().bytes;
+            let decoded = FetchChunkResponse::decode(&named[5..]).unwrap();
+            assert_eq!(decoded, FetchChunkResponse { data: (&b"abc"[..]).into(), chunk: Some(chunk) });
         }
     }
 
@@ -127,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_let_go_of_with_the_last_part_of_the_message() {
         let kept = Arc::new(());
-        let message = message(3, &kept, |buffer| {
+        let message = message(None, 3, Some(kept.clone()), |buffer| {
             buffer.extend_from_slice(b"abc");
             Ok(())
         });
@@ -141,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_short_makes_no_message() {
-        let short = message(3, &Arc::new(()), |buffer| {
+        let short = message(None, 3, Some(Arc::new(())), |buffer| {
             buffer.push(1);
             Ok(())
         });

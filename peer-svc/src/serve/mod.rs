@@ -3,13 +3,15 @@
 //! | module | is |
 //! |---|---|
 //! | [`grpc`] | the wire |
+//! | [`choice`] | which chunk that is |
 //! | [`stream`] | one chunk on its way out |
 //! | [`message`] | a part of it, as the socket gets it |
 //!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
 //! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again once the socket has
-//! accepted the chunk's last byte. Reading happens on blocking threads.
+//! accepted nearly all of the chunk. Reading happens on blocking threads.
 
+mod choice;
 mod grpc;
 mod message;
 mod stream;
@@ -30,12 +32,17 @@ use drizzle_engine::{
 use drizzle_proto::{
     FileId, PeerId, WireError,
     client::{GONE_TRAILER, PEER_ID_TRAILER},
-    convert, wire,
+    convert,
+    limits::MAX_ALTERNATIVES,
+    wire,
 };
 use tokio::{runtime::Handle, sync::mpsc, task::JoinError};
 use tonic::{Status, metadata::MetadataValue};
 
-use self::stream::{READ_AHEAD, Reader, read_ahead};
+use self::{
+    choice::{Choice, Choices},
+    stream::{READ_AHEAD, Reader, read_ahead},
+};
 pub(crate) use self::{
     grpc::{Peer, PeerService},
     stream::ChunkStream,
@@ -129,6 +136,7 @@ pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
     lanes: Arc<Lanes>,
     slots: Arc<Mutex<Slots>>,
+    choices: Choices,
     /// What is demanded of a receiver.
     limits: pace::Limits,
     sent: Arc<AtomicU64>,
@@ -148,10 +156,12 @@ pub(crate) struct UploadCounts {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChunkRequest {
     pub(crate) file: FileId,
     pub(crate) chunk: u32,
+    /// Chunks that would do as well.
+    pub(crate) alternatives: Vec<u32>,
     /// Bytes of the chunk that are not wanted.
     pub(crate) offset: u32,
     pub(crate) requester: Requester,
@@ -163,7 +173,11 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
     fn try_from(request: wire::FetchChunkRequest) -> Result<Self, WireError> {
         let requester = convert::optional_peer(&request.requester)?;
         let file = convert::file_id(&request.file_id)?;
-        Ok(Self { file, chunk: request.chunk, offset: request.offset, requester })
+        if request.alternatives.len() > MAX_ALTERNATIVES {
+            return Err(WireError::Bounds("alternatives"));
+        }
+        let wire::FetchChunkRequest { chunk, alternatives, offset, .. } = request;
+        Ok(Self { file, chunk, alternatives, offset, requester })
     }
 }
 
@@ -202,6 +216,7 @@ impl Uploads {
             holdings,
             lanes,
             slots: Arc::new(Mutex::new(Slots::new(slots))),
+            choices: Choices::default(),
             limits,
             sent: Arc::default(),
             readers: Mutex::default(),
@@ -244,8 +259,12 @@ impl Uploads {
 
     /// Begins to stream a chunk from an offset to its end.
     pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
-        let ChunkRequest { file, chunk, offset, requester } = request;
+        let ChunkRequest { file, offset, requester, .. } = request;
         let slot = self.take_slot(requester)?;
+        let whole = self.holdings.whole(file);
+        let choice = whole.map(|count| self.choices.choose(&request, count)).transpose()?;
+        let chunk = choice.as_ref().map_or(request.chunk, Choice::chunk);
+        let named = (!request.alternatives.is_empty()).then_some(chunk);
         let holdings = self.holdings.clone();
         let opened = self.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
         // The thread goes on; the slot is for a file that can be read.
@@ -263,9 +282,10 @@ impl Uploads {
         let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
         let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
         let reading = self.lanes.uploads.run(move || {
-            read_ahead(&runtime, holdings.calls(), &readable, offset, &sender, &reader, pace, sent);
+            read_ahead(&runtime, holdings.calls(), &readable, named, offset, &sender, &reader, pace, sent);
         });
-        Ok(ChunkStream { messages, reader: reading, left: left.into(), sent: self.sent.clone(), ended: false })
+        let sent = self.sent.clone();
+        Ok(ChunkStream { messages, reader: reading, choice, left: left.into(), sent, ended: false })
     }
 }
 

@@ -1,8 +1,9 @@
 //! One chunk on its way out: read ahead on a thread that may block, taken by the transport as a body.
 //!
-//! The slot of the stream hangs on its [`Reader`], and the reader on each [`message`](super::message): so the slot is
-//! held until the socket has accepted the chunk's last byte, and not only until HTTP/2 has put it into a queue. Freed
-//! at the queue, slots would bind most of a file in buffers before the first receiver has a chunk to pass on.
+//! The slot of the stream hangs on each [`message`](super::message) but the last: so it is held until the socket has
+//! accepted nearly all of the chunk, and not only until HTTP/2 has put it into a queue. Freed at the queue, slots would
+//! bind most of a file in buffers before the first receiver has a chunk to pass on. The last message is what the uplink
+//! is busy with while the next request is on its way: without it, it would idle for a round trip.
 
 use std::{
     pin::Pin,
@@ -28,6 +29,7 @@ use tonic::Status;
 
 use super::{
     ServeError, Slot,
+    choice::Choice,
     message::{Framed, message},
 };
 use crate::{
@@ -41,6 +43,9 @@ pub(super) const READ_AHEAD: usize = 2;
 /// After the last message was handed over, the transport may keep its slot for this long: a receiver that reads nothing
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// At most so many bytes of a chunk, and no more than half of what is sent of it, travel without the slot.
+const TAIL: u32 = 128 << 10;
 
 /// The end of a stream where its bytes come from, with its slot. Reading may hang, which costs its thread, but is not to
 /// cost the slot.
@@ -70,9 +75,16 @@ impl Reader {
         *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = waits;
     }
 
-    /// Reads the next message.
-    fn read(self: &Arc<Self>, calls: &Calls, readable: &Readable, offset: u64, len: usize) -> std::io::Result<Framed> {
-        let read = || message(len, self, |buffer| append_exact(&readable.file, offset, len, buffer));
+    /// Reads the next message, from an offset in the file.
+    fn read(
+        &self,
+        calls: &Calls,
+        readable: &Readable,
+        (offset, len): (u64, usize),
+        named: Option<u32>,
+        hold: Option<Arc<Hold>>,
+    ) -> std::io::Result<Framed> {
+        let read = || message(named, len, hold, |buffer| append_exact(&readable.file, offset, len, buffer));
         self.waits(Waits::Disk(Instant::now()));
         let message = match &readable.path {
             Some(path) => calls.run(path, read),
@@ -101,6 +113,15 @@ impl Reader {
     }
 }
 
+/// What the messages of a stream have in common: with the last of them the slot is free.
+struct Hold(Arc<Reader>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        drop(self.0.slot().take());
+    }
+}
+
 pub(super) type Message = Result<Framed, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
@@ -109,6 +130,7 @@ pub(super) fn read_ahead(
     runtime: &Handle,
     calls: &Calls,
     readable: &Readable,
+    mut named: Option<u32>,
     offset: u32,
     sender: &mpsc::Sender<Message>,
     reader: &Arc<Reader>,
@@ -116,10 +138,14 @@ pub(super) fn read_ahead(
     sent: impl Fn(u64),
 ) {
     let mut at = offset;
+    let tail_at = readable.len - TAIL.min((readable.len - offset) / 2);
+    let mut hold = Some(Arc::new(Hold(reader.clone())));
     while at < readable.len {
-        let len = MESSAGE_SIZE.min((readable.len - at) as usize);
+        let end = if at < tail_at { tail_at } else { readable.len };
+        let len = MESSAGE_SIZE.min((end - at) as usize);
+        let held = hold.clone().filter(|_| at < tail_at);
         let message = reader
-            .read(calls, readable, readable.offset + u64::from(at), len)
+            .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), held)
             .map_err(|error| Status::internal(format!("cannot read: {error}")));
         let failed = message.is_err();
         let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
@@ -133,9 +159,12 @@ pub(super) fn read_ahead(
         pace.moved(len as u64, Instant::now());
         sent(len as u64);
         at += u32::try_from(len).unwrap_or(u32::MAX);
+        if at >= tail_at {
+            hold = None;
+        }
     }
-    // All is read, not all is taken.
-    match runtime.block_on(room(sender, READ_AHEAD, &mut pace, reader)) {
+    // All is read, not all is taken: the last message may wait, for it has no slot.
+    match runtime.block_on(room(sender, READ_AHEAD - 1, &mut pace, reader)) {
         Some(_) => reader.waits(Waits::Taken(Instant::now())),
         None => drop(reader.slot().take()),
     }
@@ -171,6 +200,8 @@ pub(crate) struct ChunkStream {
     pub(super) messages: mpsc::Receiver<Message>,
     /// Reads the chunk from the disk into the channel.
     pub(super) reader: JoinHandle<()>,
+    /// What is sent, if it was chosen here.
+    pub(super) choice: Option<Choice>,
     /// Bytes of the chunk that are not handed over yet.
     pub(super) left: u64,
     pub(super) sent: Arc<AtomicU64>,
@@ -186,6 +217,9 @@ impl Stream for ChunkStream {
         Poll::Ready(match message {
             Some(Ok(message)) => {
                 self.left = self.left.saturating_sub(message.data);
+                if self.left == 0 {
+                    self.choice.iter_mut().for_each(Choice::keep);
+                }
                 self.sent.fetch_add(message.data, Ordering::Relaxed);
                 Some(Ok(message))
             }

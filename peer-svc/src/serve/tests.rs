@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use drizzle_proto::{Digest, FileName, Layout, Manifest};
+use prost::Message as _;
 use tokio_stream::StreamExt;
 
 use super::{message::Framed, *};
@@ -26,7 +27,13 @@ fn uploads(folder: &std::path::Path, slots: usize, limits: pace::Limits) -> (Fil
 }
 
 fn request(file: FileId, requester: u8) -> ChunkRequest {
-    ChunkRequest { file, chunk: 1, offset: 0, requester: Some(PeerId::from_bytes([requester; 16])) }
+    ChunkRequest {
+        file,
+        chunk: 1,
+        alternatives: Vec::new(),
+        offset: 0,
+        requester: Some(PeerId::from_bytes([requester; 16])),
+    }
 }
 
 async fn until_taken(uploads: &Uploads, taken: usize) {
@@ -69,15 +76,60 @@ async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_th
 }
 
 #[tokio::test]
-async fn a_slot_is_held_until_the_last_byte_was_taken_out_of_the_transport() {
+async fn a_slot_is_held_until_nearly_all_of_the_chunk_was_taken_out_of_the_transport() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 1, NEVER);
-    let in_transport: Vec<_> = uploads.open(request(file, 1)).await.unwrap().collect().await;
+    let mut in_transport: Vec<_> = uploads.open(request(file, 1)).await.unwrap().collect().await;
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(1))), "no byte of it has left");
-    let last = in_transport.into_iter().next_back();
+    let last = in_transport.pop().unwrap().unwrap();
+    assert!(last.data <= 128 << 10, "{} bytes without a slot", last.data);
+    drop(in_transport.drain(1..));
     assert_eq!(uploads.counts().taken, 1);
-    drop(last);
+    drop(in_transport);
     until_taken(&uploads, 0).await;
+    let begun = uploads.open(request(file, 1)).await;
+    begun.expect("another chunk may follow while the end of this one is on its way");
+}
+
+#[tokio::test]
+async fn a_small_chunk_takes_a_slot_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 1, NEVER);
+    for left in [1, 2, 1000] {
+        let request = ChunkRequest { offset: CHUNK - left, ..request(file, 1) };
+        let in_transport: Vec<_> = uploads.open(request.clone()).await.unwrap().collect().await;
+        assert!(matches!(uploads.open(request).await, Err(ServeError::Busy(1))), "{left} bytes");
+        drop(in_transport);
+        until_taken(&uploads, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn where_it_may_choose_a_full_holder_sends_what_it_sent_least_and_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 4, NEVER);
+    let any = ChunkRequest { alternatives: vec![0, 2, 3], ..request(file, 1) };
+    let named = async |request: ChunkRequest| {
+        let first = uploads.open(request).await.unwrap().next().await.unwrap().unwrap().bytes;
+        wire::FetchChunkResponse::decode(&first[5..]).unwrap().chunk
+    };
+    let mut sent = std::collections::BTreeSet::new();
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = uploads.open(any.clone()).await.unwrap();
+        let first = stream.next().await.unwrap().unwrap().bytes;
+        sent.extend(wire::FetchChunkResponse::decode(&first[5..]).unwrap().chunk);
+        streams.push(stream);
+    }
+    let left = (0..4).find(|chunk| !sent.contains(chunk));
+    assert_eq!(sent.len(), 3, "{sent:?}");
+    assert_eq!(named(any.clone()).await, left, "the one that was not sent");
+    until_taken(&uploads, 3).await;
+    assert_eq!(named(any.clone()).await, left, "it broke off, and does not count");
+    until_taken(&uploads, 3).await;
+    assert_eq!(named(request(file, 1)).await, None, "no choice, no name");
+    let refused = uploads.open(ChunkRequest { alternatives: vec![4], ..any }).await;
+    assert!(matches!(refused, Err(ServeError::Read(ReadError::NoSuchChunk { chunk: 4, .. }))), "{refused:?}");
 }
 
 #[test]
@@ -106,7 +158,7 @@ async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
         sender.try_send(Ok(Framed { bytes: bytes::Bytes::from_static(b"half"), data: 4 })).unwrap();
         panic!("on purpose");
     });
-    let mut stream = ChunkStream { messages, reader, left: 8, sent: Arc::default(), ended: false };
+    let mut stream = ChunkStream { messages, reader, choice: None, left: 8, sent: Arc::default(), ended: false };
     assert_eq!(stream.next().await.unwrap().unwrap().bytes, "half");
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
     assert!(stream.next().await.is_none());

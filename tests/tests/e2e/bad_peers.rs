@@ -167,6 +167,47 @@ async fn a_busy_holder_is_not_blamed() {
     assert_eq!(run.blamed(), []);
 }
 
+/// The holder chooses, and the whole file must come out right all the same.
+#[tokio::test]
+async fn a_holder_that_chooses_what_it_sends() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let source = FakePeer::start(&cluster.tracker.url(), &a, Manner::Chooses).await;
+    let downloader = cluster.peer("downloader").await;
+    let run = downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+    assert_eq!(run.blamed(), []);
+    assert_eq!(run.sources()[&source.address.to_string()].chunks, CHUNKS as u64);
+}
+
+/// Alone as a full holder it may choose; its offence is charged, and nothing of it gets into the file.
+async fn is_caught_alone(manner: Manner, offence: &str, code: i32) {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let bad = FakePeer::start(&cluster.tracker.url(), &a, manner.clone()).await;
+    let downloader = cluster.peer("downloader").await;
+    let run = downloader.cli(["download", "A", "--timeout", "2s"]).await.expect(code);
+    assert!(!run.blamed().is_empty());
+    for (peer, named, _) in run.blamed() {
+        assert_eq!((peer, named.as_str()), (bad.address.to_string(), offence), "{manner:?}");
+    }
+    assert_eq!(files_below(&downloader.dir), [""; 0]);
+    let honest = cluster.peer("honest").await;
+    honest.share(&a).await;
+    downloader.cli(["download", "A"]).await.expect(0);
+    a.assert_at(&downloader.path("A"));
+}
+
+#[tokio::test]
+async fn a_holder_that_sends_another_chunk_than_it_names() {
+    is_caught_alone(Manner::ChoosesAndLies, "wrong bytes", 4).await;
+}
+
+#[tokio::test]
+async fn a_holder_that_names_a_chunk_that_was_not_asked_for() {
+    is_caught_alone(Manner::NamesAnother, "refused", 7).await;
+}
+
 #[tokio::test]
 async fn one_wrong_chunk_does_not_taint_the_right_ones() {
     let cluster = Cluster::start().await;

@@ -82,6 +82,13 @@ pub(super) struct Holder {
     rests: Option<Instant>,
 }
 
+impl Holder {
+    /// Whether it gave wrong bytes for a chunk.
+    pub(super) fn has_denied(&self, chunk: ChunkIndex) -> bool {
+        self.denied.contains(&chunk)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Holders {
     all: Vec<Holder>,

@@ -13,7 +13,8 @@
 //! - the chunk picked is of minimal rarity among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
-//! - each missing chunk is either waiting in the rarity order or in flight.
+//! - each missing chunk is either waiting in the rarity order or in flight;
+//! - what a fetch may bring in place of its chunk is told in [`binding`].
 //!
 //! **Rarity** counts every known holder of the chunk, avoided or not: an avoided holder's copy still
 //! exists in the swarm, and a penalty that begins or ends must not reorder 262,144 chunks. (A chunk that
@@ -23,7 +24,9 @@
 //! It never reads a clock, draws from a global random source, touches a file or a connection, or knows
 //! about messages of the wire. It does not know its own peer: its caller leaves that one out.
 
+mod binding;
 mod conduct;
+mod flight;
 mod holders;
 mod offence;
 mod rarity;
@@ -39,20 +42,16 @@ use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, seq::IndexedRandom};
 
 use self::{
+    flight::Flight,
     holders::{Held, Holders, Key},
     offence::Ledger,
     rarity::RarityOrder,
 };
 
-pub use self::offence::{Blame, Offence};
-
-/// No second copy before the first has taken this long, however fast chunks usually come.
-const MIN_PATIENCE: Duration = Duration::from_millis(300);
-/// How long a chunk is taken to need before any has come.
-const TYPICAL_AT_FIRST: Duration = Duration::from_secs(1);
-
-/// Fewer new bytes than this are no sign that a holder moves on.
-const LEAST_MOVE: u32 = 256;
+pub use self::{
+    binding::{Bound, MOST_ALTERNATIVES},
+    offence::{Blame, Offence},
+};
 
 /// How much may run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +79,8 @@ pub struct Fetch {
     pub id: FetchId,
     /// What to ask for.
     pub chunk: ChunkIndex,
+    /// What the holder may send in its place: see [`Scheduler::bound`]. None for most holders.
+    pub alternatives: Vec<ChunkIndex>,
     /// The peer to ask.
     pub holder: PeerInfo,
 }
@@ -108,38 +109,6 @@ pub struct Supply {
     pub avoided: ChunkSet,
     /// A holder said that its file is no longer there, and has given none of it since.
     pub gone: bool,
-}
-
-#[derive(Debug)]
-struct Flight {
-    chunk: ChunkIndex,
-    holder: Key,
-    since: Instant,
-    /// When bytes came last; `since` before the first.
-    moved_at: Instant,
-    /// Bytes of the chunk that were here when it began, that are here now, and that it has.
-    had: Option<(u32, u32, u32)>,
-    /// Waits for this peer's own memory: its holder was not asked yet.
-    held_back: bool,
-    /// Asked for although another copy was in flight.
-    is_copy: bool,
-}
-
-impl Flight {
-    /// From when on a second copy is worth its bytes. A holder that moves on is left alone unless the rest takes
-    /// longer than a whole chunk may take.
-    fn overdue_at(&self, typical: Option<Duration>) -> Instant {
-        let patience = (2 * typical.unwrap_or(TYPICAL_AT_FIRST)).max(MIN_PATIENCE);
-        let took = self.moved_at - self.since;
-        let is_slow = match (typical, self.had) {
-            (Some(_), Some((first, had, len))) if had > first => {
-                took.as_secs_f64() * f64::from(len.saturating_sub(had))
-                    > patience.as_secs_f64() * f64::from(had - first)
-            }
-            _ => false,
-        };
-        if is_slow { self.since + patience } else { self.moved_at + patience }
-    }
 }
 
 /// Owner of what is missing, which holders have it and what is in flight, for one download.
@@ -226,19 +195,27 @@ impl Scheduler {
         });
         let id = FetchId(self.next_id);
         self.next_id += 1;
-        let flight = Flight { chunk, holder: key, since: now, moved_at: now, had: None, held_back: false, is_copy };
-        self.flights.insert(id, flight);
-        Some(Fetch { id, chunk, holder: self.holders.get(key).peer.clone() })
+        let alternatives = if is_copy { Vec::new() } else { self.alternatives(chunk, key, rng) };
+        self.flights.insert(
+            id,
+            Flight {
+                chunk,
+                holder: key,
+                is_open: !alternatives.is_empty(),
+                since: now,
+                moved_at: now,
+                had: None,
+                held_back: false,
+                is_copy,
+            },
+        );
+        Some(Fetch { id, chunk, alternatives, holder: self.holders.get(key).peer.clone() })
     }
 
     /// So many bytes of a fetch's chunk, which has `len`, are here now.
     pub fn moved(&mut self, id: FetchId, had: u32, len: u32, now: Instant) {
-        let Some(flight) = self.flights.get_mut(&id) else { return };
-        let (first, before, _) = *flight.had.get_or_insert((had, had, len));
-        // Less is what keeps a connection alive, not a chunk.
-        if had.saturating_sub(before) >= LEAST_MOVE || had == len && before < len {
-            flight.moved_at = now;
-            flight.had = Some((first, had, len));
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.moved(had, len, now);
         }
     }
 

@@ -334,6 +334,40 @@ fn a_lost_chunk_that_is_still_in_flight_is_not_asked_of_the_same_holder() {
 }
 
 #[test]
+fn what_the_only_full_holder_chose_is_what_comes_and_what_was_asked_for_waits_again() {
+    let mut bench = Bench::new(4, limits(2, 2), &[(1, full(4)), (2, some(4, [0]))]);
+    let first = bench.next().unwrap();
+    assert_eq!((first.holder.id(), first.alternatives.len()), (peer(1), 2), "chunk 0 is less rare");
+    let chosen = first.alternatives[0];
+    assert_eq!(bench.scheduler.bound(first.id, chosen), Bound::GoesOn);
+    assert_eq!(bench.scheduler.chunk(first.id), Some(chosen));
+    bench.end(&first, Outcome::Stored);
+    assert!(!bench.scheduler.missing().contains(chosen) && bench.scheduler.missing().contains(first.chunk));
+    assert!(bench.all().iter().any(|fetch| fetch.chunk == first.chunk || fetch.alternatives.contains(&first.chunk)));
+}
+
+#[test]
+fn two_fetches_change_places_when_the_holder_chose_so() {
+    let mut bench = Bench::new(2, limits(2, 2), &[(1, full(2))]);
+    let [first, second] = &bench.all()[..] else { panic!("two chunks, two fetches") };
+    assert_eq!(second.alternatives, [first.chunk]);
+    assert_eq!(bench.scheduler.bound(second.id, first.chunk), Bound::GoesOn);
+    assert_eq!(bench.scheduler.chunk(first.id), Some(second.chunk));
+    assert_eq!(bench.scheduler.bound(first.id, first.chunk), Bound::NotWanted, "it comes with the other one");
+}
+
+#[test]
+fn of_a_large_class_a_random_part_is_named_and_of_many_holders_none_may_choose() {
+    let n = 5000;
+    let mut bench = Bench::new(n, Limits::default(), &[(1, full(n))]);
+    let fetch = bench.next().unwrap();
+    let distinct: BTreeSet<_> = fetch.alternatives.iter().chain([&fetch.chunk]).collect();
+    assert_eq!(distinct.len(), 257);
+    bench.scheduler.holder_is(info(2), full(n));
+    assert_eq!(bench.next().unwrap().alternatives, []);
+}
+
+#[test]
 fn an_empty_download_is_complete() {
     let mut bench = Bench::new(0, Limits::default(), &[(1, full(0))]);
     assert!(bench.scheduler.is_complete());

@@ -18,6 +18,8 @@ enum Event {
     NextUntilNone,
     /// The nth fetch in flight ends.
     End(usize, Outcome),
+    /// The holder of the nth fetch in flight names a chunk: the one asked for, or one of the alternatives.
+    Bind(usize, prop::sample::Index),
     /// A chunk that was taken to be stored is not.
     Lost(u32),
     Pass(u64),
@@ -45,6 +47,8 @@ fn events() -> impl Strategy<Value = Event> {
         3 => Just(Event::Next),
         3 => Just(Event::NextUntilNone),
         5 => (any::<prop::sample::Index>(), outcomes()).prop_map(|(nth, outcome)| Event::End(nth.index(64), outcome)),
+        4 => (any::<prop::sample::Index>(), any::<prop::sample::Index>())
+            .prop_map(|(nth, named)| Event::Bind(nth.index(64), named)),
         1 => (0..CHUNKS).prop_map(Event::Lost),
         2 => (0u64..3000).prop_map(Event::Pass),
         2 => any::<bool>().prop_map(Event::Wake),
@@ -64,7 +68,9 @@ struct Model {
     held: BTreeMap<PeerId, ChunkSet>,
     denied: BTreeSet<(PeerId, ChunkIndex)>,
     stored: ChunkSet,
+    /// With the chunk that each is for at present.
     flights: Vec<Fetch>,
+    open: BTreeSet<FetchId>,
 }
 
 impl Model {
@@ -127,10 +133,67 @@ impl Model {
                 self.flights.iter().all(|other| (other.chunk, other.holder.id()) != (fetch.chunk, fetch.holder.id()))
             );
         }
+        self.check_alternatives(&fetch, &waiting);
+        if !fetch.alternatives.is_empty() {
+            self.open.insert(fetch.id);
+        }
         self.flights.push(fetch.clone());
         assert!(self.flights.len() <= self.limits.in_flight);
         assert!(self.load(fetch.holder.id()) <= self.limits.per_holder);
         Some(fetch)
+    }
+
+    fn check_alternatives(&self, fetch: &Fetch, waiting: &[ChunkIndex]) {
+        // A holder that came to have all of it chunk by chunk is not taken for one of the whole file.
+        let holders = &self.bench.scheduler.holders;
+        let key = holders.find(fetch.holder.id()).expect("it is known");
+        let sole = holders.seeds() == 1 && matches!(holders.get(key).held, Held::All);
+        if !waiting.contains(&fetch.chunk) || !sole {
+            assert_eq!(fetch.alternatives, [], "nothing to choose");
+            return;
+        }
+        let as_rare = |chunk: &ChunkIndex| *chunk != fetch.chunk && self.rarity(*chunk) == self.rarity(fetch.chunk);
+        let open = self.flights.iter().filter(|other| other.holder == fetch.holder && self.open.contains(&other.id));
+        let mut expected: Vec<_> =
+            waiting.iter().copied().filter(as_rare).chain(open.map(|other| other.chunk)).collect();
+        expected.sort_unstable();
+        let mut alternatives = fetch.alternatives.clone();
+        alternatives.sort_unstable();
+        assert_eq!(alternatives, expected);
+    }
+
+    fn bind(&mut self, nth: usize, named: prop::sample::Index) {
+        if self.flights.is_empty() {
+            return;
+        }
+        let nth = nth % self.flights.len();
+        let fetch = self.flights[nth].clone();
+        let chunk = *named.get(&[&fetch.alternatives[..], &[fetch.chunk]].concat());
+        let was_open = self.open.remove(&fetch.id);
+        let bound = self.bench.scheduler.bound(fetch.id, chunk);
+        if chunk == fetch.chunk {
+            assert_eq!(bound, Bound::GoesOn);
+            return;
+        }
+        let taken = self.flights.iter().position(|other| other.chunk == chunk);
+        let is_denied = self.denied.contains(&(fetch.holder.id(), chunk));
+        if !was_open || self.stored.contains(chunk) || is_denied {
+            assert_eq!(bound, Bound::NotWanted);
+        } else if let Some(other) = taken {
+            let swaps = self.copies(chunk) == 1
+                && self.copies(fetch.chunk) == 1
+                && !self.stored.contains(fetch.chunk)
+                && self.open.contains(&self.flights[other].id)
+                && self.flights[other].holder.id() == fetch.holder.id();
+            assert_eq!(bound == Bound::GoesOn, swaps);
+            if swaps {
+                self.flights[other].chunk = fetch.chunk;
+                self.flights[nth].chunk = chunk;
+            }
+        } else {
+            assert_eq!(bound, Bound::GoesOn);
+            self.flights[nth].chunk = chunk;
+        }
     }
 
     fn end(&mut self, nth: usize, outcome: Outcome) {
@@ -138,6 +201,7 @@ impl Model {
             return;
         }
         let fetch = self.flights.swap_remove(nth % self.flights.len());
+        self.open.remove(&fetch.id);
         let losers = self.bench.end(&fetch, outcome);
         let mut expected = Vec::new();
         match outcome {
@@ -184,6 +248,7 @@ impl Model {
             Event::Next => _ = self.next(),
             Event::NextUntilNone => while self.next().is_some() {},
             Event::End(nth, outcome) => self.end(nth, outcome),
+            Event::Bind(nth, named) => self.bind(nth, named),
             Event::Lost(chunk) => {
                 let chunk = count(CHUNKS).index(chunk).unwrap();
                 self.bench.scheduler.lost(chunk);
@@ -212,6 +277,9 @@ impl Model {
         }
         let unheld = some(CHUNKS, waiting.iter().filter(|&chunk| self.rarity(chunk) == 0).map(ChunkIndex::get));
         assert_eq!(scheduler.supply(self.bench.now).unheld, unheld);
+        for fetch in &self.flights {
+            assert_eq!(scheduler.chunk(fetch.id), Some(fetch.chunk));
+        }
         scheduler.holders.check(&scheduler.order, &waiting);
     }
 }
@@ -231,7 +299,7 @@ proptest! {
         bench.rng = rng(seed);
         let (held, denied) = (BTreeMap::new(), BTreeSet::new());
         let described = BTreeSet::new();
-        let mut model = Model { bench, limits, described, held, denied, stored: bits(0), flights: Vec::new() };
+        let mut model = Model { bench, limits, described, held, denied, stored: bits(0), flights: Vec::new(), open: BTreeSet::new() };
         for event in events {
             model.apply(event);
             model.check();
