@@ -179,7 +179,7 @@ impl Membership {
                     tracing::trace!(target: "drizzle::decisions", ?change, ?pause, "tracker");
                     self.publish(change);
                 }
-                () = holdings.wait_for_news(), if lease.listens() => lease.has_news(Instant::now()),
+                () = holdings.wait_for_news(), if lease.listens() => lease.has_news(),
                 Ok(room) = notices.reserve(), if !unsaid.is_empty() => {
                     if let Some(notice) = unsaid.pop_front() {
                         room.send(notice);

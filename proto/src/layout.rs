@@ -15,7 +15,7 @@ pub const MAX_CHUNKS: u32 = 1 << 18;
 /// Largest file in bytes (16 TiB).
 pub const MAX_FILE_SIZE: u64 = MAX_CHUNK_SIZE as u64 * MAX_CHUNKS as u64;
 
-const MIN_DEFAULT_CHUNK_SIZE: u64 = 256 << 10;
+const MIN_DEFAULT_CHUNK_SIZE: u64 = 64 << 10;
 const MAX_DEFAULT_CHUNK_SIZE: u64 = 16 << 20;
 /// More chunks spread better but cost more requests; about a thousand is where both are small.
 const DEFAULT_CHUNKS: u64 = 1 << 10;
@@ -106,7 +106,7 @@ impl Layout {
     }
 
     /// A file of `size` bytes with the default chunk size: the power of two that gives about 1,000
-    /// chunks, within 256 KiB and 16 MiB; beyond that as large as [`MAX_CHUNKS`] requires.
+    /// chunks, within 64 KiB and 16 MiB; beyond that as large as [`MAX_CHUNKS`] requires.
     pub fn with_default_chunk_size(size: u64) -> Result<Self, LayoutError> {
         let about = (size / DEFAULT_CHUNKS).checked_next_power_of_two().unwrap_or(u64::MAX);
         let wanted = about.clamp(MIN_DEFAULT_CHUNK_SIZE, MAX_DEFAULT_CHUNK_SIZE);
@@ -184,8 +184,9 @@ mod tests {
     #[test]
     fn default_chunk_sizes() {
         for (size, chunk_size) in [
-            (0, 256 << 10),
-            (64 << 20, 256 << 10),
+            (0, 64 << 10),
+            (64 << 20, 64 << 10),
+            (256 << 20, 256 << 10),
             (1 << 30, 1 << 20),
             (64 << 30, 16 << 20),
             (8 << 40, 32 << 20), // 16 MiB would make more than MAX_CHUNKS

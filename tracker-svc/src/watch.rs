@@ -7,14 +7,18 @@
 use std::time::Duration;
 
 use drizzle_proto::holder::HolderChanges;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{error::Error, registry::Watcher};
 
-/// Changes are gathered for this long before they are sent. Learning of new holders later than about a
-/// chunk's time slows a swarm down; telling each change at once would cost a message per chunk and watcher.
+/// A change is told at once, but this long after the last that was told: meanwhile changes are gathered. Learning of new
+/// holders later than about a chunk's time slows a swarm down; telling each change at once would cost a message per chunk
+/// and watcher.
 const BATCH: Duration = Duration::from_millis(50);
 
 /// The messages of a watch, from a task that ends with the stream, with the name, or when the tracker stops.
@@ -40,12 +44,16 @@ pub(crate) fn stream(
 
 /// Sends until the name is released; `None` if the stream is gone.
 async fn push(mut watcher: Watcher, sender: &mpsc::Sender<Result<HolderChanges, Error>>) -> Option<Error> {
+    let mut quiet_until = Instant::now();
     loop {
         match watcher.next_message() {
-            Ok(Some(changes)) => sender.send(Ok(changes)).await.ok()?,
+            Ok(Some(changes)) => {
+                quiet_until = Instant::now() + BATCH;
+                sender.send(Ok(changes)).await.ok()?;
+            }
             Ok(None) => {
                 watcher.changed().await;
-                tokio::time::sleep(BATCH).await;
+                sleep_until(quiet_until).await;
             }
             Err(error) => return Some(error),
         }

@@ -12,7 +12,8 @@
 //! - a lease under which the tracker knows an old address is given up at once, like one that the tracker does not know;
 //! - a lease that the tracker does not know is given up at once, whichever call finds out; a new one is asked for
 //!   at once too, but after a pause that grows if the last one was lost before its first renewal was due;
-//! - news is gathered for [`BATCH`], and after a failure it waits for a pause that grows, whatever renewals do.
+//! - news is told at once, but [`BATCH`] after the last that was told: meanwhile it is gathered; and after a failure it
+//!   waits for a pause that grows, whatever renewals do.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use crate::retry::{self, Backoff};
 
-/// News is gathered this long before it is sent.
+/// News is told this long after the last news at the soonest.
 pub const BATCH: Duration = Duration::from_millis(40);
 /// A renewal that gets no answer is given up after the time between renewals, so that two more fit into a lease of
 /// three times that; but not before this, which a busy machine may need.
@@ -82,8 +83,7 @@ struct Held {
     renewing: bool,
     announcing: bool,
     announce_from: Instant,
-    /// When the news that waits became known.
-    news_since: Option<Instant>,
+    has_news: bool,
     connected: bool,
 }
 
@@ -138,13 +138,13 @@ impl Lease {
 
     /// Whether [`Lease::has_news`] would change anything: otherwise the news needs no watching now.
     pub fn listens(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.news_since.is_none())
+        self.held.as_ref().is_some_and(|held| !held.has_news)
     }
 
     /// There is something to announce.
-    pub fn has_news(&mut self, now: Instant) {
+    pub fn has_news(&mut self) {
         if let Some(held) = &mut self.held {
-            held.news_since.get_or_insert(now);
+            held.has_news = true;
         }
     }
 
@@ -162,7 +162,8 @@ impl Lease {
         }
         if !held.announcing && held.announce_at().is_some_and(|at| at <= now) {
             held.announcing = true;
-            held.news_since = None;
+            held.has_news = false;
+            held.announce_from = now + BATCH;
             return Some(Call::Announce(held.terms.id));
         }
         None
@@ -193,7 +194,7 @@ impl Lease {
             renewing: false,
             announcing: false,
             announce_from: now,
-            news_since: None,
+            has_news: false,
             connected: true,
         });
         Change::Connected(terms.id)
@@ -235,14 +236,15 @@ impl Lease {
             }
             Answer::NoRoom => {
                 self.pauses.announce.succeeded();
-                held.announce_from = now + self.pauses.no_room.failed(&mut self.rng);
+                let pause = self.pauses.no_room.failed(&mut self.rng);
+                held.announce_from = held.announce_from.max(now + pause);
                 self.answered()
             }
             Answer::UnknownLease => self.lost(now),
             Answer::Failed => {
                 let pause = self.pauses.announce.failed(&mut self.rng);
-                held.announce_from = now + pause;
-                held.news_since.get_or_insert(now);
+                held.announce_from = held.announce_from.max(now + pause);
+                held.has_news = true;
                 // Finds out soon whether the tracker is back, and whether it remembers this peer.
                 held.renew_at = held.renew_at.min(now + pause);
                 self.away()
@@ -287,7 +289,7 @@ impl Lease {
 
 impl Held {
     fn announce_at(&self) -> Option<Instant> {
-        self.news_since.map(|since| (since + BATCH).max(self.announce_from))
+        self.has_news.then_some(self.announce_from)
     }
 }
 

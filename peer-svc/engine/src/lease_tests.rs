@@ -18,8 +18,8 @@ fn held(start: Instant) -> Lease {
 fn a_renewal_does_not_wait_for_an_announcement() {
     let start = Instant::now();
     let mut lease = held(start);
-    lease.has_news(start);
-    assert_eq!(lease.wake_at(), Some(start + BATCH));
+    lease.has_news();
+    assert_eq!(lease.wake_at(), Some(start));
     // It is sent just before the renewal is due, and takes its whole deadline.
     let sent = start + EVERY - Duration::from_millis(1);
     assert_eq!((lease.next(sent), lease.next(sent)), (Some(Call::Announce(7)), None));
@@ -45,7 +45,7 @@ fn a_renewal_that_hangs_leaves_time_for_another_one_within_the_lease() {
 fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
     let start = Instant::now();
     let mut lease = held(start);
-    lease.has_news(start);
+    lease.has_news();
     assert_eq!(lease.next(start + BATCH), Some(Call::Announce(7)));
     assert_eq!(lease.next(start + EVERY), Some(Call::Renew(7)));
     assert_eq!(lease.renewed(7, Answer::UnknownLease, start + EVERY), Change::Lost);
@@ -98,11 +98,11 @@ fn a_tracker_that_is_away_is_told_once_and_asked_ever_less_often() {
 fn hashes_without_room_wait_and_other_news_with_them() {
     let start = Instant::now();
     let mut lease = held(start);
-    lease.has_news(start);
-    let now = start + BATCH;
+    lease.has_news();
+    let now = start;
     assert_eq!(lease.next(now), Some(Call::Announce(7)));
     assert_eq!(lease.announced(7, Answer::NoRoom, now), Change::Nothing);
-    lease.has_news(now);
+    lease.has_news();
     let again = lease.wake_at().unwrap();
     assert!((retry::NO_ROOM.first / 2..=retry::NO_ROOM.first).contains(&(again - now)));
     assert_eq!((lease.next(again - BATCH), lease.next(again)), (None, Some(Call::Announce(7))));
@@ -118,7 +118,7 @@ fn a_tracker_that_forgets_each_lease_at_once_is_not_asked_in_a_tight_loop() {
             Some(Call::Register) => {
                 registered += 1;
                 lease.registered(Terms { id: registered, ..TERMS }, now);
-                lease.has_news(now);
+                lease.has_news();
             }
             Some(Call::Announce(id) | Call::Renew(id)) => {
                 assert_eq!(lease.announced(id, Answer::UnknownLease, now), Change::Lost);
@@ -160,7 +160,9 @@ struct Model {
     announcing: Option<u64>,
     /// By when a renewal must be sent.
     renew_by: Option<Instant>,
-    news_at: Option<Instant>,
+    has_news: bool,
+    /// When news was told last, under this lease.
+    announced_at: Option<Instant>,
     /// Before these moments there is no call of the kind.
     no_announcement_before: Option<Instant>,
     no_registration_before: Option<Instant>,
@@ -183,7 +185,7 @@ impl Model {
     fn registered(&mut self, now: Instant) {
         (self.registrations, self.announcements) = (0, 0);
         (self.lease_since, self.renew_by) = (Some(now), Some(now + EVERY));
-        (self.news_at, self.no_announcement_before) = (None, None);
+        (self.has_news, self.announced_at, self.no_announcement_before) = (false, None, None);
     }
 
     fn lost(&mut self, now: Instant) {
@@ -212,7 +214,7 @@ impl Model {
                 self.no_announcement_before = Some(now + least_pause(retry::NO_ROOM, &mut self.without_room));
             }
             Answer::Failed => {
-                self.news_at.get_or_insert(now);
+                self.has_news = true;
                 self.no_announcement_before = Some(now + least_pause(retry::TRACKER, &mut self.announcements));
             }
             Answer::UnknownLease => self.lost(now),
@@ -232,7 +234,9 @@ impl Model {
             }
             Call::Announce(id) => {
                 assert!(self.announcing != Some(id) && held == Some(id));
-                assert!(self.news_at.take().is_some_and(|at| now >= at + BATCH), "news was not gathered");
+                assert!(std::mem::take(&mut self.has_news), "there is no news");
+                assert!(self.announced_at.is_none_or(|at| now >= at + BATCH), "news was not gathered");
+                self.announced_at = Some(now);
                 assert!(self.no_announcement_before.is_none_or(|at| now >= at), "announces too soon");
                 self.announcing = Some(id);
             }
@@ -250,8 +254,8 @@ proptest! {
             match event {
                 Event::Pass(ms) => now += Duration::from_millis(ms),
                 Event::News => {
-                    lease.has_news(now);
-                    model.news_at.get_or_insert(now);
+                    lease.has_news();
+                    model.has_news |= lease.id().is_some();
                 }
                 Event::Register(granted) if std::mem::take(&mut model.registering) => {
                     if granted {

@@ -82,9 +82,10 @@ impl Transfer {
     pub(super) fn new(job: Job, stored: ChunkSet, unproved: ChunkSet, now: Instant) -> Self {
         let missing = job.wanted.difference(&stored);
         let resumed_bytes = bytes_of(&job.manifest, &job.wanted.intersection(&stored));
+        let limits = Limits::for_chunks_of(job.manifest.layout().chunk_size());
         Self {
-            scheduler: Scheduler::new(&missing, Limits::default()),
-            streams: Streams::new(job.manifest.layout().chunk_size(), Limits::default().in_flight, now),
+            scheduler: Scheduler::new(&missing, limits),
+            streams: Streams::new(job.manifest.layout().chunk_size(), limits.in_flight, now),
             waiting: Waiting::new(job.timeout, now),
             recorded: unproved.clone(),
             stored,

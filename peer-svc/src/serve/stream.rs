@@ -45,7 +45,7 @@ pub(super) const READ_AHEAD: usize = 2;
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// At most so many bytes of a chunk, and no more than half of what is sent of it, travel without the slot.
-const TAIL: u32 = 128 << 10;
+const TAIL: u32 = 32 << 10;
 
 /// The end of a stream where its bytes come from, with its slot. Reading may hang, which costs its thread, but is not to
 /// cost the slot.

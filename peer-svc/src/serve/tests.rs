@@ -82,7 +82,7 @@ async fn a_slot_is_held_until_nearly_all_of_the_chunk_was_taken_out_of_the_trans
     let mut in_transport: Vec<_> = uploads.open(request(file, 1)).await.unwrap().collect().await;
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(1))), "no byte of it has left");
     let last = in_transport.pop().unwrap().unwrap();
-    assert!(last.data <= 128 << 10, "{} bytes without a slot", last.data);
+    assert!(last.data <= 32 << 10, "{} bytes without a slot", last.data);
     drop(in_transport.drain(1..));
     assert_eq!(uploads.counts().taken, 1);
     drop(in_transport);

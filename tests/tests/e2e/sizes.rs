@@ -37,7 +37,7 @@ async fn every_boundary_of_a_chunk_is_met() {
 #[tokio::test]
 async fn the_default_chunk_size_serves_small_and_larger_files() {
     let cluster = Cluster::start().await;
-    let files = [("empty", 0), ("tiny", 1), ("chunk", 256 << 10), ("more", (256 << 10) + 1), ("large", 40 << 20)];
+    let files = [("empty", 0), ("tiny", 1), ("chunk", 64 << 10), ("more", (64 << 10) + 1), ("large", 80 << 20)];
     let contents: Vec<(&str, Vec<u8>)> =
         (0..).zip(files).map(|(seed, (name, size))| (name, random(seed, size))).collect();
     let options = contents.iter().fold(Options::default(), |options, (name, bytes)| options.file(name, bytes));
@@ -46,7 +46,8 @@ async fn the_default_chunk_size_serves_small_and_larger_files() {
     for (name, bytes) in contents {
         cluster.until_held(name, 1).await;
         two.download(name).await;
-        Content::new(name, bytes, 256 << 10).assert_at(&two.path(name));
+        let chunk_size = if name == "large" { 128 << 10 } else { 64 << 10 };
+        Content::new(name, bytes, chunk_size).assert_at(&two.path(name));
     }
 }
 

@@ -53,6 +53,9 @@ pub use self::{
     offence::{Blame, Offence},
 };
 
+/// Bytes of small chunks that are fetched at once.
+const IN_FLIGHT: u32 = 2 << 20;
+
 /// How much may run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -60,6 +63,14 @@ pub struct Limits {
     pub in_flight: usize,
     /// Fetches at one holder; at least 1.
     pub per_holder: usize,
+}
+
+impl Limits {
+    /// For chunks of so many bytes: of small ones twice as many as of large ones, which hide the round trips between them.
+    pub fn for_chunks_of(size: u32) -> Self {
+        let in_flight = (IN_FLIGHT / size.max(1)).clamp(8, 16) as usize;
+        Self { in_flight, per_holder: in_flight / 2 }
+    }
 }
 
 impl Default for Limits {
