@@ -355,9 +355,7 @@ impl Transfer {
     }
 
     fn news(&mut self, id: FetchId, news: News, now: Instant, effects: &mut Vec<Effect>) {
-        if !self.running.contains_key(&id) {
-            return;
-        }
+        let Some(fetch) = self.running.get(&id) else { return };
         match news {
             // Its holder is not slow, and cannot be: it was not asked yet.
             News::AwaitsRoom => {
@@ -372,8 +370,12 @@ impl Transfer {
                 self.scheduler.asked(id, now);
             }
             News::Bound(chunk) => {
+                let asked = self.scheduler.chunk(id);
                 if self.scheduler.bound(id, chunk) == Bound::NotWanted {
                     self.give_up(id, now, effects);
+                } else if asked != Some(chunk) {
+                    let peer = fetch.holder.address().clone();
+                    effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Requested, chunk, peer }));
                 }
             }
         }

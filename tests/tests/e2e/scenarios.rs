@@ -146,7 +146,9 @@ async fn a_holder_is_asked_for_its_rarest_chunks_first() {
         .map(|step| step.chunk)
         .collect();
     let common = of_one.iter().position(|&chunk| chunk >= 32).unwrap_or(of_one.len());
-    assert_eq!(common, 32, "chunks asked of the only holder of 0-31: {of_one:?}");
+    // Some are asked for again: the holder was busy, or chose another one of them.
+    let first: BTreeSet<u64> = of_one[..common].iter().copied().collect();
+    assert_eq!(first, (0..32).collect(), "chunks asked of the only holder of 0-31: {of_one:?}");
     a.assert_at(&three.path("A"));
 }
 
