@@ -10,7 +10,8 @@
 //! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
 //!   never gave wrong bytes for this very chunk;
 //! - a stored chunk is never asked for again, unless it turns out to be lost;
-//! - the chunk picked is of minimal rarity among those that some available holder has;
+//! - a chunk of which a part is kept goes before those that have not begun; of these the one picked is of minimal rarity
+//!   among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
 //! - each missing chunk is either waiting in the rarity order or in flight.
@@ -23,6 +24,7 @@
 //! It never reads a clock, draws from a global random source, touches a file or a connection, or knows
 //! about messages of the wire. It does not know its own peer: its caller leaves that one out.
 
+mod begun;
 mod conduct;
 mod holders;
 mod offence;
@@ -39,6 +41,7 @@ use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, seq::IndexedRandom};
 
 use self::{
+    begun::Begun,
     holders::{Held, Holders, Key},
     offence::Ledger,
     rarity::RarityOrder,
@@ -150,6 +153,7 @@ pub struct Scheduler {
     room: usize,
     missing: ChunkSet,
     order: RarityOrder,
+    begun: Begun,
     holders: Holders,
     flights: BTreeMap<FetchId, Flight>,
     next_id: u64,
@@ -167,6 +171,7 @@ impl Scheduler {
             room: limits.in_flight,
             missing: wanted.clone(),
             order: RarityOrder::new(wanted),
+            begun: Begun::default(),
             holders: Holders::new(limits.per_holder),
             flights: BTreeMap::new(),
             next_id: 0,
@@ -274,9 +279,11 @@ impl Scheduler {
         now: Instant,
         rng: &mut (impl Rng + ?Sized),
     ) -> Vec<FetchId> {
-        let Some(Flight { chunk, holder: key, since, is_copy, .. }) = self.flights.remove(&id) else {
-            return Vec::new();
-        };
+        let Some(flight) = self.flights.remove(&id) else { return Vec::new() };
+        if self.missing.contains(flight.chunk) {
+            self.begun.ended(&flight, outcome);
+        }
+        let Flight { chunk, holder: key, since, is_copy, .. } = flight;
         let most = self.limits.per_holder;
         self.holders.update(key, |holder| {
             holder.load -= 1;
@@ -375,8 +382,11 @@ impl Scheduler {
         self.ledger.tainted(self.missing.count()).difference(&sound)
     }
 
-    /// The rarest waiting chunk that an available holder has.
+    /// A waiting chunk that has begun, or the rarest one, that an available holder has.
     fn pick_waiting(&mut self, rng: &mut (impl Rng + ?Sized)) -> Option<(ChunkIndex, Key)> {
+        if let Some(begun) = self.begun.pick(&self.order, &self.holders, rng) {
+            return Some(begun);
+        }
         loop {
             let least = self.holders.lowest_bound()?;
             let Some(rarity) = self.order.rarest_from(least) else {
