@@ -459,7 +459,13 @@ impl Sharer {
     }
 
     pub(super) fn scan_of(&self, root: PathBuf, only: Option<BTreeSet<PathBuf>>) -> Scan {
-        Scan { root, only, state: self.journal.folder().to_owned(), exclusions: self.shelf.exclusions.clone() }
+        Scan {
+            root,
+            only,
+            state: self.journal.folder().to_owned(),
+            exclusions: self.shelf.exclusions.clone(),
+            holdings: self.holdings.clone(),
+        }
     }
 }
 
