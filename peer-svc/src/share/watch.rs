@@ -19,7 +19,7 @@ use drizzle_engine::{
 };
 use drizzle_proto::FileName;
 use tokio::{
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinHandle, JoinSet},
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,8 @@ const LATE: Duration = Duration::from_secs(3);
 /// So many looks may be late before they are waited for after all. On one dead disk no more hang than
 /// [`PER_MOUNT`] and those that walk through folders.
 const LATE_LOOKS: usize = 2 * PER_MOUNT;
+/// So many of them may be looks at the whole folder: where one hangs, the next one does not go.
+const LATE_WHOLES: usize = 2;
 /// What a late look looks at is looked at again this much later.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Groups of files that are hashed side by side.
@@ -85,7 +87,7 @@ pub(crate) async fn keep(
 }
 
 async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, care: Care) {
-    share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
+    let unfinished = share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
     let changes = if care.watch { Changes::of(&sharer.dir, care.look_every).map(Arc::new) } else { None };
     let mut keeper = Keeper {
         sharer,
@@ -98,6 +100,9 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
         late: JoinSet::new(),
         late_paths: BTreeMap::new(),
     };
+    if let Some(sharing) = unfinished {
+        keeper.goes_on(async move { sharing.await.map(|shared| shared.map(|()| Vec::new())) }, BTreeSet::new());
+    }
     let mut rounds = Rounds::new(care.look_every, Instant::now());
     // What came while the first files were hashed, and every folder, to be watched.
     let mut whole = WholeLooks { next: Instant::now(), soonest: Instant::now() };
@@ -119,17 +124,22 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
         tokio::select! {
             Some(done) = keeper.hashing.join_next_with_id() => keeper.hashed(done),
             Some(done) = keeper.late.join_next_with_id() => keeper.looked_late(done),
-            doubts = keeper.sharer.holdings.doubts() => keeper.look(Look::At(doubts.into_iter().collect())).await,
+            doubts = keeper.sharer.holdings.doubts() => {
+                keeper.look(Look::At(doubts.into_iter().collect())).await;
+            }
             () = sleep_until(rounds.next_due().into()) => {
                 let shelf = &keeper.sharer.shelf;
                 let batch = rounds.batch(shelf.len(), Instant::now(), |after| shelf.following(after, BATCH));
                 keeper.look(Look::At(batch)).await;
             }
-            () = sleep_until(whole.next.into()), if care.watch && !keeper.is_late(&keeper.sharer.dir) => {
+            () = sleep_until(whole.next.into()), if care.watch && keeper.late_wholes() < LATE_WHOLES => {
                 let begun = Instant::now();
-                keeper.look(Look::Folder).await;
-                whole.done(begun.elapsed(), care.look_every);
-                if let Some(changes) = keeper.changes.as_ref().filter(|_| !std::mem::replace(&mut is_watching, true)) {
+                let is_over = keeper.look(Look::Folder).await;
+                // One that hangs costs no time.
+                whole.done(if is_over { begun.elapsed() } else { Duration::ZERO }, care.look_every);
+                let begins = is_over && !is_watching;
+                is_watching |= is_over;
+                if let Some(changes) = keeper.changes.as_ref().filter(|_| begins) {
                     tracing::info!(folders = changes.folders(), "watching the folder for new files");
                 }
             }
@@ -202,7 +212,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn look(&mut self, look: Look) {
+    /// Whether it is over, and not late.
+    async fn look(&mut self, look: Look) -> bool {
         let (sharer, transfers, changes) = (self.sharer.clone(), self.transfers.clone(), self.changes.clone());
         let paths = match &look {
             Look::At(_) => BTreeSet::new(),
@@ -226,21 +237,31 @@ impl Keeper {
         });
         let looked = match timeout(LATE, &mut looking).await {
             Err(_) if self.late.len() < LATE_LOOKS => {
-                let late = self.late.spawn(async move {
-                    match looking.await {
-                        Ok(looked) => looked,
-                        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                        // The daemon ends.
-                        Err(_) => Ok(Vec::new()),
-                    }
-                });
-                self.late_paths.insert(late.id(), paths);
-                return;
+                self.goes_on(looking, paths);
+                return false;
             }
             Err(_) => looking.await,
             Ok(looked) => looked,
         };
         self.looked(looked);
+        true
+    }
+
+    /// A look is not waited for any more.
+    fn goes_on(
+        &mut self,
+        looking: impl Future<Output = Result<Looked, JoinError>> + Send + 'static,
+        paths: BTreeSet<PathBuf>,
+    ) {
+        let late = self.late.spawn(async move {
+            match looking.await {
+                Ok(looked) => looked,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The daemon ends.
+                Err(_) => Ok(Vec::new()),
+            }
+        });
+        self.late_paths.insert(late.id(), paths);
     }
 
     fn looked(&mut self, looked: Result<Looked, JoinError>) {
@@ -264,6 +285,11 @@ impl Keeper {
     /// Whether a look at just this path is late.
     fn is_late(&self, path: &Path) -> bool {
         self.late_paths.values().any(|paths| paths.contains(path))
+    }
+
+    /// How many looks at the whole folder are late.
+    fn late_wholes(&self) -> usize {
+        self.late_paths.values().filter(|paths| paths.contains(&self.sharer.dir)).count()
     }
 
     fn hash_what_waits(&mut self) {
@@ -305,8 +331,13 @@ fn look_for_new(
     }
 }
 
-/// Shares the folder for the first time, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>) {
+/// Shares the folder for the first time, saying now and then how far hashing is. What is returned hangs on a dead disk and
+/// goes on by itself.
+async fn share_folder(
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+) -> Option<JoinHandle<Result<(), ShareError>>> {
     let mut hashing = {
         let sharer = sharer.clone();
         lanes.hashing.run(move || {
@@ -317,8 +348,14 @@ async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {
         tokio::select! {
-            done = &mut hashing => return report(done, "cannot read or record what is shared of the folder"),
+            done = &mut hashing => {
+                report(done, "cannot read or record what is shared of the folder");
+                return None;
+            }
             _ = ticks.tick() => {
+                if !sharer.holdings.calls().hanging().is_empty() {
+                    return Some(hashing);
+                }
                 let at = sharer.progress.read();
                 let mib = |bytes: u64| bytes >> 20;
                 tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));
