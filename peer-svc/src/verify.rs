@@ -46,7 +46,9 @@ pub(crate) struct Verifier {
     got: u64,
     sha: Sha256,
     slices: Vec<Bytes>,
-    /// Which peers gave the bytes, each once.
+    /// The peer that is asked now.
+    from: Option<PeerId>,
+    /// Which peers gave bytes, each once.
     givers: Vec<PeerId>,
 }
 
@@ -69,20 +71,19 @@ impl Verifier {
             got: 0,
             sha: Sha256::new(),
             slices: Vec::new(),
+            from: None,
             givers: Vec::new(),
         }
     }
 
     /// The bytes from now on come from this holder.
     pub(crate) fn comes_from(&mut self, giver: PeerId) {
-        if !self.givers.contains(&giver) {
-            self.givers.push(giver);
-        }
+        self.from = Some(giver);
     }
 
-    /// Whether more than one holder gave bytes: a wrong hash is then no proof against the last one.
+    /// Whether another holder than the present one gave bytes: a wrong hash is then no proof against this one.
     pub(crate) fn is_mixed(&self) -> bool {
-        self.givers.len() > 1
+        self.givers.iter().any(|giver| self.from != Some(*giver))
     }
 
     /// Bytes that came so far.
@@ -98,6 +99,10 @@ impl Verifier {
         }
         if self.slices.len() > SPARE_SLICES + self.len as usize / LEAST_SLICE {
             return Err(Mismatch::Fragmented);
+        }
+        // One that was asked and gave nothing is not to blame.
+        if let Some(from) = self.from.filter(|from| !slice.is_empty() && !self.givers.contains(from)) {
+            self.givers.push(from);
         }
         self.got += slice.len() as u64;
         self.sha.update(&slice);

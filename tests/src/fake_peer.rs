@@ -43,6 +43,9 @@ pub enum Manner {
     ChoosesAndLies,
     /// Serves the true bytes of a chunk that was not asked for, and names it.
     NamesAnother,
+    /// Serves this many wrong bytes of a chunk, then an error, and none of the rest; asked for the whole again, as many as
+    /// it should, none of them right.
+    WrongPart(usize),
     /// Takes every request and never answers it.
     Silent,
     /// Sends this many true bytes and then nothing, forever.
@@ -206,7 +209,11 @@ impl peer_server::Peer for Service {
         request: Request<FetchChunkRequest>,
     ) -> Result<Response<Self::FetchChunkStream>, Status> {
         let request = request.into_inner();
-        self.requests.lock().expect("nobody panics with it").push(request.chunk);
+        let is_first = {
+            let mut requests = self.requests.lock().expect("nobody panics with it");
+            requests.push(request.chunk);
+            requests.iter().filter(|&&chunk| chunk == request.chunk).count() == 1
+        };
         if let Manner::Says(code) = self.manner {
             return Err(Status::new(code, "so says the fake"));
         }
@@ -229,6 +236,8 @@ impl peer_server::Peer for Service {
         let manner = match self.manner {
             Manner::WrongChunk(chunk) if chunk == request.chunk => Manner::WrongBytes,
             Manner::WrongChunk(_) | Manner::Chooses | Manner::ChoosesAndLies | Manner::NamesAnother => Manner::Honest,
+            Manner::WrongPart(_) if request.offset > 0 => Manner::BreaksOff(0),
+            Manner::WrongPart(_) if !is_first => Manner::WrongBytes,
             ref manner => manner.clone(),
         };
         let (sender, receiver) = mpsc::channel(4);
@@ -256,6 +265,12 @@ async fn behave(manner: Manner, mut bytes: Vec<u8>, named: Option<u32>, to: Send
         Manner::WrongBytes => {
             bytes.iter_mut().for_each(|byte| *byte = !*byte);
             send(&to, &bytes).await;
+        }
+        Manner::WrongPart(len) => {
+            bytes.truncate(len);
+            bytes.iter_mut().for_each(|byte| *byte = !*byte);
+            send(&to, &bytes).await;
+            let _ = to.send(Err(Status::internal("the fake breaks off"))).await;
         }
         Manner::Stalls(after) => {
             send(&to, &bytes[..after.min(bytes.len())]).await;

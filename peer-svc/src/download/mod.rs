@@ -239,6 +239,9 @@ impl Driver {
                     Report::Fetched(id, result) => {
                         self.aborts.remove(&id);
                         self.had.remove(&id);
+                        if let Ok(stored) = &result {
+                            self.parts.stored(stored.chunk());
+                        }
                         Input::Fetched(id, result)
                     }
                     Report::Recorded(result, took) => Input::Recorded(result, took),

@@ -3,7 +3,8 @@
 //! What holds:
 //! - nothing here is proved, written or served: a part becomes a chunk only when the hash of the whole matches;
 //! - a second copy of a chunk begins with what the first one has;
-//! - what is kept between two fetches is bounded, over all downloads of the daemon;
+//! - what is kept between two fetches is bounded, over all downloads of the daemon, and of a chunk that is stored nothing
+//!   is kept;
 //! - a chunk that several holders gave and that came out wrong is from then on fetched whole, from one holder, so
 //!   that the one who lies is found.
 
@@ -84,6 +85,13 @@ impl Parts {
         state.live.entry(chunk).or_default().push(verifier.clone());
         Begun { parts: self.clone(), chunk, verifier, keep: true }
     }
+
+    /// A chunk is stored: what other fetches have of it is not kept when they end.
+    pub(crate) fn stored(&self, chunk: ChunkIndex) {
+        let mut state = lock(&self.state);
+        state.kept.remove(&chunk);
+        state.live.remove(&chunk);
+    }
 }
 
 impl Begun {
@@ -97,7 +105,9 @@ impl Begun {
         self.keep = false;
         let is_mixed = self.verifier().is_mixed();
         if is_mixed {
-            lock(&self.parts.state).whole_only.insert(self.chunk);
+            let mut state = lock(&self.parts.state);
+            state.whole_only.insert(self.chunk);
+            state.kept.remove(&self.chunk);
         }
     }
 
@@ -111,11 +121,11 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         let mut state = lock(&self.parts.state);
-        if let Some(live) = state.live.get_mut(&self.chunk) {
-            live.retain(|other| !Arc::ptr_eq(other, &self.verifier));
-            if live.is_empty() {
-                state.live.remove(&self.chunk);
-            }
+        // The chunk is stored meanwhile.
+        let Some(live) = state.live.get_mut(&self.chunk) else { return };
+        live.retain(|other| !Arc::ptr_eq(other, &self.verifier));
+        if live.is_empty() {
+            state.live.remove(&self.chunk);
         }
         let got = self.verifier().got();
         let longest = state.kept.get(&self.chunk).map_or(0, |(kept, _)| kept.got());
@@ -189,6 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn who_gave_nothing_of_a_wrong_chunk_is_not_to_blame_and_who_gave_all_of_it_is() {
+        use crate::verify::Mismatch;
+        let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
+        let liar = parts.begin(&manifest, chunk, peer(1));
+        push(&liar, b"xyz");
+        drop(liar);
+        drop(parts.begin(&manifest, chunk, peer(2)));
+        let liar = parts.begin(&manifest, chunk, peer(1));
+        push(&liar, b"defgh");
+        assert_eq!(liar.verifier().clone().finish().unwrap_err(), Mismatch::Hash);
+        drop(liar);
+        let mut honest = parts.begin(&manifest, chunk, peer(2));
+        assert!(honest.verifier().is_full(), "it is not asked for anything");
+        assert_eq!(honest.take().finish().unwrap_err(), Mismatch::MixedHash);
+    }
+
+    #[test]
     fn a_second_copy_begins_where_the_first_is_and_the_longer_one_is_kept() {
         let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
         let first = parts.begin(&manifest, chunk, peer(1));
@@ -199,6 +226,35 @@ mod tests {
         drop(copy);
         drop(first);
         assert_eq!(parts.begin(&manifest, chunk, peer(1)).verifier().got(), 5);
+    }
+
+    #[test]
+    fn of_a_chunk_that_is_stored_and_of_one_that_was_spoiled_nothing_is_kept() {
+        let ((manifest, chunk), room) = (manifest(), Arc::new(Semaphore::new(64)));
+        let parts = Parts::new(room.clone());
+        // The one that loses is given up only after its chunk came from another holder.
+        let loser = parts.begin(&manifest, chunk, peer(1));
+        push(&loser, b"abc");
+        let broke_off = parts.begin(&manifest, chunk, peer(3));
+        push(&broke_off, b"d");
+        drop(broke_off);
+        let mut winner = parts.begin(&manifest, chunk, peer(2));
+        push(&winner, b"efgh");
+        winner.take().finish().unwrap();
+        drop(winner);
+        parts.stored(chunk);
+        drop(loser);
+        assert_eq!(room.available_permits(), 64, "stored");
+
+        let liar = parts.begin(&manifest, chunk, peer(1));
+        push(&liar, b"xyz");
+        let mut honest = parts.begin(&manifest, chunk, peer(2));
+        drop(liar);
+        push(&honest, b"defgh");
+        assert!(honest.take().finish().is_err());
+        honest.spoiled();
+        drop(honest);
+        assert_eq!(room.available_permits(), 64, "spoiled");
     }
 
     #[test]

@@ -128,13 +128,16 @@ struct Watch {
     gauges: Gauges,
     seen: u64,
     pace: Pace,
+    /// [`MESSAGE_PATIENCE`]; a test has less.
+    patience: Duration,
 }
 
 impl Watch {
     fn new(lent: &Lent, gauges: Gauges) -> Self {
         let connection = lent.0.clone();
         let seen = connection.client.received();
-        Self { connection, gauges, seen, pace: Pace::new(pace::RECEIVING, Instant::now()) }
+        let pace = Pace::new(pace::RECEIVING, Instant::now());
+        Self { connection, gauges, seen, pace, patience: MESSAGE_PATIENCE }
     }
 
     /// Waits for something to come, as long as the connection keeps its pace.
@@ -153,8 +156,8 @@ impl Watch {
                 self.pace.restart(now);
                 since = now;
             }
-            if self.connection.streams() > 1 && now >= since + MESSAGE_PATIENCE {
-                return Err(FetchError::no_message(MESSAGE_PATIENCE));
+            if self.connection.streams() > 1 && now >= since + self.patience {
+                return Err(FetchError::no_message(self.patience));
             }
             match self.pace.look(now) {
                 Verdict::Fine => {}
@@ -175,5 +178,78 @@ impl Watch {
             self.gauges.had.fetch_add(u32::try_from(new).unwrap_or(0), Ordering::Relaxed);
             self.pace.moved(new, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, pin::Pin};
+
+    use drizzle_proto::{
+        Digest, FileId, Layout, PeerId,
+        client::PeerClient,
+        net::transport::Transport,
+        wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
+    };
+    use tokio_stream::Stream;
+    use tokio_util::sync::CancellationToken;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+
+    /// Sends one message after the other, as fast as they are read.
+    struct Chatty;
+
+    #[tonic::async_trait]
+    impl peer_server::Peer for Chatty {
+        type FetchChunkStream = Pin<Box<dyn Stream<Item = Result<FetchChunkResponse, Status>> + Send>>;
+
+        async fn fetch_chunk(&self, _: Request<FetchChunkRequest>) -> Result<Response<Self::FetchChunkStream>, Status> {
+            let message = FetchChunkResponse { data: vec![0; 16 << 10].into(), chunk: None };
+            Ok(Response::new(Box::pin(tokio_stream::iter(std::iter::repeat_with(move || Ok(message.clone()))))))
+        }
+    }
+
+    /// A connection to it over which bytes come all the time, for a stream that a task reads.
+    async fn busy_connection() -> Pooled {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, transport) = (listener.local_addr().unwrap(), Transport::plaintext());
+        let server = transport.server().add_service(peer_server::PeerServer::new(Chatty));
+        tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
+        let mut client = PeerClient::new(&transport, &address.into()).unwrap();
+        let chunk = Layout::new(1, 1 << 14).unwrap().chunk_count().index(0).unwrap();
+        let (file, peer) = (FileId::from_digest(Digest::of(b"")), PeerId::from_bytes([1; 16]));
+        let mut stream = client.fetch_chunk(file, chunk, &[], 0, peer, peer).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok(Some(_)) = stream.message().await {
+                // Slower than it could: it is only to bring bytes all the time.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Pooled { client, streams: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_message_is_given_up_in_the_end_though_others_bring_bytes_over_its_connection() {
+        let connection = busy_connection().await;
+        let lend = || {
+            connection.streams.fetch_add(1, Ordering::Relaxed);
+            Lent(connection.clone())
+        };
+        let patience = Duration::from_millis(600);
+        let lent = lend();
+        let mut watch = Watch { patience, ..Watch::new(&lent, Gauges::default()) };
+        // Alone on its connection, the bytes are its own: a message may take as long as it likes.
+        let slow = watch.over(tokio::time::sleep(3 * patience)).await;
+        assert_eq!(slow, Ok(()));
+        let _other = lend();
+        let begun = Instant::now();
+        let silent = tokio::time::timeout(20 * patience, watch.over(pending::<()>())).await;
+        assert_eq!(silent.expect("it is given up"), Err(FetchError::no_message(patience)));
+        assert!(begun.elapsed() >= patience);
+        // Each message begins the wait anew.
+        assert_eq!(watch.over(tokio::time::sleep(patience / 2)).await, Ok(()));
+        assert_eq!(watch.over(tokio::time::sleep(patience / 2)).await, Ok(()));
+        assert_eq!(watch.over(tokio::time::sleep(patience / 2)).await, Ok(()));
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Connections {
 #[derive(Debug, Clone)]
 pub(super) struct Pooled {
     pub(super) client: PeerClient,
-    streams: Arc<AtomicUsize>,
+    pub(super) streams: Arc<AtomicUsize>,
 }
 
 /// One stream's share of a connection.

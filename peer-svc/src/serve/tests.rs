@@ -128,6 +128,7 @@ async fn where_it_may_choose_a_full_holder_sends_what_it_sent_least_and_names_it
     assert_eq!(named(any.clone()).await, left, "it broke off, and does not count");
     until_taken(&uploads, 3).await;
     assert_eq!(named(request(file, 1)).await, None, "no choice, no name");
+    until_taken(&uploads, 3).await;
     let refused = uploads.open(ChunkRequest { alternatives: vec![4], ..any }).await;
     assert!(matches!(refused, Err(ServeError::Read(ReadError::NoSuchChunk { chunk: 4, .. }))), "{refused:?}");
 }

@@ -295,17 +295,24 @@ impl Sharer {
     /// Reads the records, and offers what is as it was; the rest is to be hashed.
     fn recall(&self, busy: &Busy<'_>) -> Result<Vec<Found>, JournalError> {
         let missing = self.journal.missing()?;
-        let mut names = Vec::new();
-        for (name, record) in self.journal.shares()? {
-            names.push(name.clone());
-            let missing_since = missing.get(&name).copied();
-            // Not under the lock: a dead network disk may keep this waiting.
-            let is_there = record.shared && missing_since.is_none() && self.is_as_recorded(&record);
-            let mut state = self.shelf.lock();
+        let records = self.journal.shares()?;
+        // All are known before any is looked at, which may hang: what was withdrawn is not to pass for new.
+        let mut state = self.shelf.lock();
+        for (name, record) in &records {
             // What was shared meanwhile is newer.
-            if !state.known.contains_key(&name) {
-                state.put(&name, &record, missing_since);
-                if is_there {
+            if !state.known.contains_key(name) {
+                state.put(name, record, missing.get(name).copied());
+            }
+        }
+        drop(state);
+        let mut names = Vec::with_capacity(records.len());
+        for (name, record) in records {
+            names.push(name.clone());
+            // Not under the lock: a dead network disk may keep this waiting.
+            if record.shared && !missing.contains_key(&name) && self.is_as_recorded(&record) {
+                let state = self.shelf.lock();
+                let is_it = |known: &Known| known.shared && known.path == record.path && known.stamp == record.stamp;
+                if state.known.get(&name).is_some_and(is_it) && self.holdings.get(&name).is_none() {
                     self.hold(name, record);
                 }
             }
@@ -459,7 +466,13 @@ impl Sharer {
     }
 
     pub(super) fn scan_of(&self, root: PathBuf, only: Option<BTreeSet<PathBuf>>) -> Scan {
-        Scan { root, only, state: self.journal.folder().to_owned(), exclusions: self.shelf.exclusions.clone() }
+        Scan {
+            root,
+            only,
+            state: self.journal.folder().to_owned(),
+            exclusions: self.shelf.exclusions.clone(),
+            holdings: self.holdings.clone(),
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::{
     collections::BTreeSet,
-    error::Error,
-    fs::Metadata,
+    ffi::OsStr,
+    fs::{FileType, Metadata},
     io,
     ops::Bound,
     path::{Path, PathBuf},
@@ -16,13 +16,15 @@ use std::{
 };
 
 use drizzle_proto::{FileName, name::RESERVED_PREFIX};
-use ignore::{DirEntry, WalkBuilder};
 
 use super::{
     ShareError,
     skipped::{Exclusions, IgnoreFiles, Reason, Skipped},
 };
-use crate::store::{hash::HashError, stamp::Stamp};
+use crate::{
+    holdings::Holdings,
+    store::{hash::HashError, stamp::Stamp},
+};
 
 /// A file that may be shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(super) struct Scan {
     /// The state folder, which is not looked at.
     pub(super) state: PathBuf,
     pub(super) exclusions: Exclusions,
+    /// Whose calls tell of folders that hang.
+    pub(super) holdings: Arc<Holdings>,
 }
 
 /// Decides what is walked into.
@@ -88,13 +92,10 @@ struct Seen {
 }
 
 impl Filter {
-    fn admits(&self, entry: &DirEntry) -> bool {
-        let path = entry.path();
-        let is_folder = entry.file_type().is_some_and(|kind| kind.is_dir());
-        if entry.depth() == 0 {
-            return true;
-        }
-        if path == self.scan.state || entry.file_name().as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes()) {
+    /// Whether what stands at a path is looked at. `is_folder` is about the target of a link.
+    fn admits(&self, path: &Path, is_folder: bool, is_link: bool) -> bool {
+        let is_reserved = |name: &OsStr| name.as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes());
+        if path == self.scan.state || path.file_name().is_some_and(is_reserved) {
             return false;
         }
         if !self.is_wanted(path, is_folder) {
@@ -109,7 +110,10 @@ impl Filter {
             seen.skipped.add(reason, path);
             return false;
         }
-        if !entry.path_is_symlink() {
+        if is_folder && self.hangs(path) {
+            return false;
+        }
+        if !is_link {
             return true;
         }
         let refused = match path.canonicalize() {
@@ -134,6 +138,12 @@ impl Filter {
         refused.is_none()
     }
 
+    /// A folder on a dead disk costs one look, and not every later one: that says nothing of what is in it.
+    fn hangs(&self, folder: &Path) -> bool {
+        let looked = self.scan.holdings.calls().run(folder, || folder.metadata());
+        looked.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+
     fn is_wanted(&self, path: &Path, is_folder: bool) -> bool {
         let Some(only) = &self.scan.only else { return true };
         let leads_there = || {
@@ -150,87 +160,73 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
     let mut scanned = Scanned::default();
     let root = scan.root.clone();
     let real_root = root.canonicalize().unwrap_or_else(|_| root.clone());
-    let filter = Arc::new(Filter { scan, real_root, seen: Mutex::default() });
-    let decides = filter.clone();
-    let walk = WalkBuilder::new(&root)
-        .standard_filters(false)
-        .follow_links(true)
-        .filter_entry(move |entry| decides.admits(entry))
-        .build();
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                failed(error, &filter, &mut scanned);
-                continue;
-            }
-        };
-        if entry.file_type().is_some_and(|kind| kind.is_dir()) {
-            scanned.folders.push(entry.into_path());
-            continue;
-        }
-        // Of the target, if it is a link.
-        let metadata = match entry.path().metadata() {
-            Ok(metadata) => metadata,
-            // It went meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+    let filter = Filter { scan, real_root, seen: Mutex::default() };
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries,
             Err(source) => {
-                scanned.failed.push(HashError::Io { path: entry.path().to_owned(), source }.into());
+                failed(folder, source, &filter, &mut scanned);
                 continue;
             }
         };
-        if !metadata.is_file() {
-            scanned.skipped.add(Reason::NotRegular, entry.path());
-            continue;
+        for entry in entries {
+            match entry.and_then(|entry| Ok((entry.file_type()?, entry.path()))) {
+                Ok((kind, path)) => meet(path, kind, &filter, base, &mut folders, &mut scanned),
+                Err(source) => failed(folder.clone(), source, &filter, &mut scanned),
+            }
         }
-        match name_of(entry.path(), base) {
-            Ok(name) => scanned.found.push(Found::new(name, entry.into_path(), &metadata)),
-            Err(_) => scanned.skipped.add(Reason::BadName, entry.path()),
-        }
+        scanned.folders.push(folder);
     }
     let seen = std::mem::take(&mut *filter.seen.lock().unwrap_or_else(PoisonError::into_inner));
     scanned.skipped.merge(seen.skipped);
     scanned
 }
 
-/// What the walk could not walk into.
-fn failed(error: ignore::Error, filter: &Filter, scanned: &mut Scanned) {
-    let (path, source) = taken_apart(error, filter.scan.root.clone());
-    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
-    match source {
-        Some(_) if !filter.is_wanted(&path, false) => {}
-        None if is_link => scanned.skipped.add(Reason::LeadsBack, &path),
-        Some(_) if is_link => scanned.skipped.add(Reason::LeadsNowhere, &path),
+/// What the walk meets in a folder. A folder is asked about before it is opened: a dead disk may be below it.
+fn meet(
+    path: PathBuf,
+    kind: FileType,
+    filter: &Filter,
+    base: &Path,
+    folders: &mut Vec<PathBuf>,
+    scanned: &mut Scanned,
+) {
+    // Before anything is asked about it.
+    if !filter.is_wanted(&path, true) {
+        return;
+    }
+    let is_link = kind.is_symlink();
+    let is_folder = if is_link { path.is_dir() } else { kind.is_dir() };
+    if !filter.admits(&path, is_folder, is_link) {
+        return;
+    }
+    if is_folder {
+        return folders.push(path);
+    }
+    // Of the target, if it is a link.
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
         // It went meanwhile.
-        Some(source) if source.kind() == io::ErrorKind::NotFound && path != filter.scan.root => {}
-        source => {
-            let source = source.unwrap_or_else(|| io::Error::other("it cannot be walked through"));
-            scanned.failed.push(HashError::Io { path, source }.into());
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(source) => return scanned.failed.push(HashError::Io { path, source }.into()),
+    };
+    if !metadata.is_file() {
+        return scanned.skipped.add(Reason::NotRegular, &path);
+    }
+    match name_of(&path, base) {
+        Ok(name) => scanned.found.push(Found::new(name, path, &metadata)),
+        Err(_) => scanned.skipped.add(Reason::BadName, &path),
     }
 }
 
-/// Where it happened, and what the system said; a circle of links is nothing that the system says.
-fn taken_apart(error: ignore::Error, at: PathBuf) -> (PathBuf, Option<io::Error>) {
-    match error {
-        ignore::Error::WithPath { path, err } => taken_apart(*err, path),
-        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => taken_apart(*err, at),
-        ignore::Error::Loop { child, .. } => (child, None),
-        ignore::Error::Io(error) => (at, Some(bare(error))),
-        other => (at, Some(io::Error::other(other.to_string()))),
+/// What the walk could not walk into.
+fn failed(path: PathBuf, source: io::Error, filter: &Filter, scanned: &mut Scanned) {
+    let is_root = path == filter.scan.root;
+    // It went meanwhile.
+    if is_root || source.kind() != io::ErrorKind::NotFound {
+        scanned.failed.push(HashError::Io { path, source }.into());
     }
-}
-
-/// What the system said, without the path that the walk puts around it: it is told already.
-fn bare(error: io::Error) -> io::Error {
-    let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
-    while let Some(inner) = cause {
-        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return io::Error::from_raw_os_error(code);
-        }
-        cause = inner.source();
-    }
-    error
 }
 
 /// What a file is called that lies below `base`.
@@ -265,7 +261,7 @@ mod tests {
         let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
         let exclusions = Exclusions::new(&patterns).unwrap();
         let state = root.join("state");
-        let scanned = scan(Scan { root: root.clone(), only: None, state, exclusions }, &root);
+        let scanned = scan(Scan { root: root.clone(), only: None, state, exclusions, holdings: Arc::default() }, &root);
         assert!(scanned.failed.is_empty(), "{:?}", scanned.failed);
         let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
         found.sort();
@@ -311,7 +307,10 @@ mod tests {
         fs::write(root.join(IGNORE_FILE), "*.log\n").unwrap();
         fs::write(root.join("in").join(IGNORE_FILE), "!a.log\n/b\n").unwrap();
         let exclusions = Exclusions::new(&[]).unwrap();
-        let scanned = scan(Scan { root: root.clone(), only: None, state: root.join("state"), exclusions }, &root);
+        let scanned = scan(
+            Scan { root: root.clone(), only: None, state: root.join("state"), exclusions, holdings: Arc::default() },
+            &root,
+        );
         let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
         found.sort();
         assert_eq!(found, ["b", "in/a.log", "in/deep/a.log", "in/deep/b"]);
@@ -363,7 +362,10 @@ mod tests {
         let part = |only: &[&str]| {
             let only = Some(only.iter().map(|path| root.join(path)).collect());
             let exclusions = Exclusions::new(&[]).unwrap();
-            let scanned = scan(Scan { root: root.clone(), only, state: root.join("state"), exclusions }, &root);
+            let scanned = scan(
+                Scan { root: root.clone(), only, state: root.join("state"), exclusions, holdings: Arc::default() },
+                &root,
+            );
             let mut found: Vec<String> = scanned.found.iter().map(|found| found.name.to_string()).collect();
             found.sort();
             found
@@ -378,7 +380,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");
         let (state, exclusions) = (folder.path().join("state"), Exclusions::new(&[]).unwrap());
-        let scanned = scan(Scan { root: gone.clone(), only: None, state, exclusions }, &gone);
+        let scanned = scan(Scan { root: gone.clone(), only: None, state, exclusions, holdings: Arc::default() }, &gone);
         assert_eq!(scanned.found, []);
         let told = scanned.failed[0].to_string();
         assert_eq!(told, format!("cannot read {}: No such file or directory (os error 2)", gone.display()));

@@ -2,20 +2,25 @@
 //! lost while it was served, or when the system tells of a change in the folder. All of the folder is looked at for new
 //! files at the same pace, for what is not told.
 //!
-//! One look runs at a time; files are hashed beside it, so that a large one keeps no look waiting.
+//! One look is waited for at a time; files are hashed beside it, so that a large one keeps no look waiting. A look that
+//! takes long (a dead disk below the folder, or a very large folder) goes on beside the others, and so does the hashing of
+//! a file that hangs. How many do is bounded, because each costs a thread.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use drizzle_engine::folder::{BATCH, Rounds};
+use drizzle_engine::{
+    calls::PER_MOUNT,
+    folder::{BATCH, Rounds},
+};
 use drizzle_proto::FileName;
 use tokio::{
-    task::{JoinError, JoinHandle},
-    time::sleep_until,
+    task::{Id, JoinError, JoinHandle, JoinSet},
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +41,18 @@ const IDLE: Duration = Duration::from_secs(3600);
 const SHARE: u32 = 50;
 /// A look at what changed, at most this: a folder of many files takes long to read for the sake of one.
 const SHARE_OF_CHANGES: u32 = 10;
+
+/// A look is waited for this long: more than a disk takes that is only busy.
+const LATE: Duration = Duration::from_secs(3);
+/// So many looks may be late before they are waited for after all. On one dead disk no more hang than
+/// [`PER_MOUNT`] and those that walk through folders.
+const LATE_LOOKS: usize = 2 * PER_MOUNT;
+/// So many of them may be looks at the whole folder: where one hangs, the next one does not go.
+const LATE_WHOLES: usize = 2;
+/// What a late look looks at is looked at again this much later.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Groups of files that are hashed side by side.
+const HASHED_AT_ONCE: usize = 4;
 
 /// How the folder is kept.
 #[derive(Debug, Clone, Copy)]
@@ -70,9 +87,22 @@ pub(crate) async fn keep(
 }
 
 async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>, care: Care) {
-    share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
+    let unfinished = share_folder(sharer.clone(), transfers.clone(), lanes.clone()).await;
     let changes = if care.watch { Changes::of(&sharer.dir, care.look_every).map(Arc::new) } else { None };
-    let mut keeper = Keeper { sharer, transfers, lanes, changes, waiting: BTreeMap::new(), hashing: None };
+    let mut keeper = Keeper {
+        sharer,
+        transfers,
+        lanes,
+        changes,
+        waiting: BTreeMap::new(),
+        hashing: JoinSet::new(),
+        names: HashMap::new(),
+        late: JoinSet::new(),
+        late_paths: BTreeMap::new(),
+    };
+    if let Some(sharing) = unfinished {
+        keeper.goes_on(async move { sharing.await.map(|shared| shared.map(|()| Vec::new())) }, BTreeSet::new());
+    }
     let mut rounds = Rounds::new(care.look_every, Instant::now());
     // What came while the first files were hashed, and every folder, to be watched.
     let mut whole = WholeLooks { next: Instant::now(), soonest: Instant::now() };
@@ -81,28 +111,35 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
     loop {
         keeper.hash_what_waits();
         let (settled, settling) = keeper.sharer.shelf.settled(Instant::now());
+        let (late, settled): (BTreeSet<_>, BTreeSet<_>) = settled.into_iter().partition(|path| keeper.is_late(path));
         if !settled.is_empty() {
-            keeper.look(Look::Paths(settled.into_iter().collect())).await;
+            keeper.look(Look::Paths(settled)).await;
             tokio::time::sleep(GATHER).await;
             continue;
         }
-        let settling = settling.unwrap_or_else(|| Instant::now() + IDLE);
+        let settling = match settling {
+            _ if !late.is_empty() => Instant::now() + AGAIN,
+            settling => settling.unwrap_or_else(|| Instant::now() + IDLE),
+        };
         tokio::select! {
-            done = ended(&mut keeper.hashing) => {
-                keeper.hashing = None;
-                report(done, "cannot record the files that were hashed");
+            Some(done) = keeper.hashing.join_next_with_id() => keeper.hashed(done),
+            Some(done) = keeper.late.join_next_with_id() => keeper.looked_late(done),
+            doubts = keeper.sharer.holdings.doubts() => {
+                keeper.look(Look::At(doubts.into_iter().collect())).await;
             }
-            doubts = keeper.sharer.holdings.doubts() => keeper.look(Look::At(doubts.into_iter().collect())).await,
             () = sleep_until(rounds.next_due().into()) => {
                 let shelf = &keeper.sharer.shelf;
                 let batch = rounds.batch(shelf.len(), Instant::now(), |after| shelf.following(after, BATCH));
                 keeper.look(Look::At(batch)).await;
             }
-            () = sleep_until(whole.next.into()), if care.watch => {
+            () = sleep_until(whole.next.into()), if care.watch && keeper.late_wholes() < LATE_WHOLES => {
                 let begun = Instant::now();
-                keeper.look(Look::Folder).await;
-                whole.done(begun.elapsed(), care.look_every);
-                if let Some(changes) = keeper.changes.as_ref().filter(|_| !std::mem::replace(&mut is_watching, true)) {
+                let is_over = keeper.look(Look::Folder).await;
+                // One that hangs costs no time.
+                whole.done(if is_over { begun.elapsed() } else { Duration::ZERO }, care.look_every);
+                let begins = is_over && !is_watching;
+                is_watching |= is_over;
+                if let Some(changes) = keeper.changes.as_ref().filter(|_| begins) {
                     tracing::info!(folders = changes.folders(), "watching the folder for new files");
                 }
             }
@@ -110,7 +147,10 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
                 tokio::time::sleep(GATHER).await;
                 let begun = Instant::now();
                 match changes.take() {
-                    Heard::Paths(paths) => keeper.look(Look::Paths(paths)).await,
+                    Heard::Paths(mut paths) => {
+                        paths.retain(|path| !keeper.is_late(path));
+                        keeper.look(Look::Paths(paths)).await;
+                    }
                     Heard::TooMuch => whole.next = whole.soonest,
                 }
                 may_hear = Instant::now() + begun.elapsed() * SHARE_OF_CHANGES;
@@ -143,14 +183,6 @@ async fn heard(changes: Option<Arc<Changes>>, not_before: Instant) -> Arc<Change
     changes
 }
 
-/// The end of the hashing, if any runs.
-async fn ended(hashing: &mut Option<Job>) -> Result<Result<(), ShareError>, JoinError> {
-    match hashing {
-        Some(job) => (&mut job.task).await,
-        None => std::future::pending().await,
-    }
-}
-
 fn report(done: Result<Result<(), ShareError>, JoinError>, what: &str) {
     match done {
         Ok(Err(error)) => tracing::error!(%error, "{what}"),
@@ -160,11 +192,7 @@ fn report(done: Result<Result<(), ShareError>, JoinError>, what: &str) {
     }
 }
 
-/// Files that are being hashed.
-struct Job {
-    task: JoinHandle<Result<(), ShareError>>,
-    names: BTreeSet<FileName>,
-}
+type Looked = Result<Vec<Found>, ShareError>;
 
 struct Keeper {
     sharer: Arc<Sharer>,
@@ -174,13 +202,25 @@ struct Keeper {
     changes: Option<Arc<Changes>>,
     /// Files to be hashed next.
     waiting: BTreeMap<FileName, Found>,
-    hashing: Option<Job>,
+    hashing: JoinSet<Result<(), ShareError>>,
+    /// What each of them hashes.
+    names: HashMap<Id, BTreeSet<FileName>>,
+    /// Looks that are not waited for any more.
+    late: JoinSet<Looked>,
+    /// What these look at, as far as it is no recorded file; the whole folder by its own path.
+    late_paths: BTreeMap<Id, BTreeSet<PathBuf>>,
 }
 
 impl Keeper {
-    async fn look(&mut self, look: Look) {
+    /// Whether it is over, and not late.
+    async fn look(&mut self, look: Look) -> bool {
         let (sharer, transfers, changes) = (self.sharer.clone(), self.transfers.clone(), self.changes.clone());
-        let looked = self.lanes.hashing.run(move || {
+        let paths = match &look {
+            Look::At(_) => BTreeSet::new(),
+            Look::Paths(paths) => paths.clone(),
+            Look::Folder => [self.sharer.dir.clone()].into(),
+        };
+        let mut looking = self.lanes.hashing.run(move || {
             let busy = Busy { name: &|name| transfers.is_running(name), path: &|path| transfers.is_destination(path) };
             match look {
                 Look::At(names) => Ok(sharer.look_at(names, &busy)?),
@@ -195,9 +235,39 @@ impl Keeper {
                 Look::Folder => Ok(look_for_new(&sharer, None, &busy, changes.as_deref())),
             }
         });
-        match looked.await {
+        let looked = match timeout(LATE, &mut looking).await {
+            Err(_) if self.late.len() < LATE_LOOKS => {
+                self.goes_on(looking, paths);
+                return false;
+            }
+            Err(_) => looking.await,
+            Ok(looked) => looked,
+        };
+        self.looked(looked);
+        true
+    }
+
+    /// A look is not waited for any more.
+    fn goes_on(
+        &mut self,
+        looking: impl Future<Output = Result<Looked, JoinError>> + Send + 'static,
+        paths: BTreeSet<PathBuf>,
+    ) {
+        let late = self.late.spawn(async move {
+            match looking.await {
+                Ok(looked) => looked,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The daemon ends.
+                Err(_) => Ok(Vec::new()),
+            }
+        });
+        self.late_paths.insert(late.id(), paths);
+    }
+
+    fn looked(&mut self, looked: Result<Looked, JoinError>) {
+        match looked {
             Ok(Ok(found)) => {
-                let is_new = |file: &Found| !self.hashing.as_ref().is_some_and(|job| job.names.contains(&file.name));
+                let is_new = |file: &Found| !self.names.values().any(|names| names.contains(&file.name));
                 let found: Vec<Found> = found.into_iter().filter(is_new).collect();
                 self.waiting.extend(found.into_iter().map(|file| (file.name.clone(), file)));
             }
@@ -206,15 +276,38 @@ impl Keeper {
         }
     }
 
+    fn looked_late(&mut self, done: Result<(Id, Looked), JoinError>) {
+        let (id, looked) = done.map_or_else(|error| (error.id(), Err(error)), |(id, looked)| (id, Ok(looked)));
+        self.late_paths.remove(&id);
+        self.looked(looked);
+    }
+
+    /// Whether a look at just this path is late.
+    fn is_late(&self, path: &Path) -> bool {
+        self.late_paths.values().any(|paths| paths.contains(path))
+    }
+
+    /// How many looks at the whole folder are late.
+    fn late_wholes(&self) -> usize {
+        self.late_paths.values().filter(|paths| paths.contains(&self.sharer.dir)).count()
+    }
+
     fn hash_what_waits(&mut self) {
-        if self.hashing.is_some() || self.waiting.is_empty() {
+        if self.hashing.len() >= HASHED_AT_ONCE || self.waiting.is_empty() {
             return;
         }
         let files: Vec<Found> = std::mem::take(&mut self.waiting).into_values().collect();
         let names = files.iter().map(|file| file.name.clone()).collect();
         let (sharer, transfers) = (self.sharer.clone(), self.transfers.clone());
-        let task = self.lanes.hashing.run(move || sharer.hash(files, &|name| transfers.is_running(name)));
-        self.hashing = Some(Job { task, names });
+        let hash = move || sharer.hash(files, &|name| transfers.is_running(name));
+        let hashing = self.hashing.spawn_blocking_on(hash, self.lanes.hashing.handle());
+        self.names.insert(hashing.id(), names);
+    }
+
+    fn hashed(&mut self, done: Result<(Id, Result<(), ShareError>), JoinError>) {
+        let (id, hashed) = done.map_or_else(|error| (error.id(), Err(error)), |(id, hashed)| (id, Ok(hashed)));
+        self.names.remove(&id);
+        report(hashed, "cannot record the files that were hashed");
     }
 }
 
@@ -238,8 +331,13 @@ fn look_for_new(
     }
 }
 
-/// Shares the folder for the first time, saying now and then how far hashing is.
-async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc<Lanes>) {
+/// Shares the folder for the first time, saying now and then how far hashing is. What is returned hangs on a dead disk and
+/// goes on by itself.
+async fn share_folder(
+    sharer: Arc<Sharer>,
+    transfers: Arc<Transfers>,
+    lanes: Arc<Lanes>,
+) -> Option<JoinHandle<Result<(), ShareError>>> {
     let mut hashing = {
         let sharer = sharer.clone();
         lanes.hashing.run(move || {
@@ -250,8 +348,14 @@ async fn share_folder(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: Arc
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HASHING, HASHING);
     loop {
         tokio::select! {
-            done = &mut hashing => return report(done, "cannot read or record what is shared of the folder"),
+            done = &mut hashing => {
+                report(done, "cannot read or record what is shared of the folder");
+                return None;
+            }
             _ = ticks.tick() => {
+                if !sharer.holdings.calls().hanging().is_empty() {
+                    return Some(hashing);
+                }
                 let at = sharer.progress.read();
                 let mib = |bytes: u64| bytes >> 20;
                 tracing::info!("hashing: {} of {} files, {} of {} MiB", at.files_done, at.files_total, mib(at.bytes_done), mib(at.bytes_total));

@@ -222,6 +222,29 @@ async fn one_wrong_chunk_does_not_taint_the_right_ones() {
     assert!(!first.requests().is_empty() && !second.requests().is_empty());
 }
 
+/// A liar gives a wrong part of a file's only chunk and breaks off; an honest holder gives the rest.
+#[tokio::test]
+async fn of_two_holders_that_made_a_wrong_chunk_together_the_one_that_lies_is_found() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, 1);
+    let liar = FakePeer::start(&cluster.tracker.url(), &a, Manner::WrongPart(5000)).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A", "--timeout", "1000s"]);
+    let failed = |events: &[serde_json::Value], offence: &str| {
+        events.iter().any(|event| event["reason"].as_str().is_some_and(|reason| reason.starts_with(offence)))
+    };
+    download.until("the end of the wrong part", |events| failed(events, "refused")).await;
+    let (honest, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
+    // The rest of the chunk, and then nothing until the liar was asked for all of it.
+    gate.add_permits(1);
+    download.until("wrong bytes of the liar alone", |events| failed(events, "wrong bytes")).await;
+    gate.add_permits(10);
+    let run = download.ended().await.expect(0);
+    a.assert_at(&downloader.path("A"));
+    assert!(run.blamed().iter().all(|(peer, ..)| *peer == liar.address.to_string()), "{:?}", run.blamed());
+    assert!(honest.requests().len() >= 2, "for the rest of it, and for all of it");
+}
+
 #[tokio::test]
 async fn a_vanished_holder_is_replaced() {
     let cluster = Cluster::start().await;

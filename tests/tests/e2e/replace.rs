@@ -53,6 +53,42 @@ async fn nobody_replaces_what_another_peer_shared() {
     content.assert_at(&three.path("A"));
 }
 
+/// After a restart of the tracker the first to come with the content is a peer that has a copy.
+#[tokio::test]
+async fn a_name_stays_its_owners_though_another_holder_registers_first_after_a_restart_of_the_tracker() {
+    let mut cluster = Cluster::start().await;
+    let (mut one, two) = (cluster.peer("one").await, cluster.peer("two").await);
+    one.share(&Content::small_chunks("A", 1, 8)).await;
+    two.download("A").await;
+    cluster.until_held("A", 2).await;
+    one.daemon.kill();
+    cluster.tracker.daemon.kill();
+    cluster.tracker.daemon.restart().await;
+    until("the copy registered, and nothing else", async || {
+        cluster.holders("A").await.keys().eq([&two.id()]).then_some(())
+    })
+    .await;
+
+    let new = Content::small_chunks("A", 2, 8);
+    let share = ["share".into(), "--replace".into(), "--chunk-size".into(), "16KiB".into()];
+    let by = |path: std::path::PathBuf| share.iter().cloned().chain([path.into_os_string()]).collect::<Vec<_>>();
+    let elsewhere = cluster.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("A"), &new.bytes).unwrap();
+    let refused = two.cli(by(elsewhere.join("A"))).await.expect(1);
+    assert!(told(&refused).contains("have its owner replace or withdraw it"), "{}", told(&refused));
+
+    one.restart().await;
+    fs::write(one.path("A"), &new.bytes).unwrap();
+    one.cli(by(one.path("A"))).await.expect(0);
+    let three = cluster.peer("three").await;
+    three.download("A").await;
+    new.assert_at(&three.path("A"));
+    // Its withdrawal is one, too.
+    one.cli(["unshare", "A"]).await.expect(0);
+    until("the name is free", async || cluster.listed().await.is_empty().then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_file_that_was_still_being_written_when_it_was_shared_is_registered_anew_by_itself() {
     let cluster = Cluster::start().await;

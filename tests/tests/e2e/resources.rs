@@ -119,3 +119,43 @@ async fn a_dead_mount_below_some_shared_files_costs_the_others_nothing_and_heals
     }
     until("all disks answer", async || one.status().await.hanging_files.is_empty().then_some(())).await;
 }
+
+/// Looks at the dead files hang; looks at others do not wait for them.
+#[tokio::test]
+async fn a_dead_mount_keeps_no_new_file_of_the_folder_from_being_shared() {
+    let cluster = Cluster::start().await;
+    let options = Options::default().file("dead/1", b"one").file("dead/2", b"two").file("good", b"good");
+    let one = cluster.peer_with("one", options.args(["--watch", "--look-every", "300ms"])).await;
+    until("every file listed", async || (cluster.listed().await.len() == 3).then_some(())).await;
+    until("the watch", async || one.daemon.process.stderr().contains(" watching the folder").then_some(())).await;
+    let Some(disk) = DeadDisk::mount(&one.dir.join("dead")) else { return };
+    until("a look that hangs", async || (!one.status().await.hanging_files.is_empty()).then_some(())).await;
+    fs::write(one.path("new"), "new").unwrap();
+    cluster.until_held("new", 1).await;
+    fs::write(one.path("good"), "better").unwrap();
+    until("a change of another file is noticed", async || (cluster.holders("good").await.is_empty()).then_some(()))
+        .await;
+    disk.end();
+    until("all disks answer", async || one.status().await.hanging_files.is_empty().then_some(())).await;
+    fs::write(one.path("dead/3"), "three").unwrap();
+    cluster.until_held("dead/3", 1).await;
+}
+
+#[tokio::test]
+async fn a_mount_that_is_dead_at_the_start_keeps_no_other_file_from_being_shared() {
+    let cluster = Cluster::start().await;
+    let options = Options::default().file("dead/1", b"one").file("good", b"good").file("withdrawn", b"withdrawn");
+    let mut one = cluster.peer_with("one", options.args(["--watch", "--look-every", "300ms"])).await;
+    until("every file listed", async || (cluster.listed().await.len() == 3).then_some(())).await;
+    one.cli(["unshare", "withdrawn"]).await.expect(0);
+    assert_eq!(one.daemon.terminate().await, 0);
+    let Some(disk) = DeadDisk::mount(&one.dir.join("dead")) else { return };
+    fs::write(one.path("new"), "new").unwrap();
+    one.restart().await;
+    cluster.until_held("good", 1).await;
+    cluster.until_held("new", 1).await;
+    assert!(cluster.holders("dead/1").await.is_empty(), "it is not known whether it is there");
+    disk.end();
+    cluster.until_held("dead/1", 1).await;
+    assert!(!cluster.listed().await.iter().any(|(name, ..)| name == "withdrawn"), "what was withdrawn stays so");
+}

@@ -8,7 +8,8 @@
 //! What holds (the property test of the scheduler checks it):
 //! - alternatives are chunks as rare as the one asked for that wait, or are asked for by another open fetch of the same
 //!   holder; each is named once, the chunk itself not, and there are no more than [`MOST_ALTERNATIVES`];
-//! - only a fetch from the only known holder of the whole file, which is no second copy, has any;
+//! - only a fetch from the only known holder of the whole file has any, and only if it is no second copy, and no part of
+//!   its chunk is here;
 //! - a chunk that the holder chose is in flight with that fetch alone, or the fetch is not wanted.
 
 use drizzle_proto::ChunkIndex;

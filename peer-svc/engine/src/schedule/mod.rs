@@ -10,7 +10,8 @@
 //! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
 //!   never gave wrong bytes for this very chunk;
 //! - a stored chunk is never asked for again, unless it turns out to be lost;
-//! - the chunk picked is of minimal rarity among those that some available holder has;
+//! - a chunk of which a part is kept goes before those that have not begun; of these the one picked is of minimal rarity
+//!   among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
 //! - each missing chunk is either waiting in the rarity order or in flight;
@@ -24,6 +25,7 @@
 //! It never reads a clock, draws from a global random source, touches a file or a connection, or knows
 //! about messages of the wire. It does not know its own peer: its caller leaves that one out.
 
+mod begun;
 mod binding;
 mod conduct;
 mod flight;
@@ -42,6 +44,7 @@ use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, seq::IndexedRandom};
 
 use self::{
+    begun::Begun,
     flight::Flight,
     holders::{Held, Holders, Key},
     offence::Ledger,
@@ -130,6 +133,7 @@ pub struct Scheduler {
     room: usize,
     missing: ChunkSet,
     order: RarityOrder,
+    begun: Begun,
     holders: Holders,
     flights: BTreeMap<FetchId, Flight>,
     next_id: u64,
@@ -147,6 +151,7 @@ impl Scheduler {
             room: limits.in_flight,
             missing: wanted.clone(),
             order: RarityOrder::new(wanted),
+            begun: Begun::default(),
             holders: Holders::new(limits.per_holder),
             flights: BTreeMap::new(),
             next_id: 0,
@@ -206,7 +211,9 @@ impl Scheduler {
         });
         let id = FetchId(self.next_id);
         self.next_id += 1;
-        let alternatives = if is_copy { Vec::new() } else { self.alternatives(chunk, key, rng) };
+        // The rest of a chunk is no other chunk.
+        let alternatives =
+            if is_copy || self.begun.contains(chunk) { Vec::new() } else { self.alternatives(chunk, key, rng) };
         self.flights.insert(
             id,
             Flight {
@@ -262,9 +269,11 @@ impl Scheduler {
         now: Instant,
         rng: &mut (impl Rng + ?Sized),
     ) -> Vec<FetchId> {
-        let Some(Flight { chunk, holder: key, since, is_copy, .. }) = self.flights.remove(&id) else {
-            return Vec::new();
-        };
+        let Some(flight) = self.flights.remove(&id) else { return Vec::new() };
+        if self.missing.contains(flight.chunk) {
+            self.begun.ended(&flight, outcome);
+        }
+        let Flight { chunk, holder: key, since, is_copy, .. } = flight;
         let most = self.limits.per_holder;
         self.holders.update(key, |holder| {
             holder.load -= 1;
@@ -363,8 +372,11 @@ impl Scheduler {
         self.ledger.tainted(self.missing.count()).difference(&sound)
     }
 
-    /// The rarest waiting chunk that an available holder has.
+    /// A waiting chunk that has begun, or the rarest one, that an available holder has.
     fn pick_waiting(&mut self, rng: &mut (impl Rng + ?Sized)) -> Option<(ChunkIndex, Key)> {
+        if let Some(begun) = self.begun.pick(&self.order, &self.holders, rng) {
+            return Some(begun);
+        }
         loop {
             let least = self.holders.lowest_bound()?;
             let Some(rarity) = self.order.rarest_from(least) else {

@@ -273,6 +273,43 @@ fn a_holder_whose_file_is_gone_is_told_apart_until_it_gives_a_chunk() {
 }
 
 #[test]
+fn a_chunk_of_which_a_part_is_kept_goes_on_before_rarer_ones_begin() {
+    let broken = [Outcome::Failed(Offence::BrokeOff), Outcome::Failed(Offence::Stalled), Outcome::Busy];
+    for outcome in broken.into_iter().chain([Outcome::Cancelled]) {
+        let mut bench = Bench::new(50, limits(2, 1), &[(1, full(50)), (2, full(50)), (3, full(50))]);
+        let fetch = bench.next().unwrap();
+        begins(&mut bench, &fetch);
+        // From now on it is the most common one.
+        bench.scheduler.holder_is(info(4), some(50, [fetch.chunk.get()]));
+        bench.end(&fetch, outcome);
+        assert_eq!(bench.next().unwrap().chunk, fetch.chunk, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_chunk_whose_part_is_wrong_or_of_which_nothing_came_waits_its_turn() {
+    for (outcome, has_begun) in
+        [(Outcome::Failed(Offence::WrongBytes), true), (Outcome::Failed(Offence::Stalled), false)]
+    {
+        let mut bench = Bench::new(50, limits(2, 1), &[(1, full(50)), (2, full(50)), (3, full(50))]);
+        let fetch = bench.next().unwrap();
+        if has_begun {
+            begins(&mut bench, &fetch);
+        }
+        // From now on it is the most common one.
+        bench.scheduler.holder_is(info(4), some(50, [fetch.chunk.get()]));
+        bench.end(&fetch, outcome);
+        assert_ne!(bench.next().unwrap().chunk, fetch.chunk, "{outcome:?}");
+    }
+}
+
+/// Half of the fetch's chunk comes.
+fn begins(bench: &mut Bench, fetch: &Fetch) {
+    bench.scheduler.moved(fetch.id, 0, 1 << 20, bench.now);
+    bench.scheduler.moved(fetch.id, 1 << 19, 1 << 20, bench.now);
+}
+
+#[test]
 fn a_slow_tail_gets_one_second_copy_and_the_loser_is_cancelled() {
     let mut bench = Bench::new(2, limits(8, 1), &[(1, full(2)), (2, full(2)), (3, full(2))]);
     let [slow, quick] = &bench.all()[..] else { panic!("two chunks, two fetches") };

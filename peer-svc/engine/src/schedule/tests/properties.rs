@@ -16,6 +16,8 @@ enum Event {
     Gone(u8),
     Next,
     NextUntilNone,
+    /// So many of 1000 bytes are here of the nth fetch in flight.
+    Moved(usize, u32),
     /// The nth fetch in flight ends.
     End(usize, Outcome),
     /// The holder of the nth fetch in flight names a chunk: the one asked for, or one of the alternatives.
@@ -46,6 +48,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => (0..HOLDERS).prop_map(Event::Gone),
         3 => Just(Event::Next),
         3 => Just(Event::NextUntilNone),
+        2 => (any::<prop::sample::Index>(), 0u32..=1000).prop_map(|(nth, had)| Event::Moved(nth.index(64), had)),
         5 => (any::<prop::sample::Index>(), outcomes()).prop_map(|(nth, outcome)| Event::End(nth.index(64), outcome)),
         4 => (any::<prop::sample::Index>(), any::<prop::sample::Index>())
             .prop_map(|(nth, named)| Event::Bind(nth.index(64), named)),
@@ -71,6 +74,10 @@ struct Model {
     /// With the chunk that each is for at present.
     flights: Vec<Fetch>,
     open: BTreeSet<FetchId>,
+    /// Bytes that came of a fetch, as far as they count.
+    had: BTreeMap<FetchId, u32>,
+    /// Chunks of which a part is kept.
+    begun: BTreeSet<ChunkIndex>,
 }
 
 impl Model {
@@ -123,8 +130,11 @@ impl Model {
         assert!(able.contains(&fetch.holder.id()), "{} is not able", fetch.holder.id());
         let least = able.iter().map(|&holder| self.load(holder)).min();
         if waiting.contains(&fetch.chunk) {
+            let begun: Vec<_> = waiting.iter().filter(|&chunk| self.begun.contains(chunk)).copied().collect();
+            let is_begun = begun.contains(&fetch.chunk);
+            assert!(is_begun || begun.iter().all(|&chunk| self.able(chunk).is_empty()), "one that has begun waits");
             let rarest = waiting.iter().filter(|&&chunk| !self.able(chunk).is_empty()).map(|&chunk| self.rarity(chunk));
-            assert_eq!(rarest.min(), Some(self.rarity(fetch.chunk)), "not the rarest");
+            assert!(is_begun || rarest.min() == Some(self.rarity(fetch.chunk)), "not the rarest");
             assert_eq!(least, Some(self.load(fetch.holder.id())), "not the least loaded");
         } else {
             assert!(waiting.iter().all(|&chunk| self.rarity(chunk) == 0), "a copy before the endgame");
@@ -148,7 +158,7 @@ impl Model {
         let holders = &self.bench.scheduler.holders;
         let key = holders.find(fetch.holder.id()).expect("it is known");
         let sole = holders.seeds() == 1 && matches!(holders.get(key).held, Held::All);
-        if !waiting.contains(&fetch.chunk) || !sole {
+        if !waiting.contains(&fetch.chunk) || !sole || self.begun.contains(&fetch.chunk) {
             assert_eq!(fetch.alternatives, [], "nothing to choose");
             return;
         }
@@ -203,6 +213,11 @@ impl Model {
         let fetch = self.flights.swap_remove(nth % self.flights.len());
         self.open.remove(&fetch.id);
         let losers = self.bench.end(&fetch, outcome);
+        if matches!(outcome, Outcome::Stored | Outcome::Failed(Offence::WrongBytes)) {
+            self.begun.remove(&fetch.chunk);
+        } else if self.had.remove(&fetch.id).is_some_and(|had| had > 0) && !self.stored.contains(fetch.chunk) {
+            self.begun.insert(fetch.chunk);
+        }
         let mut expected = Vec::new();
         match outcome {
             Outcome::Stored => {
@@ -247,6 +262,15 @@ impl Model {
             }
             Event::Next => _ = self.next(),
             Event::NextUntilNone => while self.next().is_some() {},
+            Event::Moved(nth, had) if !self.flights.is_empty() => {
+                let id = self.flights[nth % self.flights.len()].id;
+                self.bench.scheduler.moved(id, had, 1000, self.bench.now);
+                let most = self.had.entry(id).or_insert(had);
+                if had >= *most + 256 || had == 1000 {
+                    *most = had;
+                }
+            }
+            Event::Moved(..) => {}
             Event::End(nth, outcome) => self.end(nth, outcome),
             Event::Bind(nth, named) => self.bind(nth, named),
             Event::Lost(chunk) => {
@@ -281,6 +305,7 @@ impl Model {
             assert_eq!(scheduler.chunk(fetch.id), Some(fetch.chunk));
         }
         scheduler.holders.check(&scheduler.order, &waiting);
+        scheduler.begun.check(scheduler.missing());
     }
 }
 
@@ -299,7 +324,8 @@ proptest! {
         bench.rng = rng(seed);
         let (held, denied) = (BTreeMap::new(), BTreeSet::new());
         let described = BTreeSet::new();
-        let mut model = Model { bench, limits, described, held, denied, stored: bits(0), flights: Vec::new(), open: BTreeSet::new() };
+        let (flights, had, begun) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        let mut model = Model { bench, limits, described, held, denied, stored: bits(0), flights, open: BTreeSet::new(), had, begun };
         for event in events {
             model.apply(event);
             model.check();
