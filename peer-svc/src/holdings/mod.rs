@@ -221,7 +221,12 @@ impl Holdings {
 
     /// Holds nothing under the name any more. With `tell` the tracker hears of it.
     pub(crate) fn remove(&self, name: &FileName, tell: bool) -> Option<Held> {
-        let held = self.lock().remove(name, tell);
+        let held = {
+            let mut inner = self.lock();
+            // Not with what a look finds changed: what takes its place may be on its way.
+            inner.replacing.remove(name);
+            inner.remove(name, tell)
+        };
         self.has_news.notify_one();
         held
     }
@@ -466,7 +471,6 @@ impl Inner {
     fn remove(&mut self, name: &FileName, tell: bool) -> Option<Held> {
         let entry = self.files.remove(name)?;
         self.unlink(name, entry.manifest.id());
-        self.replacing.remove(name);
         if tell {
             self.news.gone(entry.manifest.describe(name.clone()));
         }

@@ -137,6 +137,25 @@ fn a_file_that_changed_is_dropped_and_one_that_was_shared_anew_is_not() {
     assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::Gone)));
 }
 
+/// A look at the file in the middle of a share that replaces it: what was held is withheld.
+#[test]
+fn what_is_to_be_replaced_stays_so_until_the_tracker_took_it_or_it_is_unshared() {
+    let (holdings, old, new) = (Holdings::default(), manifest(1 << 14), manifest(1 << 15));
+    let replaces = || {
+        let batches = std::iter::from_fn(|| Some(holdings.take_batch()).filter(|batch| !batch.is_empty()));
+        batches.flatten().filter(|told| !told.gone).map(|told| told.replace).collect::<Vec<_>>()
+    };
+    share(&holdings, &old);
+    assert_eq!(replaces(), [false]);
+    holdings.replace(name());
+    assert!(holdings.withhold(&name(), old.id(), STAMP, Lost::InDoubt));
+    share(&holdings, &new);
+    assert_eq!(replaces(), [true]);
+    holdings.remove(&name(), false);
+    share(&holdings, &new);
+    assert_eq!(replaces(), [false]);
+}
+
 #[test]
 fn of_lost_contents_only_the_last_are_remembered() {
     let holdings = Holdings::default();
