@@ -31,6 +31,7 @@ pub mod gate;
 pub mod host;
 pub mod place;
 pub mod process;
+pub mod sim;
 pub mod skip;
 pub mod small_disk;
 pub mod wait;

@@ -95,6 +95,8 @@ pub struct Lease {
     register_from: Instant,
     /// Each kind of failure has pauses of its own: a call that succeeds says nothing of the others.
     pauses: Pauses,
+    /// News is gathered this long.
+    batch: Duration,
     rng: StdRng,
 }
 
@@ -122,8 +124,15 @@ impl Lease {
                 announce: Backoff::new(retry::TRACKER),
                 no_room: Backoff::new(retry::NO_ROOM),
             },
+            batch: BATCH,
             rng: StdRng::seed_from_u64(seed),
         }
+    }
+
+    /// The same, but news is gathered for another time than [`BATCH`]: for a simulation that asks what that changes.
+    #[must_use]
+    pub fn gathering(self, batch: Duration) -> Self {
+        Self { batch, ..self }
     }
 
     /// The lease that is held, whether or not the tracker answers at present.
@@ -160,7 +169,7 @@ impl Lease {
             held.renew_at = now + held.terms.renew_every;
             return Some(Call::Renew(held.terms.id));
         }
-        if !held.announcing && held.announce_at().is_some_and(|at| at <= now) {
+        if !held.announcing && held.announce_at(self.batch).is_some_and(|at| at <= now) {
             held.announcing = true;
             held.news_since = None;
             return Some(Call::Announce(held.terms.id));
@@ -174,7 +183,7 @@ impl Lease {
             None => (!self.registering).then_some(self.register_from),
             Some(held) => {
                 let renew = (!held.renewing).then_some(held.renew_at);
-                let announce = if held.announcing { None } else { held.announce_at() };
+                let announce = if held.announcing { None } else { held.announce_at(self.batch) };
                 renew.into_iter().chain(announce).min()
             }
         }
@@ -286,8 +295,8 @@ impl Lease {
 }
 
 impl Held {
-    fn announce_at(&self) -> Option<Instant> {
-        self.news_since.map(|since| (since + BATCH).max(self.announce_from))
+    fn announce_at(&self, batch: Duration) -> Option<Instant> {
+        self.news_since.map(|since| (since + batch).max(self.announce_from))
     }
 }
 
