@@ -8,7 +8,7 @@ use super::{
     options::millis,
     peer::{Download, File, Part, Transfer, TransferId, seed_for},
     serving::{Refusal, joined},
-    world::{Event, World},
+    world::{Event, World, nth},
 };
 
 /// The hash of what a peer sends as a chunk: the right one, or a liar's.
@@ -71,7 +71,7 @@ impl World {
             let at = self.clock.moment(at);
             if download.wake.is_none_or(|planned| at < planned) {
                 download.wake = Some(at);
-                self.clock.plan(at, Event::Wake { peer, file });
+                self.clock.plan(at, Event::Wake { peer, file: nth(file) });
             }
         }
     }

@@ -16,7 +16,7 @@ use drizzle_proto::{
 use super::{
     options::millis,
     tracker::LEASE,
-    world::{Event, World},
+    world::{Event, World, nth},
 };
 
 /// A lease is renewed this often, as the tracker tells.
@@ -209,7 +209,7 @@ impl World {
             };
             self.tally.from_tracker.add(1, 16 + message.changes.iter().map(change).sum::<u64>());
             let at = self.clock.now() + millis(self.options.latency) + self.repeated();
-            self.clock.plan(at, Event::Pushed { peer, file, message: Box::new(message) });
+            self.clock.plan(at, Event::Pushed { peer, file: nth(file), message: Box::new(message) });
         }
     }
 

@@ -16,7 +16,7 @@ use rand::RngExt;
 use super::{
     membership::set_bytes,
     options::millis,
-    world::{Event, World},
+    world::{Event, World, nth},
 };
 
 /// Draws for each neighbour that is wanted.
@@ -85,7 +85,7 @@ impl World {
         if share.tells_at.is_none() {
             let at = share.told_at.map_or(now, |told| now.max(told + gather));
             share.tells_at = Some(at);
-            self.clock.plan(at, Event::Tell { peer, file });
+            self.clock.plan(at, Event::Tell { peer, file: nth(file) });
         }
     }
 
@@ -99,7 +99,7 @@ impl World {
         (share.tells_at, share.told_at) = (None, Some(now));
         let chunks = Rc::new(std::mem::replace(&mut share.unsaid, empty));
         let at = now + self.delay(peer);
-        self.clock.plan(at, Event::Told { peer, file, chunks });
+        self.clock.plan(at, Event::Told { peer, file: nth(file), chunks });
     }
 
     /// The neighbours hear it, those that still miss something.

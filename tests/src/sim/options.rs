@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long, value_name = "COPIES", default_value_t = 1.1)]
     pub leaves_after: f64,
     /// Rates that are wrong by less than this share are left as they are
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub tolerance: f64,
     /// Draws the completion curve and the use of the uplinks
     #[arg(long, value_name = "FILE.svg")]

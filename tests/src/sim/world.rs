@@ -39,6 +39,14 @@ const PATIENCE: Nanos = 60 * SECOND;
 /// Bins of the use of the uplinks, for each bound.
 const BINS: f64 = 400.0;
 
+/// A file's number; small, because there are many events.
+pub(super) type Nth = u8;
+
+/// As a number in an event.
+pub(super) fn nth(file: usize) -> Nth {
+    Nth::try_from(file).unwrap_or(Nth::MAX)
+}
+
 /// What happens next.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -55,7 +63,7 @@ pub(super) enum Event {
     /// Progress is counted.
     Tick(u32),
     /// The scheduler of a download wants to be asked.
-    Wake { peer: u32, file: usize },
+    Wake { peer: u32, file: Nth },
     /// A flow of this peer may be at its stop.
     Uplink(u32),
     /// A request arrives at its holder.
@@ -81,11 +89,11 @@ pub(super) enum Event {
     /// The tracker tells a watcher.
     Push(usize),
     /// A message of a watch arrives.
-    Pushed { peer: u32, file: usize, message: Box<drizzle_proto::holder::HolderChanges> },
+    Pushed { peer: u32, file: Nth, message: Box<drizzle_proto::holder::HolderChanges> },
     /// A peer tells its neighbours.
-    Tell { peer: u32, file: usize },
+    Tell { peer: u32, file: Nth },
     /// They hear it.
-    Told { peer: u32, file: usize, chunks: Rc<ChunkSet> },
+    Told { peer: u32, file: Nth, chunks: Rc<ChunkSet> },
     /// Neighbours notice that a peer is gone.
     Gone(u32),
     /// The tracker looks after its leases.
@@ -234,7 +242,7 @@ impl World {
             Event::Introduce(peer) => self.introduce(peer),
             Event::Meet(one, other) => self.meet(one, other),
             Event::Tick(peer) => self.tick(peer),
-            Event::Wake { peer, file } => self.wake(peer, file),
+            Event::Wake { peer, file } => self.wake(peer, file.into()),
             Event::Uplink(peer) => self.uplink(peer),
             Event::Request(id) => self.requested(id),
             Event::Read(id) => self.send(id),
@@ -247,9 +255,9 @@ impl World {
             Event::Answer(peer, answer) => self.tracker_answered(peer, *answer),
             Event::Watch(peer) => self.watch(peer),
             Event::Push(watch) => self.push(watch),
-            Event::Pushed { peer, file, message } => self.pushed(peer, file, *message),
-            Event::Tell { peer, file } => self.tell(peer, file),
-            Event::Told { peer, file, chunks } => self.told(peer, file, &chunks),
+            Event::Pushed { peer, file, message } => self.pushed(peer, file.into(), *message),
+            Event::Tell { peer, file } => self.tell(peer, file.into()),
+            Event::Told { peer, file, chunks } => self.told(peer, file.into(), &chunks),
             Event::Gone(peer) => self.gone(peer),
             Event::Pulse => self.pulse(),
         }
