@@ -91,7 +91,7 @@ impl<E> Clock<E> {
     }
 
     /// Goes on to the next event.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn advance(&mut self) -> Option<E> {
         let Planned { at, event, .. } = self.queue.pop()?;
         self.now = at;
         Some(event)

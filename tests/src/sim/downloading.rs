@@ -5,10 +5,11 @@ use drizzle_proto::{ChunkSet, Digest, holder::HolderChange};
 
 use super::{
     clock::{Nanos, SECOND},
+    event::{Event, Refusal, nth},
     options::millis,
     peer::{Download, File, Part, Transfer, TransferId, seed_for},
-    serving::{Refusal, joined},
-    world::{Event, World, nth},
+    serving::joined,
+    world::World,
 };
 
 /// The hash of what a peer sends as a chunk: the right one, or a liar's.

@@ -297,7 +297,8 @@ impl Links {
 
     /// Spreads bytes over the bins that they took.
     fn note(&mut self, bytes: f64, from: Nanos, to: Nanos) {
-        let (first, last) = ((from / self.bin) as usize, (to / self.bin) as usize);
+        let bin = |at: Nanos| usize::try_from(at / self.bin).unwrap_or(usize::MAX);
+        let (first, last) = (bin(from), bin(to));
         if self.used.len() <= last {
             self.used.resize(last + 1, 0.0);
         }

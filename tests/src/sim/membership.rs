@@ -14,37 +14,16 @@ use drizzle_proto::{
 };
 
 use super::{
+    event::{Event, TrackerAnswer, TrackerCall, nth},
     options::millis,
     tracker::LEASE,
-    world::{Event, World, nth},
+    world::World,
 };
 
 /// A lease is renewed this often, as the tracker tells.
 const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 /// Bytes of a call that carries nothing else, and of each file or holder in one.
 const HEAD: u64 = 64;
-
-/// A call on its way to the tracker.
-#[derive(Debug)]
-pub(super) enum TrackerCall {
-    /// Asks for a lease.
-    Register,
-    /// Prolongs this one.
-    Renew(u64),
-    /// Tells news.
-    Announce(u64, Vec<FileChunks>),
-}
-
-/// What comes back.
-#[derive(Debug)]
-pub(super) enum TrackerAnswer {
-    /// A lease, unless it was refused.
-    Registered(Option<u64>),
-    /// Whether the lease is known.
-    Renewed(u64, bool),
-    /// What became of the news; `None` if the lease is not known.
-    Announced(u64, Vec<FileChunks>, Option<Vec<FileOutcome>>),
-}
 
 /// Bytes of a chunk set on the wire: a bitfield, or runs where they are shorter.
 pub(super) fn set_bytes(chunks: &ChunkSet) -> u64 {

@@ -11,7 +11,8 @@
 //! | [`slab`] | values by handles |
 //! | [`peer`] | the state of one peer |
 //! | [`tracker`] | the tracker's real registry |
-//! | [`world`] | the fleet: events, and the loop that lets time pass |
+//! | `event` | what happens |
+//! | [`world`] | the fleet, and the loop that lets time pass |
 //! | `downloading`, `serving`, `membership`, `neighbours` | what happens at an event, by the end that it concerns |
 //! | [`tally`] | what is counted, and the log of decisions |
 //! | [`report`] | what is said of a run |
@@ -24,6 +25,7 @@ pub mod bound;
 pub mod clock;
 pub mod disk;
 mod downloading;
+mod event;
 pub mod links;
 mod membership;
 mod neighbours;

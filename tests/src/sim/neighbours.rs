@@ -14,9 +14,10 @@ use drizzle_proto::{
 use rand::RngExt;
 
 use super::{
+    event::{Event, nth},
     membership::set_bytes,
     options::millis,
-    world::{Event, World, nth},
+    world::World,
 };
 
 /// Draws for each neighbour that is wanted.

@@ -2,46 +2,20 @@
 //!
 //! A slot is held until no more than `--unsent` bytes of its chunk are left: the socket has taken the rest.
 
-use drizzle_engine::{
-    schedule::{Offence, Outcome},
-    slots::Answer,
-};
+use drizzle_engine::slots::Answer;
 use drizzle_proto::ChunkIndex;
 
 use super::{
     clock::Nanos,
+    event::{Event, Refusal},
     options::millis,
     peer::{Part, Transfer, TransferId},
     scenario::Leaves,
-    world::{Event, World},
+    world::World,
 };
 
 /// Bytes of a request, or of an answer that is not a chunk.
 const REQUEST_BYTES: u64 = 120;
-
-/// Why a chunk does not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// No slot is free.
-    Busy,
-    /// The holder has it not.
-    NotHeld,
-    /// No peer answers there.
-    Unreachable,
-    /// The stream broke.
-    BrokeOff,
-}
-
-impl Refusal {
-    pub(super) fn outcome(self) -> Outcome {
-        match self {
-            Self::Busy => Outcome::Busy,
-            Self::NotHeld => Outcome::Failed(Offence::NotHeld),
-            Self::Unreachable => Outcome::Failed(Offence::Unreachable),
-            Self::BrokeOff => Outcome::Failed(Offence::BrokeOff),
-        }
-    }
-}
 
 impl World {
     /// A request is at its holder.

@@ -6,8 +6,6 @@
 //! Not modelled, because it does not decide: connections that must be made first, memory for chunks, stalled streams
 //! (`pace`), hashing, and records on disk. Messages are counted and delayed and take no room on the links.
 
-use std::rc::Rc;
-
 use drizzle_engine::{announce::Announcements, lease::Lease, slots::Slots};
 use drizzle_proto::ChunkSet;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -15,12 +13,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     clock::{Clock, MILLI, Nanos, SECOND},
     disk::Disk,
+    event::Event,
     links::{LinkId, Links},
-    membership::{TrackerAnswer, TrackerCall},
     options::{Options, millis},
     peer::{File, Peer, Share, Transfer, TransferId, peer_info, seed_for},
     scenario::{BEGIN, Leaves, Plan},
-    serving::Refusal,
     slab::Slab,
     tally::{Log, Tally},
     tracker::Tracker,
@@ -38,67 +35,6 @@ const REPEATED_AFTER: Nanos = 200 * MILLI;
 const PATIENCE: Nanos = 60 * SECOND;
 /// Bins of the use of the uplinks, for each bound.
 const BINS: f64 = 400.0;
-
-/// A file's number; small, because there are many events.
-pub(super) type Nth = u8;
-
-/// As a number in an event.
-pub(super) fn nth(file: usize) -> Nth {
-    Nth::try_from(file).unwrap_or(Nth::MAX)
-}
-
-/// What happens next.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// A daemon comes up.
-    Up(u32),
-    /// A peer is killed.
-    Kill(u32),
-    /// Its user asks for the files.
-    Begin(u32),
-    /// The tracker was asked about the file, and now for neighbours.
-    Introduce(u32),
-    /// Two peers get to know each other, by the first one's wish.
-    Meet(u32, u32),
-    /// Progress is counted.
-    Tick(u32),
-    /// The scheduler of a download wants to be asked.
-    Wake { peer: u32, file: Nth },
-    /// A flow of this peer may be at its stop.
-    Uplink(u32),
-    /// A request arrives at its holder.
-    Request(TransferId),
-    /// The holder has read the chunk.
-    Read(TransferId),
-    /// The answer is no.
-    Refused(TransferId, Refusal),
-    /// The last byte of a chunk arrives.
-    Arrived(TransferId),
-    /// It is on disk.
-    Written(TransferId),
-    /// The holder hears that the requester gave up.
-    Cancelled(TransferId),
-    /// The lease of a peer is due.
-    Lease(u32),
-    /// A call arrives at the tracker.
-    Call(u32, Box<TrackerCall>),
-    /// The tracker's answer arrives.
-    Answer(u32, Box<TrackerAnswer>),
-    /// A watch begins.
-    Watch(u32),
-    /// The tracker tells a watcher.
-    Push(usize),
-    /// A message of a watch arrives.
-    Pushed { peer: u32, file: Nth, message: Box<drizzle_proto::holder::HolderChanges> },
-    /// A peer tells its neighbours.
-    Tell { peer: u32, file: Nth },
-    /// They hear it.
-    Told { peer: u32, file: Nth, chunks: Rc<ChunkSet> },
-    /// Neighbours notice that a peer is gone.
-    Gone(u32),
-    /// The tracker looks after its leases.
-    Pulse,
-}
 
 /// The fleet.
 #[derive(Debug)]
@@ -218,7 +154,7 @@ impl World {
     /// Lets time pass until every download has ended, or nothing goes on any more.
     pub fn run(&mut self) {
         while self.active > 0
-            && let Some(event) = self.clock.next()
+            && let Some(event) = self.clock.advance()
         {
             if self.clock.now() > self.stored_at.max(self.last_begin()) + PATIENCE {
                 break;

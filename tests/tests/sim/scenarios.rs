@@ -1,5 +1,5 @@
-//! Each scenario, small, against its own bound. The limits are what the engine reaches now and a little more: a policy
-//! that gets worse fails here, within seconds.
+//! Each scenario, small, against its own bound. The limits are the worst of eight seeds and a little more: a policy that
+//! gets worse fails here, within seconds. Small fleets and files are further from the bound than large ones.
 
 use crate::run;
 
@@ -17,45 +17,47 @@ fn stays_below(line: &str, ratio: f64, own: f64) {
 
 #[test]
 fn flash() {
-    stays_below("--scenario flash", 9.0, 9.0);
+    stays_below("--scenario flash", 1.40, 1.40);
 }
 
 #[test]
 fn flash_with_neighbours() {
-    stays_below("--scenario flash --neighbours 6", 9.0, 9.0);
+    stays_below("--scenario flash --neighbours 6", 1.31, 1.31);
 }
 
+/// The last one finds the whole swarm there, so the bound of all is no test.
 #[test]
 fn staggered() {
-    stays_below("--scenario staggered", 9.0, 9.0);
+    stays_below("--scenario staggered", 1.03, 1.35);
 }
 
 #[test]
 fn heterogeneous() {
-    stays_below("--scenario heterogeneous", 9.0, 9.0);
+    stays_below("--scenario heterogeneous", 1.07, 1.60);
 }
 
 #[test]
 fn churn() {
-    stays_below("--scenario churn", 9.0, 9.0);
+    stays_below("--scenario churn", 1.09, 1.46);
 }
 
 #[test]
 fn liars() {
-    stays_below("--scenario liars", 9.0, 9.0);
+    stays_below("--scenario liars", 1.62, 1.62);
 }
 
+/// Nothing prefers near holders yet: most bytes cross the thin links.
 #[test]
 fn racks() {
-    stays_below("--scenario racks", 9.0, 9.0);
+    stays_below("--scenario racks", 2.38, 2.38);
 }
 
 #[test]
 fn source_leaves() {
-    stays_below("--scenario source-leaves --leaves-after 1.3", 9.0, 9.0);
+    stays_below("--scenario source-leaves --leaves-after 1.3", 1.41, 1.41);
 }
 
 #[test]
 fn two_files() {
-    stays_below("--scenario two-files", 9.0, 9.0);
+    stays_below("--scenario two-files", 1.14, 1.14);
 }
