@@ -3,11 +3,13 @@
 //! | module | shows |
 //! |---|---|
 //! | [`bound`] | the arithmetic of the fluid bound |
+//! | [`clock`] | time goes forward, in one order |
 //! | [`links`] | links are shared max-min fair |
 //! | [`runs`] | the same seed gives the same run; wrong bytes are caught; parameters have the effect that they name |
 //! | [`scenarios`] | each scenario, small, stays below a stated ratio |
 
 mod bound;
+mod clock;
 mod links;
 mod runs;
 mod scenarios;
