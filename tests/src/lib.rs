@@ -16,10 +16,12 @@
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
 //! | [`skip`] | saying that a test cannot run here |
+//! | [`sim`] | the simulator: a fleet under a virtual clock, no daemons |
 //!
 //! Invariants: every port is 0 at first; nothing here waits for a time, only for conditions; no process
 //! outlives the value that started it; the daemons are known by their contract alone (flags, ready
-//! lines, gRPC, exit codes), never by their insides.
+//! lines, gRPC, exit codes), never by their insides. The simulator alone is built from the insides: the engine of the
+//! peers and the registry of the tracker.
 
 pub mod binaries;
 pub mod cli;
@@ -31,6 +33,7 @@ pub mod gate;
 pub mod host;
 pub mod place;
 pub mod process;
+pub mod sim;
 pub mod skip;
 pub mod small_disk;
 pub mod wait;

@@ -95,6 +95,8 @@ pub struct Lease {
     register_from: Instant,
     /// Each kind of failure has pauses of its own: a call that succeeds says nothing of the others.
     pauses: Pauses,
+    /// News is gathered this long.
+    batch: Duration,
     rng: StdRng,
 }
 
@@ -122,8 +124,15 @@ impl Lease {
                 announce: Backoff::new(retry::TRACKER),
                 no_room: Backoff::new(retry::NO_ROOM),
             },
+            batch: BATCH,
             rng: StdRng::seed_from_u64(seed),
         }
+    }
+
+    /// The same, but news is gathered for another time than [`BATCH`]: for a simulation that asks what that changes.
+    #[must_use]
+    pub fn gathering(self, batch: Duration) -> Self {
+        Self { batch, ..self }
     }
 
     /// The lease that is held, whether or not the tracker answers at present.
@@ -163,7 +172,7 @@ impl Lease {
         if !held.announcing && held.announce_at().is_some_and(|at| at <= now) {
             held.announcing = true;
             held.has_news = false;
-            held.announce_from = now + BATCH;
+            held.announce_from = now + self.batch;
             return Some(Call::Announce(held.terms.id));
         }
         None

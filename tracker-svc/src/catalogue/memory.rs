@@ -1,18 +1,18 @@
-//! A catalogue in memory, for tests of what is above it.
+//! A catalogue in memory: for tests of what is above it, and for simulations of a fleet, where nothing is to outlive a run.
 
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use drizzle_proto::{Digest, FileId, FileInfo, FileName, Manifest, PeerId};
 
-use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict, contract::contract};
+use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict};
 
 /// Forgets everything when it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryCatalogue(Mutex<Tables>);
+pub struct MemoryCatalogue(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -61,13 +61,20 @@ impl Tables {
     }
 }
 
+impl MemoryCatalogue {
+    /// No change of the tables can panic half-way.
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Catalogue for MemoryCatalogue {
     fn check(&self) -> Result<(), CatalogueError> {
         Ok(())
     }
 
     fn lookup(&self, files: &[FileInfo]) -> Result<Vec<Known>, CatalogueError> {
-        let tables = self.0.lock().unwrap();
+        let tables = self.lock();
         let known = files.iter().map(|file| Known {
             registered: tables.names.get(&file.name).cloned(),
             content: tables.manifests.get(&file.id).map(Manifest::layout),
@@ -76,12 +83,12 @@ impl Catalogue for MemoryCatalogue {
     }
 
     fn register(&self, owner: PeerId, claims: &[Claim]) -> Result<Vec<Verdict>, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         Ok(claims.iter().map(|claim| tables.register(owner, claim)).collect())
     }
 
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         let Some(Record { file, owner }) = tables.remove(name) else { return Ok(false) };
         if owner == by {
             tables.withdrawn.insert(name.clone(), (file.id, Some(owner)));
@@ -90,7 +97,7 @@ impl Catalogue for MemoryCatalogue {
     }
 
     fn drop_name(&self, name: &FileName, bar: bool) -> Result<Option<Record>, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         let dropped = tables.remove(name);
         if !bar {
             tables.withdrawn.remove(name);
@@ -101,7 +108,7 @@ impl Catalogue for MemoryCatalogue {
     }
 
     fn reassign(&self, name: &FileName, owner: PeerId) -> Result<Option<Record>, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         let before = tables.names.get(name).cloned();
         if let Some(record) = tables.names.get_mut(name) {
             record.owner = owner;
@@ -110,23 +117,23 @@ impl Catalogue for MemoryCatalogue {
     }
 
     fn get(&self, name: &FileName) -> Result<Option<Record>, CatalogueError> {
-        Ok(self.0.lock().unwrap().names.get(name).cloned())
+        Ok(self.lock().names.get(name).cloned())
     }
 
     fn list(&self, prefix: &str, after: Option<&FileName>, limit: usize) -> Result<Vec<Record>, CatalogueError> {
         let from = after.map_or(Bound::Included(prefix), |name| Bound::Excluded(name.as_str()));
-        let tables = self.0.lock().unwrap();
+        let tables = self.lock();
         let names = tables.names.range::<str, _>((from, Bound::Unbounded));
         let page = names.map(|(_, record)| record).take_while(|record| record.file.name.as_str().starts_with(prefix));
         Ok(page.take(limit).cloned().collect())
     }
 
     fn clock(&self) -> Result<u64, CatalogueError> {
-        Ok(self.0.lock().unwrap().clock)
+        Ok(self.lock().clock)
     }
 
     fn attend(&self, names: &[(FileName, bool)], clock: u64, limit: u64) -> Result<Vec<FileName>, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         tables.clock = clock;
         let mut due = Vec::new();
         for (name, attended) in names {
@@ -141,16 +148,17 @@ impl Catalogue for MemoryCatalogue {
     }
 
     fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError> {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.lock();
         let due = tables.unattended.get(name).is_some_and(|since| clock.saturating_sub(*since) >= limit);
         Ok(if due { tables.remove(name) } else { None })
     }
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
-        let tables = self.0.lock().unwrap();
+        let tables = self.lock();
         let hashes = tables.manifests.get(&id).map_or(&[][..], Manifest::hashes);
         Ok(hashes.iter().skip(first as usize).take(count).copied().collect())
     }
 }
 
-contract!(((), MemoryCatalogue::default()));
+#[cfg(test)]
+super::contract::contract!(((), MemoryCatalogue::default()));

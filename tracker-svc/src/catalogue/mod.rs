@@ -10,8 +10,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
-#[cfg(test)]
-pub(crate) mod memory;
+pub mod memory;
 mod redb;
 
 use std::path::PathBuf;

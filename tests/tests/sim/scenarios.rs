@@ -1,0 +1,63 @@
+//! Each scenario, small, against its own bound. The limits are the worst of eight seeds and a little more: a policy that
+//! gets worse fails here, within seconds. Small fleets and files are further from the bound than large ones.
+
+use crate::run;
+
+const FLEET: &str = "--peers 12 --chunks 256";
+
+/// The last peer over the bound at most; the worst peer over its own bound at most.
+fn stays_below(line: &str, ratio: f64, own: f64) {
+    let report = run(&format!("{FLEET} {line}"));
+    assert!(report.is_complete(), "{report}");
+    assert!(report.ratio() >= 0.99, "faster than the bound: {report}");
+    assert!(report.ratio() <= ratio, "more than {ratio} times the bound: {report}");
+    let worst = report.own_ratios().last().copied().unwrap_or(f64::INFINITY);
+    assert!(worst <= own, "more than {own} times its own bound: {report}");
+}
+
+#[test]
+fn flash() {
+    stays_below("--scenario flash", 1.40, 1.40);
+}
+
+#[test]
+fn flash_with_neighbours() {
+    stays_below("--scenario flash --neighbours 6", 1.31, 1.31);
+}
+
+/// The last one finds the whole swarm there, so the bound of all is no test.
+#[test]
+fn staggered() {
+    stays_below("--scenario staggered", 1.03, 1.35);
+}
+
+#[test]
+fn heterogeneous() {
+    stays_below("--scenario heterogeneous", 1.07, 1.60);
+}
+
+#[test]
+fn churn() {
+    stays_below("--scenario churn", 1.09, 1.46);
+}
+
+#[test]
+fn liars() {
+    stays_below("--scenario liars", 1.62, 1.62);
+}
+
+/// Nothing prefers near holders yet: most bytes cross the thin links.
+#[test]
+fn racks() {
+    stays_below("--scenario racks", 2.38, 2.38);
+}
+
+#[test]
+fn source_leaves() {
+    stays_below("--scenario source-leaves --leaves-after 1.3", 1.41, 1.41);
+}
+
+#[test]
+fn two_files() {
+    stays_below("--scenario two-files", 1.14, 1.14);
+}
