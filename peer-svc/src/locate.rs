@@ -34,7 +34,6 @@ pub(crate) async fn watch(
 ) {
     let (mut backoff, mut rng) = (Backoff::new(retry::TRACKER), StdRng::seed_from_u64(seed));
     let mut view = HolderView::new(*own.borrow_and_update());
-    let mut told_away = false;
     loop {
         match follow(&mut tracker, &name, id, &mut own, &mut view, &mut backoff, &out).await {
             Ended::ReceiverGone => return,
@@ -52,7 +51,8 @@ pub(crate) async fn watch(
                 continue;
             }
             Ended::Lost(error) => {
-                if !std::mem::replace(&mut told_away, true) {
+                // Each outage is told once.
+                if backoff.is_fresh() {
                     tracing::info!(%name, %error, "the tracker's news of this file stopped; going on with the known holders, retrying");
                 }
             }

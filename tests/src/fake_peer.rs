@@ -71,7 +71,7 @@ pub struct FakePeer {
     pub address: SocketAddr,
     /// Who it says it is.
     pub id: PeerId,
-    requests: Arc<Mutex<Vec<u32>>>,
+    requests: Arc<Mutex<Vec<(u32, u32)>>>,
     // Its own, so that the server's every task can be ended at once.
     runtime: Option<Runtime>,
 }
@@ -124,7 +124,16 @@ impl FakePeer {
     /// # Panics
     /// If a request panicked.
     pub fn requests(&self) -> Vec<u32> {
-        self.requests.lock().expect("nobody panics with it").clone()
+        self.requests.lock().expect("nobody panics with it").iter().map(|(chunk, _)| *chunk).collect()
+    }
+
+    /// The offsets from which a chunk was asked for, in order.
+    ///
+    /// # Panics
+    /// If a request panicked.
+    pub fn offsets(&self, chunk: u32) -> Vec<u32> {
+        let requests = self.requests.lock().expect("nobody panics with it");
+        requests.iter().filter(|(asked, _)| *asked == chunk).map(|(_, offset)| *offset).collect()
     }
 
     /// Forgets the requests so far.
@@ -195,7 +204,7 @@ impl Membership {
 struct Service {
     content: Arc<Content>,
     manner: Manner,
-    requests: Arc<Mutex<Vec<u32>>>,
+    requests: Arc<Mutex<Vec<(u32, u32)>>>,
 }
 
 type Sender = mpsc::Sender<Result<FetchChunkResponse, Status>>;
@@ -211,8 +220,8 @@ impl peer_server::Peer for Service {
         let request = request.into_inner();
         let is_first = {
             let mut requests = self.requests.lock().expect("nobody panics with it");
-            requests.push(request.chunk);
-            requests.iter().filter(|&&chunk| chunk == request.chunk).count() == 1
+            requests.push((request.chunk, request.offset));
+            requests.iter().filter(|(chunk, _)| *chunk == request.chunk).count() == 1
         };
         if let Manner::Says(code) = self.manner {
             return Err(Status::new(code, "so says the fake"));

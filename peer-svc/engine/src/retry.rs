@@ -45,6 +45,11 @@ impl Backoff {
         rng.random_range(longest / 2..=longest)
     }
 
+    /// Whether no attempt has failed since the last one that succeeded.
+    pub fn is_fresh(&self) -> bool {
+        self.streak == 0
+    }
+
     /// An attempt succeeded.
     pub fn succeeded(&mut self) {
         self.streak = 0;
@@ -64,12 +69,15 @@ mod tests {
             let first = Duration::from_millis(first);
             let limits = Limits { first, max: first * factor };
             let (mut backoff, mut rng) = (Backoff::new(limits), StdRng::seed_from_u64(seed));
+            prop_assert!(backoff.is_fresh());
             for n in 0..attempts {
                 let longest = (first * 2u32.saturating_pow(n).min(1 << 16)).min(limits.max);
                 let pause = backoff.failed(&mut rng);
                 prop_assert!((longest / 2..=longest).contains(&pause), "pause {n}: {pause:?} of {longest:?}");
             }
+            prop_assert!(!backoff.is_fresh());
             backoff.succeeded();
+            prop_assert!(backoff.is_fresh());
             prop_assert!(backoff.failed(&mut rng) <= first);
         }
     }

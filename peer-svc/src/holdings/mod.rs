@@ -323,7 +323,6 @@ impl Holdings {
     pub(crate) fn withhold(&self, name: &FileName, id: FileId, seen: Stamp, why: Lost) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.lost.note(id, why);
         let is_same = |entry: &Entry| {
             entry.manifest.id() == id && matches!(entry.backing, Backing::Shared { stamp, .. } if stamp == seen)
         };
@@ -331,6 +330,9 @@ impl Holdings {
         if offered {
             inner.remove(name, true);
             self.has_news.notify_one();
+        }
+        if !inner.by_id.contains_key(&id) {
+            inner.lost.note(id, why);
         }
         offered
     }

@@ -127,6 +127,9 @@ fn a_file_that_changed_is_dropped_and_one_that_was_shared_anew_is_not() {
     holdings.insert_shared(name(), manifest.clone(), path.clone(), now);
     assert!(!holdings.withhold(&name(), manifest.id(), before, Lost::Changed));
     assert!(holdings.open_chunk(manifest.id(), 3).is_ok());
+    holdings.remove(&name(), false);
+    let unshared = holdings.open_chunk(manifest.id(), 3);
+    assert!(matches!(unshared, Err(ReadError::UnknownFile(_))), "it did not change: {unshared:?}");
     holdings.insert_shared(name(), manifest.clone(), path.clone(), before);
     assert!(matches!(holdings.open_chunk(manifest.id(), 3), Err(ReadError::InDoubt)), "it may have been touched only");
     assert!(holdings.get(&name()).is_none());

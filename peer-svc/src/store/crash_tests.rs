@@ -18,7 +18,7 @@ use super::{
     journal::{Journal, ShareRecord},
     partials::{Partials, record},
     paths::{make_parents, path_of},
-    place::{Opened, Place as DataPlace, folder_above},
+    place::{Moved, Opened, Place as DataPlace, PlaceError, folder_above},
     testing::{content, verified},
 };
 
@@ -94,6 +94,34 @@ fn download(
     promised.shared = true;
     ended.iter().try_for_each(|ended| partials.discard(&journal, ended))?;
     Ok(())
+}
+
+#[test]
+fn a_move_to_another_file_system_that_is_cancelled_ends_soon_and_leaves_the_data_where_it_was() {
+    let (place, (data, manifest)) = (Place::new(), content(1));
+    let journal = Journal::open(&place.state(), Disk::default()).unwrap();
+    let partials = Partials::open(journal.folder(), Disk::default()).unwrap();
+    let cancel = CancellationToken::new();
+    let told = std::cell::Cell::new(0);
+    // Ctrl-C after the first chunk.
+    let tell = |_: Moved<'_>| {
+        told.set(told.get() + 1);
+        cancel.cancel();
+    };
+    let whereabouts = DataPlace { journal: &journal, partials: &partials, cancel: &cancel, tell: &tell };
+    let Opened { partial, file: _file, .. } = whereabouts.open(&name(), &manifest, None).unwrap();
+    for chunk in 0..3 {
+        partial.write(&verified(&data, &manifest, chunk)).unwrap();
+    }
+    record(&journal, &name(), &partial, &set(&manifest, "0-2")).unwrap();
+    let [before] = &journal.partials().unwrap()[..] else { panic!("one download") };
+    let moved = whereabouts.relocate(before, &place.out());
+    assert!(matches!(moved, Err(PlaceError::Cancelled)), "{moved:?}");
+    assert_eq!(told.get(), 1, "it ends between two chunks");
+    let [after] = &journal.partials().unwrap()[..] else { panic!("one download") };
+    assert_eq!((&after.chunks, partials.path_of(after)), (&before.chunks, partials.path_of(before)));
+    assert_eq!(partial.prove(&after.chunks, &CancellationToken::new()), after.chunks);
+    assert!(hidden(&place.out()).is_empty(), "nothing is left in the user's folder");
 }
 
 /// What a restart finds, if it is not true.

@@ -86,6 +86,18 @@ async fn an_error_in_the_middle_of_a_chunk() {
     is_survived_and_named(Manner::BreaksOff(1000), "refused").await;
 }
 
+/// Each stream breaks off after some bytes; none of them comes twice.
+#[tokio::test]
+async fn a_chunk_goes_on_at_its_offset_after_each_break() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, 1);
+    let breaking = FakePeer::start(&cluster.tracker.url(), &a, Manner::BreaksOff(6000)).await;
+    let downloader = cluster.peer("downloader").await;
+    downloader.download("A").await;
+    a.assert_at(&downloader.path("A"));
+    assert_eq!(breaking.offsets(0), [0, 6000, 12_000]);
+}
+
 #[tokio::test]
 async fn an_end_before_the_last_byte() {
     is_survived_and_named(Manner::EndsEarly(1000), "broke off").await;

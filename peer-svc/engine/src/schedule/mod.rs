@@ -15,7 +15,7 @@
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
 //! - each missing chunk is either waiting in the rarity order or in flight;
-//! - what a fetch may bring in place of its chunk is told in [`binding`].
+//! - what a fetch may bring in place of its chunk is told in `binding.rs`.
 //!
 //! **Rarity** counts every known holder of the chunk, avoided or not: an avoided holder's copy still
 //! exists in the swarm, and a penalty that begins or ends must not reorder 262,144 chunks. (A chunk that
