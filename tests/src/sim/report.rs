@@ -116,10 +116,10 @@ impl Report {
         if self.is_complete() { self.ends().last().copied().unwrap_or(0.0) / self.bound } else { f64::INFINITY }
     }
 
-    /// The time of the last peer over the median.
+    /// The time of the last peer over the median; infinite if none ended.
     pub fn last_over_median(&self) -> f64 {
         let ends = self.ends();
-        ends.last().copied().unwrap_or(0.0) / median(&ends)
+        ends.last().map_or(f64::INFINITY, |last| last / median(&ends))
     }
 
     /// The times of the peers over their own bounds, in order.
