@@ -29,7 +29,7 @@ const HEADERS: usize = 24;
 struct Kept<T> {
     buffer: Vec<u8>,
     from: usize,
-    _kept: Option<Arc<T>>,
+    _kept: Arc<T>,
 }
 
 impl<T> AsRef<[u8]> for Kept<T> {
@@ -55,7 +55,7 @@ pub(crate) struct Framed {
 pub(super) fn message<T: Send + Sync + 'static>(
     named: Option<u32>,
     len: usize,
-    kept: Option<Arc<T>>,
+    kept: &Arc<T>,
     read: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
 ) -> io::Result<Framed> {
     assert!((1..=MESSAGE_SIZE).contains(&len), "a message of {len} bytes");
@@ -72,7 +72,7 @@ pub(super) fn message<T: Send + Sync + 'static>(
     if buffer.len() < data_at + len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let bytes = Bytes::from_owner(Kept { buffer, from: data_at - used, _kept: kept });
+    let bytes = Bytes::from_owner(Kept { buffer, from: data_at - used, _kept: kept.clone() });
     Ok(Framed { bytes, data: len as u64 })
 }
 
@@ -115,7 +115,7 @@ mod tests {
             buffer.extend_from_slice(b"more than was asked for");
             Ok(())
         };
-        message(None, data.len(), Some(Arc::new(())), read).unwrap().bytes
+        message(None, data.len(), &Arc::new(()), read).unwrap().bytes
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
                 buffer.extend_from_slice(b"abc");
                 Ok(())
             };
-            let named = message(Some(chunk), 3, Some(Arc::new(())), read).unwrap().bytes;
+            let named = message(Some(chunk), 3, &Arc::new(()), read).unwrap().bytes;
             let decoded = FetchChunkResponse::decode(&named[5..]).unwrap();
             assert_eq!(decoded, FetchChunkResponse { data: (&b"abc"[..]).into(), chunk: Some(chunk) });
         }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_let_go_of_with_the_last_part_of_the_message() {
         let kept = Arc::new(());
-        let message = message(None, 3, Some(kept.clone()), |buffer| {
+        let message = message(None, 3, &kept, |buffer| {
             buffer.extend_from_slice(b"abc");
             Ok(())
         });
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_short_makes_no_message() {
-        let short = message(None, 3, Some(Arc::new(())), |buffer| {
+        let short = message(None, 3, &Arc::new(()), |buffer| {
             buffer.push(1);
             Ok(())
         });

@@ -9,7 +9,7 @@
 //!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
 //! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again once the socket has
-//! accepted nearly all of the chunk. Reading happens on blocking threads.
+//! accepted the chunk's last byte. Reading happens on blocking threads.
 
 mod choice;
 mod grpc;

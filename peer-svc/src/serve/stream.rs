@@ -1,9 +1,8 @@
 //! One chunk on its way out: read ahead on a thread that may block, taken by the transport as a body.
 //!
-//! The slot of the stream hangs on each [`message`](super::message) but the last: so it is held until the socket has
-//! accepted nearly all of the chunk, and not only until HTTP/2 has put it into a queue. Freed at the queue, slots would
-//! bind most of a file in buffers before the first receiver has a chunk to pass on. The last message is what the uplink
-//! is busy with while the next request is on its way: without it, it would idle for a round trip.
+//! The slot of the stream hangs on each [`message`](super::message): so it is held until the socket has accepted the
+//! chunk's last byte, and not only until HTTP/2 has put it into a queue. Freed at the queue, slots would bind most of a
+//! file in buffers before the first receiver has a chunk to pass on.
 
 use std::{
     pin::Pin,
@@ -44,9 +43,6 @@ pub(super) const READ_AHEAD: usize = 2;
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
-/// At most so many bytes of a chunk, and no more than half of what is sent of it, travel without the slot.
-const TAIL: u32 = 32 << 10;
-
 /// The end of a stream where its bytes come from, with its slot. Reading may hang, which costs its thread, but is not to
 /// cost the slot.
 #[derive(Debug)]
@@ -82,9 +78,9 @@ impl Reader {
         readable: &Readable,
         (offset, len): (u64, usize),
         named: Option<u32>,
-        hold: Option<Arc<Hold>>,
+        hold: Arc<Hold>,
     ) -> std::io::Result<Framed> {
-        let read = || message(named, len, hold, |buffer| append_exact(&readable.file, offset, len, buffer));
+        let read = || message(named, len, &hold, |buffer| append_exact(&readable.file, offset, len, buffer));
         self.waits(Waits::Disk(Instant::now()));
         let message = match &readable.path {
             Some(path) => calls.run(path, read),
@@ -138,14 +134,11 @@ pub(super) fn read_ahead(
     sent: impl Fn(u64),
 ) {
     let mut at = offset;
-    let tail_at = readable.len - TAIL.min((readable.len - offset) / 2);
-    let mut hold = Some(Arc::new(Hold(reader.clone())));
+    let hold = Arc::new(Hold(reader.clone()));
     while at < readable.len {
-        let end = if at < tail_at { tail_at } else { readable.len };
-        let len = MESSAGE_SIZE.min((end - at) as usize);
-        let held = hold.clone().filter(|_| at < tail_at);
+        let len = MESSAGE_SIZE.min((readable.len - at) as usize);
         let message = reader
-            .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), held)
+            .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), hold.clone())
             .map_err(|error| Status::internal(format!("cannot read: {error}")));
         let failed = message.is_err();
         let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
@@ -159,12 +152,10 @@ pub(super) fn read_ahead(
         pace.moved(len as u64, Instant::now());
         sent(len as u64);
         at += u32::try_from(len).unwrap_or(u32::MAX);
-        if at >= tail_at {
-            hold = None;
-        }
     }
-    // All is read, not all is taken: the last message may wait, for it has no slot.
-    match runtime.block_on(room(sender, READ_AHEAD - 1, &mut pace, reader)) {
+    drop(hold);
+    // All is read, not all is taken.
+    match runtime.block_on(room(sender, READ_AHEAD, &mut pace, reader)) {
         Some(_) => reader.waits(Waits::Taken(Instant::now())),
         None => drop(reader.slot().take()),
     }
