@@ -7,7 +7,6 @@ use drizzle_engine::schedule::Offence;
 use drizzle_proto::{ChunkRanges, FileName, Layout, WireError, wire};
 use wire::download_event::Event as WireEvent;
 
-use super::sharing::ShareOrder;
 use crate::{
     download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
     share::{Reason, Skipped, Wish},
@@ -47,6 +46,17 @@ impl TryFrom<wire::DownloadRequest> for Request {
             },
         })
     }
+}
+
+/// What to share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ShareOrder {
+    /// Absolute paths of files or folders.
+    pub(super) paths: Vec<PathBuf>,
+    /// For a single file.
+    pub(super) name: Option<FileName>,
+    /// How.
+    pub(super) wish: Wish,
 }
 
 impl TryFrom<wire::ShareRequest> for ShareOrder {

@@ -14,7 +14,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::backend::Backend;
-use self::{backend::UnshareError, sharing::ShareOrder};
+use self::{backend::UnshareError, convert::ShareOrder};
 use crate::{share::ShareError, store::hash::HashError, transfers::StartError};
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

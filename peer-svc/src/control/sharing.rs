@@ -1,17 +1,20 @@
 //! One share request: hashing in the background, progress meanwhile, then what the tracker said of each file.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use drizzle_proto::{FileInfo, FileName, wire};
+use drizzle_proto::{FileInfo, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::share_result::Status;
 
-use super::{backend::Backend, convert::skipped_events};
+use super::{
+    backend::Backend,
+    convert::{ShareOrder, skipped_events},
+};
 use crate::{
     holdings::Registration,
     register::Patience,
-    share::{Hashed, Scanned, ShareError, Wish},
+    share::{Hashed, Scanned, ShareError},
     store::{
         hash::{HashError, HashProgress},
         journal::JournalError,
@@ -21,17 +24,6 @@ use crate::{
 const PROGRESS: Duration = Duration::from_millis(100);
 /// Events that may wait for a slow reader.
 const BACKLOG: usize = 256;
-
-/// What to share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ShareOrder {
-    /// Absolute paths of files or folders.
-    pub(super) paths: Vec<PathBuf>,
-    /// For a single file.
-    pub(super) name: Option<FileName>,
-    /// How.
-    pub(super) wish: Wish,
-}
 
 /// Checks the paths, then shares in the background. The work goes on if the reader goes away.
 pub(super) async fn share(

@@ -15,6 +15,7 @@
 //! one lock. The mutex is never held over an `.await` or a disk access.
 
 mod answers;
+mod counts;
 mod lost;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, watch};
 use self::lost::LostContents;
 pub(crate) use self::{
     answers::{Applied, Refusal},
+    counts::Counts,
     lost::{Lost, ReadError},
 };
 use crate::store::{
@@ -102,17 +104,6 @@ pub(crate) struct Held {
     pub(crate) backing: Backing,
     /// What the tracker said.
     pub(crate) registration: Registration,
-}
-
-/// How many holdings there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Complete files.
-    pub(crate) shared: usize,
-    /// Unfinished downloads.
-    pub(crate) partial: usize,
-    /// Names of shares that the tracker refused.
-    pub(crate) refused: Vec<FileName>,
 }
 
 #[derive(Debug, Default)]
@@ -266,20 +257,6 @@ impl Holdings {
     pub(crate) fn with_content(&self, id: FileId) -> Vec<Held> {
         let inner = self.lock();
         inner.by_id.get(&id).into_iter().flatten().filter_map(|name| inner.files.get(name)).map(Entry::held).collect()
-    }
-
-    /// How many there are.
-    pub(crate) fn counts(&self) -> Counts {
-        let inner = self.lock();
-        let mut counts = Counts::default();
-        for (name, entry) in &inner.files {
-            match (&entry.registration, &entry.backing) {
-                (Registration::Refused(_), _) => counts.refused.push(name.clone()),
-                (_, Backing::Shared { .. }) => counts.shared += 1,
-                (_, Backing::Partial(_)) => counts.partial += 1,
-            }
-        }
-        counts
     }
 
     /// How many chunks a file has of which every one is held here.
