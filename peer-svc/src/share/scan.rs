@@ -12,7 +12,7 @@ use std::{
     io,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use drizzle_proto::{FileName, name::RESERVED_PREFIX};
@@ -80,7 +80,7 @@ struct Filter {
     scan: Scan,
     /// The folder, links resolved.
     real_root: PathBuf,
-    seen: Mutex<Seen>,
+    seen: Seen,
 }
 
 #[derive(Default)]
@@ -93,7 +93,7 @@ struct Seen {
 
 impl Filter {
     /// Whether what stands at a path is looked at. `is_folder` is about the target of a link.
-    fn admits(&self, path: &Path, is_folder: bool, is_link: bool) -> bool {
+    fn admits(&mut self, path: &Path, is_folder: bool, is_link: bool) -> bool {
         let is_reserved = |name: &OsStr| name.as_encoded_bytes().starts_with(RESERVED_PREFIX.as_bytes());
         if path == self.scan.state || path.file_name().is_some_and(is_reserved) {
             return false;
@@ -102,12 +102,11 @@ impl Filter {
             return false;
         }
         let relative = path.strip_prefix(&self.scan.root).unwrap_or(path);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let why = self.scan.exclusions.why(relative, is_folder);
-        if let Some(reason) =
-            why.or_else(|| seen.ignore_files.leave_out(&self.scan.root, path, is_folder).then_some(Reason::Excluded))
+        if let Some(reason) = why
+            .or_else(|| self.seen.ignore_files.leave_out(&self.scan.root, path, is_folder).then_some(Reason::Excluded))
         {
-            seen.skipped.add(reason, path);
+            self.seen.skipped.add(reason, path);
             return false;
         }
         if is_folder && self.hangs(path) {
@@ -125,16 +124,16 @@ impl Filter {
                 let around = path.parent().and_then(|folder| folder.canonicalize().ok());
                 if around.is_some_and(|around| around.starts_with(&target)) {
                     Some(Reason::LeadsBack)
-                } else if path.ancestors().skip(1).any(|folder| seen.links.contains(folder)) {
+                } else if path.ancestors().skip(1).any(|folder| self.seen.links.contains(folder)) {
                     Some(Reason::SecondLink)
                 } else {
-                    seen.links.insert(path.to_owned());
+                    self.seen.links.insert(path.to_owned());
                     None
                 }
             }
             Ok(_) => None,
         };
-        refused.into_iter().for_each(|reason| seen.skipped.add(reason, path));
+        refused.into_iter().for_each(|reason| self.seen.skipped.add(reason, path));
         refused.is_none()
     }
 
@@ -160,7 +159,7 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
     let mut scanned = Scanned::default();
     let root = scan.root.clone();
     let real_root = root.canonicalize().unwrap_or_else(|_| root.clone());
-    let filter = Filter { scan, real_root, seen: Mutex::default() };
+    let mut filter = Filter { scan, real_root, seen: Seen::default() };
     let mut folders = vec![root];
     while let Some(folder) = folders.pop() {
         let entries = match folder.read_dir() {
@@ -172,14 +171,13 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
         };
         for entry in entries {
             match entry.and_then(|entry| Ok((entry.file_type()?, entry.path()))) {
-                Ok((kind, path)) => meet(path, kind, &filter, base, &mut folders, &mut scanned),
+                Ok((kind, path)) => meet(path, kind, &mut filter, base, &mut folders, &mut scanned),
                 Err(source) => failed(folder.clone(), source, &filter, &mut scanned),
             }
         }
         scanned.folders.push(folder);
     }
-    let seen = std::mem::take(&mut *filter.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    scanned.skipped.merge(seen.skipped);
+    scanned.skipped.merge(filter.seen.skipped);
     scanned
 }
 
@@ -187,7 +185,7 @@ pub(super) fn scan(scan: Scan, base: &Path) -> Scanned {
 fn meet(
     path: PathBuf,
     kind: FileType,
-    filter: &Filter,
+    filter: &mut Filter,
     base: &Path,
     folders: &mut Vec<PathBuf>,
     scanned: &mut Scanned,

@@ -76,12 +76,6 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { in_flight: 8, per_holder: 4 }
-    }
-}
-
 /// Names one fetch for as long as the scheduler lives; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(u64);

@@ -81,7 +81,7 @@ impl Bench {
 #[test]
 fn with_one_full_and_one_half_holder_the_scarce_half_goes_first() {
     let (n, half) = (64, some(64, 32..64));
-    let mut bench = Bench::new(n, Limits::default(), &[(1, full(n)), (2, half.clone())]);
+    let mut bench = Bench::new(n, limits(8, 4), &[(1, full(n)), (2, half.clone())]);
     let (mut scarce_left, mut from_half) = (32, 0);
     let mut running = bench.all();
     assert!(running.iter().any(|fetch| fetch.holder.id() == peer(2)), "the half holder must not idle meanwhile");
@@ -106,7 +106,7 @@ fn with_one_full_and_one_half_holder_the_scarce_half_goes_first() {
 fn ties_among_chunks_are_spread_evenly() {
     let mut firsts = [0u32; 64];
     for seed in 0..6400 {
-        let mut scheduler = Scheduler::new(&full(64), Limits::default());
+        let mut scheduler = Scheduler::new(&full(64), limits(8, 4));
         scheduler.holder_is(info(1), full(64));
         firsts[scheduler.next(Instant::now(), &mut rng(seed)).unwrap().chunk.as_usize()] += 1;
     }
@@ -119,7 +119,7 @@ fn ties_among_holders_are_spread_evenly_also_when_few_have_the_chunk() {
     let able = [3u8, 17, 29];
     let mut picked = [0u32; 40];
     for seed in 0..3000 {
-        let mut scheduler = Scheduler::new(&some(8, [0]), Limits::default());
+        let mut scheduler = Scheduler::new(&some(8, [0]), limits(8, 4));
         for holder in 0..40u8 {
             scheduler.holder_is(info(holder), some(8, [u32::from(!able.contains(&holder))]));
         }
@@ -135,7 +135,7 @@ fn ties_are_spread_evenly_on_a_long_shelf() {
     let (holders, runs) = (40u8, 8000);
     let mut picked = [0u32; 40];
     for seed in 0..runs {
-        let mut scheduler = Scheduler::new(&full(20), Limits::default());
+        let mut scheduler = Scheduler::new(&full(20), limits(8, 4));
         for holder in 0..holders {
             // Each chunk has two holders, so that all are equally rare and every holder is a candidate.
             scheduler.holder_is(info(holder), some(20, [u32::from(holder / 2)]));
@@ -396,7 +396,7 @@ fn two_fetches_change_places_when_the_holder_chose_so() {
 #[test]
 fn of_a_large_class_a_random_part_is_named_and_of_many_holders_none_may_choose() {
     let n = 5000;
-    let mut bench = Bench::new(n, Limits::default(), &[(1, full(n))]);
+    let mut bench = Bench::new(n, limits(8, 4), &[(1, full(n))]);
     let fetch = bench.next().unwrap();
     let distinct: BTreeSet<_> = fetch.alternatives.iter().chain([&fetch.chunk]).collect();
     assert_eq!(distinct.len(), 257);
@@ -406,7 +406,7 @@ fn of_a_large_class_a_random_part_is_named_and_of_many_holders_none_may_choose()
 
 #[test]
 fn an_empty_download_is_complete() {
-    let mut bench = Bench::new(0, Limits::default(), &[(1, full(0))]);
+    let mut bench = Bench::new(0, limits(8, 4), &[(1, full(0))]);
     assert!(bench.scheduler.is_complete());
     assert_eq!(bench.next(), None);
     assert_eq!(bench.scheduler.wake_at(bench.now), None);
@@ -415,7 +415,7 @@ fn an_empty_download_is_complete() {
 #[test]
 fn the_largest_file_from_a_seed_and_partial_holders() {
     let n = drizzle_proto::layout::MAX_CHUNKS;
-    let mut bench = Bench::new(n, Limits::default(), &[(1, full(n)), (2, some(n, n / 2..n))]);
+    let mut bench = Bench::new(n, limits(8, 4), &[(1, full(n)), (2, some(n, n / 2..n))]);
     for holder in 3..10 {
         bench.scheduler.holder_is(info(holder), some(n, (0..n).filter(|chunk| chunk % u32::from(holder) == 0)));
     }

@@ -36,7 +36,7 @@ struct World {
 
 impl World {
     fn new(chunks: u32, kinds: Vec<Kind>, seed: u64) -> Self {
-        let mut bench = Bench::new(chunks, Limits::default(), &[]);
+        let mut bench = Bench::new(chunks, limits(8, 4), &[]);
         bench.rng = rng(seed);
         for holder in (0..).take(kinds.len()) {
             bench.scheduler.holder_is(info(holder), full(chunks));
