@@ -6,7 +6,7 @@
 //!   what was seen of it;
 //! - what its owner withdrew is left alone, whatever becomes of it;
 //! - a file that is gone is not offered, and one that is back as it was is offered again without being read;
-//! - every file is looked at once in a round, a bounded number at a time.
+//! - every file is looked at once in a round, a bounded number at a time, and at a steady pace from the start on.
 
 use std::{
     collections::BTreeMap,
@@ -148,9 +148,9 @@ pub struct Rounds<K> {
 }
 
 impl<K: Ord + Clone> Rounds<K> {
-    /// A round takes about this long.
-    pub fn new(every: Duration, now: Instant) -> Self {
-        Self { every, after: None, next: now + every.min(FASTEST) }
+    /// A round takes about this long. So many files there are now, and none of them needs to be looked at at once.
+    pub fn new(every: Duration, files: usize, now: Instant) -> Self {
+        Self { every, after: None, next: now + pace(every, files) }
     }
 
     /// When the next batch is due.
@@ -168,10 +168,16 @@ impl<K: Ord + Clone> Rounds<K> {
         let batch: Vec<K> = following(self.after.as_ref()).into_iter().take(BATCH).collect();
         // Fewer than there could be: the round is over, and begins anew the next time.
         self.after = if batch.len() < BATCH { None } else { batch.last().cloned() };
-        let batches = u32::try_from(files.div_ceil(BATCH).max(1)).unwrap_or(u32::MAX);
-        self.next = now + (self.every / batches).max(FASTEST.min(self.every));
+        self.next = now + pace(self.every, files);
         batch
     }
+}
+
+/// The time from one batch to the next.
+fn pace(every: Duration, files: usize) -> Duration {
+    // The last one may be empty: only then the round is known to be over.
+    let batches = u32::try_from(files / BATCH + 1).unwrap_or(u32::MAX);
+    (every / batches).max(FASTEST.min(every))
 }
 
 #[cfg(test)]
@@ -248,9 +254,11 @@ mod tests {
         fn a_round_meets_every_file_once_in_bounded_batches(files in 0usize..2000, every in 0u64..100_000) {
             let all: BTreeSet<usize> = (0..files).collect();
             let (every, start) = (Duration::from_millis(every), Instant::now());
-            let mut rounds = Rounds::new(every, start);
+            let batches = u32::try_from(files / BATCH + 1).unwrap();
+            let mut rounds = Rounds::new(every, files, start);
             let (mut met, mut now) = (Vec::new(), start);
             for _ in 0..=files / BATCH {
+                prop_assert!(rounds.next_due() >= now + every / batches, "no batch comes early");
                 now = now.max(rounds.next_due());
                 let batch = rounds.batch(files, now, |after| {
                     let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(*after));
@@ -260,7 +268,6 @@ mod tests {
                 met.extend(batch);
             }
             prop_assert_eq!(met, all.into_iter().collect::<Vec<_>>());
-            let batches = u32::try_from(files / BATCH + 1).unwrap();
             prop_assert!(now - start <= every + FASTEST * batches, "a round takes its time and no longer");
         }
     }

@@ -5,6 +5,8 @@
 //! - a stream that moves no byte for [`Limits::silence`] is silent, from that moment on and not before;
 //! - a stream that moves fewer than [`Limits::least`] bytes within a window drips;
 //! - a stream that moves at least that much within each window, with no silence, is never complained of;
+//! - while others bring some bytes over a slow link, a stream is starved rather than silent: it is complained of only
+//!   after [`STARVED`];
 //! - looking is worth while at [`Pace::next_look`] and not before;
 //! - time in which this process did not run is no silence of the other end ([`was_asleep`], [`Pace::restart`]).
 
@@ -26,6 +28,16 @@ pub struct Limits {
 /// congested link may take some seconds to come.
 pub const RECEIVING: Limits =
     Limits { silence: Duration::from_secs(8), window: Duration::from_secs(8), least: 4 << 10 };
+
+/// On a link that is slower than this, in bytes a second over all streams of a download, one stream may get nothing for
+/// a while because the others fill the queue: TCP waits ever longer after each loss, up to many seconds.
+pub const SLOW_LINK: u64 = 512 << 10;
+
+/// And at least so much comes over it: less is no traffic that could starve a stream, but what connections cost.
+const TRAFFIC: u64 = 4 << 10;
+
+/// A starved stream is silent after this long: after five losses in a row TCP has waited about half of it.
+pub const STARVED: Duration = Duration::from_secs(60);
 
 /// What a holder demands of a receiver. A receiver takes messages of up to 256 KiB: over a link of 64 KiB/s that four
 /// streams share, one takes 16 s. A slow link is no offence: the holder frees a dripping stream's slot only for
@@ -95,6 +107,18 @@ impl Pace {
         Verdict::Fine
     }
 
+    /// As [`Pace::look`], for one of several streams: `others` is what all of them together moved since this one moved last.
+    pub fn look_beside(&mut self, others: u64, now: Instant) -> Verdict {
+        let silence = now.saturating_duration_since(self.moved_at);
+        let in_that_time = |rate: u64| rate.saturating_mul(silence.as_secs());
+        let is_slow = (in_that_time(TRAFFIC)..in_that_time(SLOW_LINK)).contains(&others);
+        let is_starved = silence < STARVED && is_slow;
+        match self.look(now) {
+            Verdict::Silent | Verdict::Drips(_) if is_starved => Verdict::Fine,
+            verdict => verdict,
+        }
+    }
+
     /// When [`Pace::look`] may have something new to say.
     pub fn next_look(&self) -> Instant {
         (self.moved_at + self.limits.silence).min(self.window_from + self.limits.window)
@@ -109,6 +133,22 @@ mod tests {
 
     const LIMITS: Limits = Limits { silence: Duration::from_secs(4), window: Duration::from_secs(4), least: 4096 };
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_stream_that_others_starve_on_a_slow_link_is_no_offence_for_a_minute() {
+        let start = Instant::now();
+        let looks = |others: fn(u64) -> u64| {
+            let mut pace = Pace::new(RECEIVING, start);
+            let verdicts = (1..=70)
+                .map(move |second| (second, pace.look_beside(others(second), start + Duration::from_secs(second))));
+            verdicts.filter(|(_, verdict)| *verdict != Verdict::Fine).map(|(second, _)| second).next()
+        };
+        for nothing in [|_| 0, |_| 1000] {
+            assert_eq!(looks(nothing), Some(8), "nothing comes from anyone: that is the holder, or the link is dead");
+        }
+        assert_eq!(looks(|second| second * (100 << 10)), Some(60));
+        assert_eq!(looks(|second| second * (10 << 20)), Some(8), "there is room for all on a fast link");
+    }
 
     #[test]
     fn silence_is_noticed_when_it_has_lasted_and_not_before() {

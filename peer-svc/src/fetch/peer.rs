@@ -128,6 +128,8 @@ struct Watch {
     gauges: Gauges,
     seen: u64,
     pace: Pace,
+    /// What the download had got when a byte came last.
+    wire_before: u64,
     /// [`MESSAGE_PATIENCE`]; a test has less.
     patience: Duration,
 }
@@ -137,7 +139,8 @@ impl Watch {
         let connection = lent.0.clone();
         let seen = connection.client.received();
         let pace = Pace::new(pace::RECEIVING, Instant::now());
-        Self { connection, gauges, seen, pace, patience: MESSAGE_PATIENCE }
+        let wire_before = gauges.wire.load(Ordering::Relaxed);
+        Self { connection, gauges, seen, pace, wire_before, patience: MESSAGE_PATIENCE }
     }
 
     /// Waits for something to come, as long as the connection keeps its pace.
@@ -154,12 +157,14 @@ impl Watch {
             }
             if pace::was_asleep(due, now) {
                 self.pace.restart(now);
+                self.wire_before = self.gauges.wire.load(Ordering::Relaxed);
                 since = now;
             }
             if self.connection.streams() > 1 && now >= since + self.patience {
                 return Err(FetchError::no_message(self.patience));
             }
-            match self.pace.look(now) {
+            let others = self.gauges.wire.load(Ordering::Relaxed).saturating_sub(self.wire_before);
+            match self.pace.look_beside(others, now) {
                 Verdict::Fine => {}
                 Verdict::Silent => return Err(FetchError::silent()),
                 Verdict::Drips(bytes) => return Err(FetchError::drips(bytes)),
@@ -177,6 +182,7 @@ impl Watch {
             // A message that is not whole yet; once it is, the exact number takes this one's place.
             self.gauges.had.fetch_add(u32::try_from(new).unwrap_or(0), Ordering::Relaxed);
             self.pace.moved(new, now);
+            self.wire_before = self.gauges.wire.load(Ordering::Relaxed);
         }
     }
 }
@@ -189,7 +195,7 @@ mod tests {
         Digest, FileId, Layout, PeerId,
         client::PeerClient,
         net::transport::Transport,
-        wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
+        wire::{FetchChunkRequest, FetchChunkResponse, WatchChunksRequest, WatchChunksResponse, peer_server},
     };
     use tokio_stream::Stream;
     use tokio_util::sync::CancellationToken;
@@ -207,6 +213,15 @@ mod tests {
         async fn fetch_chunk(&self, _: Request<FetchChunkRequest>) -> Result<Response<Self::FetchChunkStream>, Status> {
             let message = FetchChunkResponse { data: vec![0; 16 << 10].into(), chunk: None };
             Ok(Response::new(Box::pin(tokio_stream::iter(std::iter::repeat_with(move || Ok(message.clone()))))))
+        }
+
+        type WatchChunksStream = tokio_stream::Empty<Result<WatchChunksResponse, Status>>;
+
+        async fn watch_chunks(
+            &self,
+            _: Request<WatchChunksRequest>,
+        ) -> Result<Response<Self::WatchChunksStream>, Status> {
+            Err(Status::unimplemented("a peer of an earlier version"))
         }
     }
 

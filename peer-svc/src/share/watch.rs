@@ -103,7 +103,7 @@ async fn share_and_look(sharer: Arc<Sharer>, transfers: Arc<Transfers>, lanes: A
     if let Some(sharing) = unfinished {
         keeper.goes_on(async move { sharing.await.map(|shared| shared.map(|()| Vec::new())) }, BTreeSet::new());
     }
-    let mut rounds = Rounds::new(care.look_every, Instant::now());
+    let mut rounds = Rounds::new(care.look_every, keeper.sharer.shelf.len(), Instant::now());
     // What came while the first files were hashed, and every folder, to be watched.
     let mut whole = WholeLooks { next: Instant::now(), soonest: Instant::now() };
     let mut is_watching = false;

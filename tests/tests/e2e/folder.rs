@@ -184,8 +184,8 @@ async fn a_folder_without_a_file_to_share_fails_with_a_hint() {
 #[tokio::test]
 async fn a_file_that_is_gone_at_its_only_holder_is_told_and_fetched_once_it_is_back() {
     let cluster = Cluster::start().await;
-    // It looks at its files by itself only much later, so the tracker lists it still.
-    let one = cluster.peer_with("one", Options::default().args(["--look-every", "1h"])).await;
+    // It looks at its files by itself only much later, and is told of no change, so the tracker lists it still.
+    let one = cluster.peer_with("one", Options::default().args(["--no-watch", "--look-every", "1h"])).await;
     let content = Content::small_chunks("A", 1, 8);
     one.share(&content).await;
     cluster.until_held("A", 1).await;
