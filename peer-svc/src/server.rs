@@ -44,7 +44,7 @@ use crate::{
     notices::heed,
     readiness,
     register::{Membership, Outage, Standing},
-    serve::{Peer, PeerService, Uploads},
+    serve::{NewsDesk, Peer, PeerService, Uploads},
     share::{
         Exclusions, Sharer, Shelf,
         watch::{Care, keep},
@@ -242,12 +242,14 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
         tracker: tracker.clone(),
         identity: identity.clone(),
+        standing: standing.subscribe(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         parts: Arc::new(Semaphore::new(PARTS_KIB)),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
+    let news = NewsDesk::new(holdings.clone(), stop.clone());
     let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
@@ -313,7 +315,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
-        .add_service(Peer::new(PeerService { uploads, identity: identity.clone() }))
+        .add_service(Peer::new(PeerService { uploads, news, identity: identity.clone() }))
         .add_service(health_service.clone())
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport

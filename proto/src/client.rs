@@ -14,7 +14,7 @@ use crate::{
     Address, Digest, FileId, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
-    holder::{Holder, HolderChanges},
+    holder::{ChunkNews, Holder, HolderChanges},
     manifest::ManifestError,
     net::{
         innermost,
@@ -90,6 +90,17 @@ pub struct Renewal {
     pub released: Vec<FileInfo>,
     /// What the peer's operator should look into.
     pub warning: Option<String>,
+}
+
+/// What a watcher wants to be introduced to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Its lease.
+    pub lease: u64,
+    /// So many peers, about.
+    pub neighbours: u32,
+    /// Those that it has already; at most 256.
+    pub known: Vec<PeerId>,
 }
 
 /// A file and how many hold it.
@@ -275,13 +286,19 @@ impl TrackerClient {
         }
     }
 
-    /// Changes of a file's holders: a snapshot, then batches.
+    /// Changes of a file's holders: a snapshot, then batches. With `wish`, of neighbours alone.
     pub async fn watch_file(
         &mut self,
         name: &FileName,
+        wish: Option<Wish>,
     ) -> Result<impl Stream<Item = Result<HolderChanges, ClientError>> + Unpin + Send + use<>, ClientError> {
         // No deadline on the request: it would end the stream.
-        let stream = call(self.inner().watch_file(wire::WatchFileRequest { name: name.to_string() })).await?;
+        let mut request = wire::WatchFileRequest { name: name.to_string(), ..Default::default() };
+        if let Some(Wish { lease, neighbours, known }) = wish {
+            (request.lease_id, request.neighbours) = (lease, neighbours);
+            request.known = known.iter().map(ToString::to_string).collect();
+        }
+        let stream = call(self.inner().watch_file(request)).await?;
         Ok(stream.map(|message| Ok(message?.try_into()?)))
     }
 }
@@ -327,6 +344,21 @@ impl PeerClient {
         let alternatives = alternatives.iter().map(|chunk| chunk.get()).collect();
         let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder, alternatives };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
+    }
+
+    /// Which chunks of a file `holder` has, and which it gets.
+    pub async fn watch_chunks(
+        &mut self,
+        file: FileId,
+        holder: PeerId,
+    ) -> Result<impl Stream<Item = Result<ChunkNews, ClientError>> + Unpin + Send + use<>, ClientError> {
+        let request = wire::WatchChunksRequest { file_id: file.to_string(), holder: holder.to_string() };
+        let stream = call(self.inner.watch_chunks(request)).await?;
+        Ok(stream.map(|message| {
+            let message = message?;
+            let chunks = message.chunks.ok_or(WireError::Missing("chunks"))?.try_into()?;
+            Ok(if message.reset { ChunkNews::All(chunks) } else { ChunkNews::More(chunks) })
+        }))
     }
 }
 

@@ -234,6 +234,7 @@ impl TryFrom<wire::HolderChange> for HolderChange {
             }
             Change::Added(chunks) => Self::Added(peer, chunks.try_into()?),
             Change::Gone(_) => Self::Gone(peer),
+            Change::Parted(_) => Self::Parted(peer),
         })
     }
 }
@@ -245,6 +246,7 @@ impl From<&HolderChange> for wire::HolderChange {
             HolderChange::Is(holder) => (holder.peer.id(), Change::Holder(holder.into())),
             HolderChange::Added(peer, chunks) => (*peer, Change::Added(chunks.into())),
             HolderChange::Gone(peer) => (*peer, Change::Gone(true)),
+            HolderChange::Parted(peer) => (*peer, Change::Parted(true)),
         };
         Self { peer_id: peer.to_string(), change: Some(change) }
     }
@@ -255,13 +257,18 @@ impl TryFrom<wire::WatchFileResponse> for HolderChanges {
 
     fn try_from(message: wire::WatchFileResponse) -> Result<Self, WireError> {
         let changes = message.changes.into_iter().map(HolderChange::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { reset: message.reset, changes, synced: message.synced })
+        Ok(Self { reset: message.reset, changes, synced: message.synced, introduces: message.introduces })
     }
 }
 
 impl From<&HolderChanges> for wire::WatchFileResponse {
     fn from(changes: &HolderChanges) -> Self {
-        Self { reset: changes.reset, changes: changes.changes.iter().map(Into::into).collect(), synced: changes.synced }
+        Self {
+            reset: changes.reset,
+            changes: changes.changes.iter().map(Into::into).collect(),
+            synced: changes.synced,
+            introduces: changes.introduces,
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub enum HolderChange {
     Added(PeerId, ChunkSet),
     /// The peer holds nothing of the file any more.
     Gone(PeerId),
+    /// The peer is no neighbour any more; it holds what it held.
+    Parted(PeerId),
 }
 
 /// A message of a watch: changes in order.
@@ -31,4 +33,15 @@ pub struct HolderChanges {
     pub changes: Vec<HolderChange>,
     /// The snapshot is complete.
     pub synced: bool,
+    /// The holders are neighbours, and tell by themselves which chunks they get.
+    pub introduces: bool,
+}
+
+/// What a peer tells of its chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChunkNews {
+    /// It holds these and no others.
+    All(ChunkSet),
+    /// It holds these in addition.
+    More(ChunkSet),
 }

@@ -13,7 +13,7 @@ use drizzle_proto::{
     client::{Lease, TrackerClient},
     limits::MAX_HASHES,
     net::transport::Transport,
-    wire::{FetchChunkRequest, FetchChunkResponse, peer_server},
+    wire::{FetchChunkRequest, FetchChunkResponse, WatchChunksRequest, WatchChunksResponse, peer_server},
 };
 use tokio::{
     net::TcpListener,
@@ -211,6 +211,12 @@ type Sender = mpsc::Sender<Result<FetchChunkResponse, Status>>;
 
 #[tonic::async_trait]
 impl peer_server::Peer for Service {
+    type WatchChunksStream = tokio_stream::Empty<Result<WatchChunksResponse, Status>>;
+
+    async fn watch_chunks(&self, _: Request<WatchChunksRequest>) -> Result<Response<Self::WatchChunksStream>, Status> {
+        Err(Status::unimplemented("a peer of an earlier version knows no such call"))
+    }
+
     type FetchChunkStream = Pin<Box<dyn Stream<Item = Result<FetchChunkResponse, Status>> + Send>>;
 
     async fn fetch_chunk(

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::Error,
     limits::{DEFAULT_PAGE, DETAILS_BUDGET, MAX_ANSWERING, MAX_PAGE},
+    live::{introductions::MOST, watches::Newcomer},
     registry::{HolderPage, Listing, Locations, Registry, Wanted},
     watch,
 };
@@ -111,7 +112,9 @@ impl tracker_server::Tracker for Service {
     type WatchFileStream = Pin<Box<dyn Stream<Item = Result<wire::WatchFileResponse, Status>> + Send>>;
 
     async fn watch_file(&self, request: Request<wire::WatchFileRequest>) -> Answer<Self::WatchFileStream> {
-        let watcher = self.registry.watch(file_name(&request.get_ref().name)?).await?;
+        let request = request.into_inner();
+        let (name, newcomer) = (file_name(&request.name)?, newcomer(&request)?);
+        let watcher = self.registry.watch(name, newcomer, Instant::now()).await?;
         let messages = watch::stream(watcher, &self.tasks, self.stop.clone());
         Ok(Response::new(Box::pin(messages.map(|message| Ok((&message?).into())))))
     }
@@ -119,6 +122,16 @@ impl tracker_server::Tracker for Service {
 
 fn file_name(text: &str) -> Result<FileName, WireError> {
     Ok(FileName::new(text)?)
+}
+
+/// The watcher of a request, if it wants to be introduced.
+fn newcomer(request: &wire::WatchFileRequest) -> Result<Option<Newcomer>, WireError> {
+    if request.known.len() > MOST {
+        return Err(WireError::Bounds("known"));
+    }
+    let known = request.known.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
+    let newcomer = Newcomer { lease: request.lease_id, wanted: request.neighbours as usize, known };
+    Ok((request.neighbours > 0).then_some(newcomer))
 }
 
 /// The well-formed entries in order, and for each position what is wrong with it, if anything.

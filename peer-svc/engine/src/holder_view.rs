@@ -80,7 +80,7 @@ impl HolderView {
                 }
                 // Chunks of a holder that was never described cannot be asked for: no address.
                 HolderChange::Added(peer, _) if self.known.contains_key(peer) => {}
-                HolderChange::Gone(peer) if self.known.remove(peer).is_some() => {}
+                HolderChange::Gone(peer) | HolderChange::Parted(peer) if self.known.remove(peer).is_some() => {}
                 _ => continue,
             }
             located.push(Located::Change(change));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn snapshot(peers: &[u8]) -> HolderChanges {
-        HolderChanges { reset: true, changes: peers.iter().map(|&n| is(n)).collect(), synced: true }
+        HolderChanges { reset: true, changes: peers.iter().map(|&n| is(n)).collect(), synced: true, introduces: false }
     }
 
     #[test]
@@ -223,7 +223,8 @@ mod tests {
                             Kind::Added => HolderChange::Added(peer(*n), ChunkSet::empty(ChunkCount::new(3).unwrap())),
                             Kind::Gone => HolderChange::Gone(peer(*n)),
                         };
-                        view.apply(HolderChanges { reset, changes: changes.iter().map(change).collect(), synced }, now)
+                        let changes = changes.iter().map(change).collect();
+                        view.apply(HolderChanges { reset, changes, synced, introduces: false }, now)
                     }
                 };
                 for located in heard {
@@ -233,7 +234,7 @@ mod tests {
                             known.insert(holder.peer.id(), None);
                         }
                         Located::Change(HolderChange::Added(peer, _)) => prop_assert!(known.contains_key(&peer)),
-                        Located::Change(HolderChange::Gone(peer)) => prop_assert!(known.remove(&peer).is_some(), "told once"),
+                        Located::Change(HolderChange::Gone(peer) | HolderChange::Parted(peer)) => prop_assert!(known.remove(&peer).is_some(), "told once"),
                         Located::Synced => synced += 1,
                         Located::Withdrawn(_) => prop_assert!(false, "no message says so"),
                     }
@@ -257,7 +258,7 @@ mod tests {
             let gone = Located::Change(HolderChange::Gone(peer(1)));
             for (ms, reset) in others {
                 now += Duration::from_millis(ms);
-                let heard = view.apply(HolderChanges { reset, changes: vec![is(2)], synced: true }, now);
+                let heard = view.apply(HolderChanges { reset, changes: vec![is(2)], synced: true, introduces: false }, now);
                 prop_assert_eq!(heard.contains(&gone), now >= doubted + GRACE, "a later snapshot prolongs no doubt");
                 if now >= doubted + GRACE {
                     break;

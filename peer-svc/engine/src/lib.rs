@@ -11,6 +11,8 @@
 //! | [`announce`] | what to tell the tracker next |
 //! | [`folder`] | what becomes of a file in the shared folder, and when it is looked at |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`neighbours`] | which neighbours to listen to, and what holds of their chunks |
+//! | [`seek`] | when to look for holders beyond the neighbours |
 //! | [`streams`] | how many chunks to fetch at once |
 //! | [`memory`] | which fetch gets memory for its chunk |
 //! | [`turns`] | which job reads and hashes next |
@@ -34,9 +36,11 @@ pub mod folder;
 pub mod holder_view;
 pub mod lease;
 pub mod memory;
+pub mod neighbours;
 pub mod pace;
 pub mod retry;
 pub mod schedule;
+pub mod seek;
 pub mod slots;
 pub mod streams;
 pub mod turns;

@@ -69,6 +69,8 @@ pub(super) enum Effect {
     Record(ChunkSet),
     /// Read these chunks again and check their hashes.
     Prove(ChunkSet),
+    /// Look for holders of these chunks: no known one has them.
+    Seek(ChunkSet),
     /// Close the connections to this peer.
     Forget(PeerId),
     /// The fetching is over; always the last.

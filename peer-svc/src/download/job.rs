@@ -8,12 +8,13 @@ use std::{
 };
 
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, client::TrackerClient};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
     lanes::Lanes,
+    register::Standing,
     share::Sharer,
     store::{journal::Order, paths},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) tracker: TrackerClient,
     /// Which peer this is.
     pub(crate) identity: Identity,
+    /// How it stands with the tracker.
+    pub(crate) standing: watch::Receiver<Standing>,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Threads for work that blocks.

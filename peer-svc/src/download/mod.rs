@@ -55,7 +55,7 @@ pub(crate) use self::{
 };
 use crate::{
     fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, memory::Account, parts::Parts},
-    locate::{self, Located},
+    locate::{Located, Sought, locate},
     shortage::{self, Shortage},
     store::{
         partials::{RecordError, record},
@@ -101,9 +101,19 @@ pub(crate) async fn run(
     };
     let (located_to, located) = mpsc::channel(LOCATED);
     let file = job.manifest.id();
-    let own = context.identity.changes();
-    let watch = locate::watch(context.tracker.clone(), job.name.clone(), file, own, job.seed, located_to);
-    let watch = tokio::spawn(watch);
+    // One wish at a time is enough.
+    let (seek, unheld) = mpsc::channel(1);
+    let sought = Sought {
+        tracker: context.tracker.clone(),
+        connections: context.connections.clone(),
+        name: job.name.clone(),
+        file,
+        own: context.identity.changes(),
+        standing: context.standing.clone(),
+        unheld,
+        seed: job.seed,
+    };
+    let locating = tokio::spawn(locate(sought, located_to));
     // The file stays open as long as the download runs.
     let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
     let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
@@ -123,13 +133,14 @@ pub(crate) async fn run(
         memory: context.memory.account(),
         news,
         fetch_news,
+        seek,
         aborts: HashMap::new(),
         fetches: HashMap::new(),
     };
     let ended = driver.drive(&mut transfer, located, &stop).await;
     driver.tasks.shutdown().await;
-    watch.abort();
-    let _ = watch.await;
+    locating.abort();
+    let _ = locating.await;
     ending::finish(context, transfer, partial, offered, ended, outside).await
 }
 
@@ -167,6 +178,8 @@ struct Driver {
     /// Given to each fetch.
     news: mpsc::Sender<(FetchId, News)>,
     fetch_news: mpsc::Receiver<(FetchId, News)>,
+    /// Where chunks that no known holder has are asked for.
+    seek: mpsc::Sender<ChunkSet>,
     aborts: HashMap<FetchId, AbortHandle>,
     /// Which fetch a task is, for one that panics.
     fetches: HashMap<tokio::task::Id, FetchId>,
@@ -324,6 +337,8 @@ impl Driver {
                 };
                 self.tasks.spawn_blocking_on(prove, self.context.lanes.hashing.handle());
             }
+            // One that was told before is not taken up yet: it is the same.
+            Effect::Seek(unheld) => _ = self.seek.try_send(unheld),
             Effect::Forget(peer) => self.context.connections.forget(peer),
             Effect::End(ended) => return Some(ended),
         }

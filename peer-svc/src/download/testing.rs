@@ -37,8 +37,9 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
     let standing = tokio::sync::watch::channel(Default::default()).1;
     Context {
         tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
-        connections: Arc::new(Connections::new(transport, identity.clone(), standing)),
+        connections: Arc::new(Connections::new(transport, identity.clone(), standing.clone())),
         identity,
+        standing,
         sharer: Arc::new(sharer),
         lanes: Lanes::new(1).unwrap(),
         memory: ChunkMemory::new(1),

@@ -17,6 +17,7 @@ use std::{
 
 use drizzle_engine::{
     schedule::{Bound, Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
+    seek::Seek,
     streams::Streams,
     waiting::{Fetches, Reason, Waiting},
 };
@@ -72,6 +73,7 @@ pub(super) struct Transfer {
     /// What this machine ran out of when a holder was to be asked last, until a chunk is stored.
     shortage: Option<Shortage>,
     located: bool,
+    seek: Seek,
     told: Progress,
     ended: bool,
     rng: StdRng,
@@ -101,6 +103,7 @@ impl Transfer {
             without_memory: BTreeSet::new(),
             shortage: None,
             located: false,
+            seek: Seek::default(),
             told: Progress::default(),
             ended: false,
             rng: StdRng::seed_from_u64(job.seed),
@@ -215,11 +218,18 @@ impl Transfer {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
         }
-        if self.located && fetches.ask_no_peer() && !self.scheduler.is_complete() {
-            let reason = reason();
-            if let Some(news) = self.waiting.stands_still(reason) {
-                effects.push(Effect::Tell(DownloadEvent::Waiting(news)));
+        let stands_still = self.located && fetches.ask_no_peer() && !self.scheduler.is_complete();
+        let reason = stands_still.then(reason);
+        match &reason {
+            Some(Reason::NoSupply(supply)) if !supply.unheld.is_empty() => {
+                if self.seek.stands_still(now) {
+                    effects.push(Effect::Seek(supply.unheld.clone()));
+                }
             }
+            _ => self.seek.goes_on(),
+        }
+        if let Some(news) = reason.and_then(|reason| self.waiting.stands_still(reason)) {
+            effects.push(Effect::Tell(DownloadEvent::Waiting(news)));
         }
         if self.record_is_wanted() && self.record_from <= now {
             self.recording = Some(self.stored.clone());
@@ -256,7 +266,7 @@ impl Transfer {
                 self.scheduler.holder_is(holder.peer, holder.chunks);
             }
             HolderChange::Added(peer, chunks) if chunks.count() == count => self.scheduler.holder_added(peer, &chunks),
-            HolderChange::Gone(peer) => {
+            HolderChange::Gone(peer) | HolderChange::Parted(peer) => {
                 self.scheduler.holder_gone(peer);
                 effects.push(Effect::Forget(peer));
             }

@@ -220,6 +220,9 @@ impl Recorder {
                     assert!(!std::mem::replace(&mut self.recording, true), "one record at a time");
                     assert!(stored.difference(&self.written).is_empty(), "only what is written is recorded");
                 }
+                Effect::Seek(chunks) => {
+                    assert!(chunks.difference(self.bench.transfer.missing()).is_empty(), "only what is missing");
+                }
                 Effect::Prove(chunks) => {
                     assert!(self.proving.replace(chunks.clone()).is_none(), "one proof at a time");
                 }

@@ -10,8 +10,8 @@ use std::{
 
 use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
-
 use tokio::sync::watch;
+use tonic::Status;
 
 use super::error::FetchError;
 use crate::{identity::Identity, register::Standing};
@@ -74,8 +74,7 @@ impl Connections {
 
     /// The least used connection to a holder, or a new one while there are few.
     pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
-        // Another peer's requests to this one would be answered here, and a peer's own are no use.
-        if self.standing.borrow().advertised.as_ref() == Some(peer.address()) {
+        if self.is_own_address(peer) {
             return Err(FetchError::own_address(peer));
         }
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,6 +102,20 @@ impl Connections {
         };
         connection.streams.fetch_add(1, Ordering::Relaxed);
         Ok(Lent(connection))
+    }
+
+    /// A connection of its own to a peer, for what it tells: on one that carries chunks news would stand behind them, and
+    /// bytes of news would hide that a chunk has stalled.
+    pub(crate) fn ear(&self, peer: &PeerInfo) -> Result<PeerClient, Status> {
+        if self.is_own_address(peer) {
+            return Err(Status::unavailable("another peer tells this one's address"));
+        }
+        PeerClient::new(&self.transport, peer.address()).map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Another peer's requests to this one would be answered here, and a peer's own are no use.
+    fn is_own_address(&self, peer: &PeerInfo) -> bool {
+        self.standing.borrow().advertised.as_ref() == Some(peer.address())
     }
 
     /// Forgets a connection on which a stream has stalled: it may be dead, and what is still on its way is not wanted.

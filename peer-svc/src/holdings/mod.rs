@@ -16,6 +16,7 @@
 
 mod answers;
 mod counts;
+mod listeners;
 mod lost;
 #[cfg(test)]
 mod tests;
@@ -34,12 +35,12 @@ use drizzle_proto::{
 };
 use tokio::sync::{Notify, watch};
 
-use self::lost::LostContents;
 pub(crate) use self::{
     answers::{Applied, Refusal},
     counts::Counts,
     lost::{Lost, ReadError},
 };
+use self::{listeners::Bells, lost::LostContents};
 use crate::store::{
     calls::Calls,
     read::open_unchanged,
@@ -117,6 +118,7 @@ struct Inner {
     /// Names that are to stand for what is held now, whatever this peer registered under them before.
     replacing: BTreeSet<FileName>,
     news: Announcements,
+    bells: Bells,
 }
 
 /// All holdings of this peer.
@@ -189,6 +191,7 @@ impl Holdings {
             inner.news.held(&name, manifest.id(), &news, true);
         }
         inner.lost.forget(manifest.id());
+        inner.bells.ring(manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
         inner.files.insert(name, Entry { manifest, chunks, backing, registration });
         self.has_news.notify_one();
@@ -205,6 +208,7 @@ impl Holdings {
             let mut one = ChunkSet::empty(entry.chunks.count());
             one.insert(stored.chunk());
             inner.news.held(name, stored.file(), &one, false);
+            inner.bells.ring(stored.file());
             self.has_news.notify_one();
         }
         true
@@ -229,6 +233,7 @@ impl Holdings {
         let is_it = |entry: &&mut Entry| entry.manifest.id() == id && matches!(entry.backing, Backing::Partial(_));
         if let Some(entry) = inner.files.get_mut(name).filter(is_it) {
             entry.chunks = entry.chunks.difference(chunks);
+            inner.bells.ring(id);
         }
     }
 
@@ -463,6 +468,7 @@ impl Inner {
                 self.by_id.remove(&id);
             }
         }
+        self.bells.ring(id);
     }
 }
 

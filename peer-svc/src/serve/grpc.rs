@@ -11,6 +11,7 @@ use drizzle_proto::{
     wire::{self, peer_server::PeerServer},
 };
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status,
     body::Body,
@@ -20,7 +21,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::{ChunkStream, ServeError, Uploads};
+use super::{ChunkStream, NewsDesk, ServeError, Uploads};
 use crate::identity::Identity;
 
 /// What is refused of a request before it is read: what every receiver of this protocol refuses.
@@ -32,15 +33,22 @@ const FETCH_CHUNK: &str = "/drizzle.v1.Peer/FetchChunk";
 #[derive(Debug, Clone)]
 pub(crate) struct PeerService {
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) news: NewsDesk,
     pub(crate) identity: Identity,
 }
 
 impl PeerService {
+    /// Whether this peer is the one that a requester means, if it says so.
+    fn check(&self, holder: &str) -> Result<(), Status> {
+        match convert::optional_peer(holder)? {
+            Some(meant) => Ok(is_meant(self.identity.id(), meant)?),
+            None => Ok(()),
+        }
+    }
+
     /// Opens the stream that a request asks for.
     async fn open(&self, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
-        if let Some(meant) = convert::optional_peer(&request.holder)? {
-            is_meant(self.identity.id(), meant)?;
-        }
+        self.check(&request.holder)?;
         Ok(self.uploads.open(request.try_into()?).await?)
     }
 
@@ -59,7 +67,6 @@ pub(super) fn is_meant(own: PeerId, meant: PeerId) -> Result<(), ServeError> {
     if meant == own { Ok(()) } else { Err(ServeError::OtherPeer { own, meant }) }
 }
 
-/// For the generated server: never called, because the path is answered before.
 #[tonic::async_trait]
 impl wire::peer_server::Peer for PeerService {
     type FetchChunkStream = tokio_stream::Empty<Result<wire::FetchChunkResponse, Status>>;
@@ -68,7 +75,19 @@ impl wire::peer_server::Peer for PeerService {
         &self,
         _: Request<wire::FetchChunkRequest>,
     ) -> Result<tonic::Response<Self::FetchChunkStream>, Status> {
+        // The path is answered before.
         Err(Status::internal("not answered here"))
+    }
+
+    type WatchChunksStream = ReceiverStream<Result<wire::WatchChunksResponse, Status>>;
+
+    async fn watch_chunks(
+        &self,
+        request: Request<wire::WatchChunksRequest>,
+    ) -> Result<tonic::Response<Self::WatchChunksStream>, Status> {
+        let request = request.into_inner();
+        self.check(&request.holder)?;
+        Ok(tonic::Response::new(self.news.open(convert::file_id(&request.file_id)?)?))
     }
 }
 

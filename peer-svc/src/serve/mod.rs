@@ -6,6 +6,7 @@
 //! | [`choice`] | which chunk that is |
 //! | [`stream`] | one chunk on its way out |
 //! | [`message`] | a part of it, as the socket gets it |
+//! | [`news`] | which chunks are held here, for neighbours |
 //!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
 //! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again once the socket has
@@ -14,6 +15,7 @@
 mod choice;
 mod grpc;
 mod message;
+mod news;
 mod stream;
 
 use std::{
@@ -45,6 +47,7 @@ use self::{
 };
 pub(crate) use self::{
     grpc::{Peer, PeerService},
+    news::NewsDesk,
     stream::ChunkStream,
 };
 use crate::{
@@ -70,6 +73,9 @@ pub(crate) enum ServeError {
     /// No slot is free for this requester.
     #[error("all {0} upload slots are taken, or kept for a peer that waits; ask another holder, or again shortly")]
     Busy(usize),
+    /// Too many peers want to be told which chunks are held.
+    #[error("{0} peers listen for chunks already, which is as many as may; ask again later")]
+    Listeners(usize),
     /// Opening it takes too long.
     #[error("the disk or network mount of the file does not answer")]
     Hangs,
@@ -119,7 +125,7 @@ impl From<ServeError> for Status {
                 }
                 status
             }
-            ServeError::Busy(_) => Status::resource_exhausted(text),
+            ServeError::Busy(_) | ServeError::Listeners(_) => Status::resource_exhausted(text),
             ServeError::Stopping => Status::unavailable(text),
         }
     }

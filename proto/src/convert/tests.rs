@@ -145,15 +145,13 @@ fn holder_changes() -> impl Strategy<Value = HolderChange> {
         holders().prop_map(HolderChange::Is),
         (ids(), any_chunk_sets()).prop_map(|(peer, chunks)| HolderChange::Added(peer, chunks)),
         ids().prop_map(HolderChange::Gone),
+        ids().prop_map(HolderChange::Parted),
     ]
 }
 
 fn watch_messages() -> impl Strategy<Value = HolderChanges> {
-    (any::<bool>(), vec(holder_changes(), 0..4), any::<bool>()).prop_map(|(reset, changes, synced)| HolderChanges {
-        reset,
-        changes,
-        synced,
-    })
+    let told = (any::<bool>(), any::<bool>(), any::<bool>(), vec(holder_changes(), 0..4));
+    told.prop_map(|(reset, synced, introduces, changes)| HolderChanges { reset, changes, synced, introduces })
 }
 
 fn announcements() -> impl Strategy<Value = FileChunks> {

@@ -1,6 +1,9 @@
 //! The fetching end: one download, driven as the daemon's `download` and `fetch` drive it.
 
-use drizzle_engine::schedule::{Bound, Fetch, Offence, Outcome};
+use drizzle_engine::{
+    holder_view::Located,
+    schedule::{Bound, Fetch, Offence, Outcome},
+};
 use drizzle_proto::{ChunkSet, Digest, holder::HolderChange};
 
 use super::{
@@ -25,30 +28,33 @@ impl World {
         if !self.peers[index as usize].alive {
             return;
         }
-        self.present.push(index);
         for (nth, file) in self.files.iter().enumerate() {
             let seed = seed_for(self.options.seed, index, 16 + nth as u64);
-            self.peers[index as usize].shares[nth].download = Some(Box::new(Download::new(file, seed, now)));
+            let peer = &mut self.peers[index as usize];
+            peer.shares[nth].download = Some(Box::new(Download::new(file, peer.info.id(), seed, now)));
         }
         // It asks what the name stands for and then for its holders, one after the other.
         let there = self.clock.now() + 3 * millis(self.options.latency) + self.repeated();
         self.tally.to_tracker.add(2, 64);
-        let event =
-            if self.options.neighbour_count().is_some() { Event::Introduce(index) } else { Event::Watch(index) };
-        self.clock.plan(there, event);
+        self.clock.plan(there, Event::Watch(index));
     }
 
-    fn download(&mut self, peer: u32, file: usize) -> Option<&mut Download> {
+    pub(super) fn download(&mut self, peer: u32, file: usize) -> Option<&mut Download> {
         self.peers[peer as usize].shares[file].download.as_deref_mut()
     }
 
-    /// Something is known of a holder.
-    pub(super) fn locate(&mut self, peer: u32, file: usize, change: HolderChange) {
+    /// Something is known of the holders.
+    pub(super) fn located(&mut self, peer: u32, file: usize, located: Located) {
         let Some(download) = self.download(peer, file) else { return };
+        let change = match located {
+            Located::Change(change) => change,
+            Located::Synced => return download.located = true,
+            Located::Withdrawn(_) => return,
+        };
         match change {
             HolderChange::Is(holder) => download.scheduler.holder_is(holder.peer, holder.chunks),
             HolderChange::Added(holder, chunks) => download.scheduler.holder_added(holder, &chunks),
-            HolderChange::Gone(holder) => download.scheduler.holder_gone(holder),
+            HolderChange::Gone(holder) | HolderChange::Parted(holder) => download.scheduler.holder_gone(holder),
         }
     }
 
@@ -230,6 +236,7 @@ impl World {
             download.ended = Some(end);
             self.active -= 1;
             self.tracker.unwatch(peer, file);
+            self.listen_no_more(peer, file);
             self.log.line(end, || format!("p{peer} has file {file}"));
         }
         self.pump(peer, file);

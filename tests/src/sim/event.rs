@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use drizzle_engine::schedule::{Offence, Outcome};
+use drizzle_engine::{
+    neighbours::Silence,
+    schedule::{Offence, Outcome},
+};
 use drizzle_proto::{
     ChunkSet,
     announcement::{FileChunks, FileOutcome},
@@ -28,10 +31,6 @@ pub(super) enum Event {
     Kill(u32),
     /// Its user asks for the files.
     Begin(u32),
-    /// The tracker was asked about the file, and now for neighbours.
-    Introduce(u32),
-    /// Two peers get to know each other, by the first one's wish.
-    Meet(u32, u32),
     /// Progress is counted.
     Tick(u32),
     /// The scheduler of a download wants to be asked.
@@ -66,9 +65,15 @@ pub(super) enum Event {
     Pushed { peer: u32, file: Nth, message: Box<HolderChanges> },
     /// A peer tells its neighbours.
     Tell { peer: u32, file: Nth },
-    /// They hear it.
-    Told { peer: u32, file: Nth, chunks: Rc<ChunkSet> },
-    /// Neighbours notice that a peer is gone.
+    /// One of them hears it: these chunks more, or all that there are.
+    Told { peer: u32, file: Nth, from: u32, chunks: Rc<ChunkSet>, all: bool },
+    /// A peer is asked by another to tell.
+    Listen { peer: u32, file: Nth, to: u32 },
+    /// A neighbour tells nothing more.
+    Silent { peer: u32, file: Nth, from: u32, silence: Silence },
+    /// A download looks after those that it listens to.
+    Neighbours { peer: u32, file: Nth },
+    /// Connections to a peer that is gone break.
     Gone(u32),
     /// The tracker looks after its leases.
     Pulse,

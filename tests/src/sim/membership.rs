@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use drizzle_engine::{
-    holder_view::{HolderView, Located},
-    lease::{Answer, Call, Terms},
-};
+use drizzle_engine::lease::{Answer, Call, Terms};
 use drizzle_proto::{
     ChunkIndex, ChunkSet, FileName,
     announcement::{FileChunks, FileOutcome},
-    holder::{HolderChange, HolderChanges},
+    holder::HolderChange,
 };
+
+use tracker_svc::live::watches::Newcomer;
 
 use super::{
     event::{Event, TrackerAnswer, TrackerCall, nth},
+    neighbours::set_bytes,
     options::millis,
     tracker::LEASE,
     world::World,
@@ -24,11 +24,6 @@ use super::{
 const RENEW_EVERY: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 /// Bytes of a call that carries nothing else, and of each file or holder in one.
 const HEAD: u64 = 64;
-
-/// Bytes of a chunk set on the wire: a bitfield, or runs where they are shorter.
-pub(super) fn set_bytes(chunks: &ChunkSet) -> u64 {
-    u64::from(chunks.count().get().div_ceil(8).min(4 * chunks.len()))
-}
 
 impl World {
     /// Makes the calls that are due.
@@ -83,9 +78,7 @@ impl World {
         let (name, id) = (&self.files[file].name, self.files[file].manifest.id());
         self.peers[index as usize].announcements.held(name, id, &one, false);
         self.has_news(index);
-        if self.options.neighbour_count().is_some() {
-            self.plan_telling(index, file);
-        }
+        self.plan_telling(index, file);
     }
 
     fn has_news(&mut self, index: u32) {
@@ -113,7 +106,10 @@ impl World {
                 };
                 for entry in &batch {
                     let file = self.files.iter().position(|file| file.name == entry.file.name);
-                    self.ring(file);
+                    // What else a peer gets it tells its neighbours by itself.
+                    if self.options.neighbours == 0 || entry.held.is_full() {
+                        self.ring(file);
+                    }
                 }
                 TrackerAnswer::Announced(id, batch, outcomes)
             }
@@ -166,11 +162,18 @@ impl World {
     /// A peer begins to watch every file.
     pub(super) fn watch(&mut self, index: u32) {
         for file in 0..self.files.len() {
-            let own = self.peers[index as usize].info.id();
-            let Some(download) = &mut self.peers[index as usize].shares[file].download else { continue };
-            download.view = Some(HolderView::new(own));
-            match self.tracker.watch(index, file, &self.files[file].name) {
-                Ok(watch) => self.push(watch),
+            let peer = &self.peers[index as usize];
+            if peer.shares[file].download.is_none() {
+                continue;
+            }
+            let wanted = self.options.neighbours as usize;
+            let lease = peer.lease.id().filter(|_| wanted > 0);
+            let newcomer = lease.map(|lease| Newcomer { lease, wanted, known: Vec::new() });
+            match self.tracker.watch(index, file, &self.files[file].name, newcomer, self.clock.instant()) {
+                Ok(watch) => {
+                    self.push(watch);
+                    self.ring(Some(file));
+                }
                 // No source has registered it yet.
                 Err(_) => self.clock.plan(self.clock.now() + millis(250.0), Event::Watch(index)),
             }
@@ -184,30 +187,11 @@ impl World {
             let change = |change: &HolderChange| match change {
                 HolderChange::Is(holder) => 2 * HEAD + set_bytes(&holder.chunks),
                 HolderChange::Added(_, chunks) => 24 + set_bytes(chunks),
-                HolderChange::Gone(_) => 24,
+                HolderChange::Gone(_) | HolderChange::Parted(_) => 24,
             };
             self.tally.from_tracker.add(1, 16 + message.changes.iter().map(change).sum::<u64>());
             let at = self.clock.now() + millis(self.options.latency) + self.repeated();
             self.clock.plan(at, Event::Pushed { peer, file: nth(file), message: Box::new(message) });
         }
-    }
-
-    /// A message of a watch is here.
-    pub(super) fn pushed(&mut self, peer: u32, file: usize, message: HolderChanges) {
-        let now = self.clock.instant();
-        let Some(download) = self.peers[peer as usize].shares[file].download.as_mut() else { return };
-        let Some(view) = &mut download.view else { return };
-        for located in view.apply(message, now) {
-            match located {
-                Located::Change(change) => self.locate(peer, file, change),
-                Located::Synced => {
-                    if let Some(download) = &mut self.peers[peer as usize].shares[file].download {
-                        download.located = true;
-                    }
-                }
-                Located::Withdrawn(_) => {}
-            }
-        }
-        self.pump(peer, file);
     }
 }

@@ -1,82 +1,112 @@
-//! Neighbours: above some hundred peers each knows a bounded random set of others, and they tell each other directly
-//! which chunks they have got.
-//!
-//! The tracker introduces: each peer that comes is given half of its neighbours, each the less known one of two drawn
-//! at random, and is given to others as theirs. The registry cannot do that yet, so it is done here. News is told to
-//! all neighbours at once: at first immediately, then gathered for `--news`.
+//! Neighbours: the tracker introduces each peer to a bounded number of others, and they tell each other directly which
+//! chunks they have got. Mirrors the daemon's `locate` and `serve::news`.
 
 use std::rc::Rc;
 
+use drizzle_engine::neighbours::{Silence, Step};
 use drizzle_proto::{
     ChunkSet,
-    holder::{Holder, HolderChange},
+    holder::{ChunkNews, HolderChanges},
 };
-use rand::RngExt;
 
 use super::{
     event::{Event, nth},
-    membership::set_bytes,
     options::millis,
+    peer::index_of,
     world::World,
 };
 
-/// Draws for each neighbour that is wanted.
-const DRAWS: usize = 8;
 /// Bytes of ids and framing in a message of news.
 const NEWS_HEAD: u64 = 48;
+/// Bytes of a call that asks for news.
+const CALL: u64 = 120;
+
+/// Bytes of a chunk set on the wire: a bitfield, or runs where they are shorter.
+pub(super) fn set_bytes(chunks: &ChunkSet) -> u64 {
+    u64::from(chunks.count().get().div_ceil(8).min(4 * chunks.len()))
+}
 
 impl World {
-    /// The tracker names neighbours to a peer that begins, or that has few left.
-    pub(super) fn introduce(&mut self, index: u32) {
-        let wanted = self.options.neighbour_count().unwrap_or(0).div_ceil(2);
-        let met = self.clock.now() + 2 * millis(self.options.latency);
-        for _ in 0..wanted {
-            let Some(other) = self.draw(index) else { continue };
-            self.peers[index as usize].neighbours.push(other);
-            self.peers[other as usize].neighbours.push(index);
-            let at = met + self.repeated();
-            self.tally.from_tracker.add(1, 96);
-            self.clock.plan(at, Event::Meet(index, other));
-        }
+    /// A message of the tracker's watch is here.
+    pub(super) fn pushed(&mut self, peer: u32, file: usize, message: HolderChanges) {
+        let now = self.clock.instant();
+        let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
+        let steps = download.neighbours.heard(message, now);
+        self.take(peer, file, steps);
+        self.pump(peer, file);
     }
 
-    fn draw(&mut self, index: u32) -> Option<u32> {
-        let mut best: Option<u32> = None;
-        let mut found = 0;
-        for _ in 0..DRAWS {
-            let other = self.present[self.rng.random_range(0..self.present.len())];
-            let known = &self.peers[index as usize].neighbours;
-            if other == index || known.contains(&other) || best == Some(other) {
-                continue;
-            }
-            let degree = |peer: u32| self.peers[peer as usize].neighbours.len();
-            best = Some(best.filter(|best| degree(*best) <= degree(other)).unwrap_or(other));
-            found += 1;
-            if found == 2 {
-                break;
-            }
-        }
-        best
-    }
-
-    /// Two peers tell each other what they have.
-    pub(super) fn meet(&mut self, one: u32, other: u32) {
-        for (peer, from) in [(one, other), (other, one)] {
-            if !self.peers[from as usize].alive {
-                continue;
-            }
-            for file in 0..self.files.len() {
-                let holder = &self.peers[from as usize];
-                let chunks = holder.shares[file].held.clone();
-                self.tally.news.add(1, NEWS_HEAD + set_bytes(&chunks));
-                let holder = Holder { peer: holder.info.clone(), chunks };
-                self.locate(peer, file, HolderChange::Is(holder));
-                if let Some(download) = &mut self.peers[peer as usize].shares[file].download {
-                    download.located = true;
+    fn take(&mut self, peer: u32, file: usize, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Tell(located) => self.located(peer, file, located),
+                Step::Listen(other) => {
+                    self.tally.news.add(1, CALL);
+                    let at = self.clock.now() + self.delay(peer);
+                    self.clock.plan(at, Event::Listen { peer, file: nth(file), to: index_of(other.id()) });
                 }
-                self.pump(peer, file);
+                Step::Ignore(other) => self.ignore(peer, file, index_of(other)),
             }
         }
+        self.plan_listening(peer, file);
+    }
+
+    fn ignore(&mut self, peer: u32, file: usize, other: u32) {
+        self.peers[other as usize].shares[file].listeners.retain(|listener| *listener != peer);
+    }
+
+    /// When a peer looks after those that it listens to, if that is soon.
+    fn plan_listening(&mut self, peer: u32, file: usize) {
+        let now = self.clock.instant();
+        let Some(download) = self.download(peer, file) else { return };
+        let due = download.neighbours.next_due(now);
+        let at = self.clock.moment(due);
+        let Some(download) = self.download(peer, file) else { return };
+        if download.listens_at.is_none_or(|planned| at < planned) {
+            download.listens_at = Some(at);
+            self.clock.plan(at, Event::Neighbours { peer, file: nth(file) });
+        }
+    }
+
+    /// It looks.
+    pub(super) fn neighbours_due(&mut self, peer: u32, file: usize) {
+        let (at, now) = (self.clock.now(), self.clock.instant());
+        let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
+        if download.listens_at == Some(at) {
+            download.listens_at = None;
+            let steps = download.neighbours.due(now);
+            self.take(peer, file, steps);
+            self.pump(peer, file);
+        }
+    }
+
+    /// A peer is asked to tell which chunks it gets.
+    pub(super) fn listened(&mut self, peer: u32, file: usize, to: u32) {
+        let other = &self.peers[to as usize];
+        let share = &other.shares[file];
+        let answers = other.alive && (share.download.is_some() || !share.held.is_empty());
+        if !answers {
+            return self.plan_silence(to, peer, file, Silence::Lost);
+        }
+        let chunks = Rc::new(share.held.clone());
+        let is_full = chunks.is_full();
+        self.tell_one(to, peer, file, &chunks, true);
+        if is_full {
+            self.plan_silence(to, peer, file, Silence::Complete);
+        } else {
+            self.peers[to as usize].shares[file].listeners.push(peer);
+        }
+    }
+
+    fn tell_one(&mut self, from: u32, to: u32, file: usize, chunks: &Rc<ChunkSet>, all: bool) {
+        self.tally.news.add(1, NEWS_HEAD + set_bytes(chunks));
+        let at = self.clock.now() + self.delay(from);
+        self.clock.plan(at, Event::Told { peer: to, file: nth(file), from, chunks: chunks.clone(), all });
+    }
+
+    fn plan_silence(&mut self, from: u32, to: u32, file: usize, silence: Silence) {
+        let at = self.clock.now() + millis(self.options.latency) + self.repeated();
+        self.clock.plan(at, Event::Silent { peer: to, file: nth(file), from, silence });
     }
 
     /// When a peer that has news tells its neighbours.
@@ -99,39 +129,59 @@ impl World {
         let share = &mut self.peers[peer as usize].shares[file];
         (share.tells_at, share.told_at) = (None, Some(now));
         let chunks = Rc::new(std::mem::replace(&mut share.unsaid, empty));
-        let at = now + self.delay(peer);
-        self.clock.plan(at, Event::Told { peer, file: nth(file), chunks });
-    }
-
-    /// The neighbours hear it, those that still miss something.
-    pub(super) fn told(&mut self, peer: u32, file: usize, chunks: &ChunkSet) {
-        let id = self.peers[peer as usize].info.id();
-        let bytes = NEWS_HEAD + set_bytes(chunks);
-        for nth in 0..self.peers[peer as usize].neighbours.len() {
-            let other = self.peers[peer as usize].neighbours[nth];
-            let Some(download) = &mut self.peers[other as usize].shares[file].download else { continue };
-            if download.ended.is_some() {
-                continue;
+        let (is_full, listeners) = (share.held.is_full(), share.listeners.clone());
+        for listener in listeners {
+            self.tell_one(peer, listener, file, &chunks, false);
+            if is_full {
+                self.plan_silence(peer, listener, file, Silence::Complete);
             }
-            self.tally.news.add(1, bytes);
-            download.scheduler.holder_added(id, chunks);
-            self.pump(other, file);
+        }
+        if is_full {
+            self.peers[peer as usize].shares[file].listeners.clear();
         }
     }
 
-    /// The neighbours of a peer notice that it is gone, and ask for others if they have few left.
+    /// A neighbour hears it, if it still misses something.
+    pub(super) fn told(&mut self, peer: u32, file: usize, from: u32, chunks: &Rc<ChunkSet>, all: bool) {
+        let id = self.peers[from as usize].info.id();
+        let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
+        let chunks = (**chunks).clone();
+        let news = if all { ChunkNews::All(chunks) } else { ChunkNews::More(chunks) };
+        if let Some(located) = download.neighbours.told(id, news) {
+            self.located(peer, file, located);
+            self.pump(peer, file);
+        }
+    }
+
+    /// A neighbour tells nothing more.
+    pub(super) fn fell_silent(&mut self, peer: u32, file: usize, from: u32, silence: Silence) {
+        let (id, now) = (self.peers[from as usize].info.id(), self.clock.instant());
+        let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
+        if let Some(located) = download.neighbours.fell_silent(id, silence, now, &mut download.rng) {
+            self.located(peer, file, located);
+            self.pump(peer, file);
+        }
+        self.plan_listening(peer, file);
+    }
+
+    /// A peer wants to hear nothing more of a file: it has it.
+    pub(super) fn listen_no_more(&mut self, peer: u32, file: usize) {
+        let Some(download) = self.download(peer, file) else { return };
+        for other in download.neighbours.known() {
+            self.ignore(peer, file, index_of(other));
+        }
+    }
+
+    /// The connections of a peer that is gone break.
     pub(super) fn gone(&mut self, gone: u32) {
-        let id = self.peers[gone as usize].info.id();
-        let few = self.options.neighbour_count().unwrap_or(0) / 2;
-        for other in std::mem::take(&mut self.peers[gone as usize].neighbours) {
-            self.peers[other as usize].neighbours.retain(|neighbour| *neighbour != gone);
-            for file in 0..self.files.len() {
-                self.locate(other, file, HolderChange::Gone(id));
-                self.pump(other, file);
+        for file in 0..self.files.len() {
+            for listener in std::mem::take(&mut self.peers[gone as usize].shares[file].listeners) {
+                self.plan_silence(gone, listener, file, Silence::Lost);
             }
-            if self.peers[other as usize].neighbours.len() < few {
-                self.tally.to_tracker.add(1, 64);
-                self.clock.plan(self.clock.now() + millis(self.options.latency), Event::Introduce(other));
+        }
+        for other in &mut self.peers {
+            for share in &mut other.shares {
+                share.listeners.retain(|listener| *listener != gone);
             }
         }
     }

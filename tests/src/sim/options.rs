@@ -3,13 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use drizzle_engine::neighbours::WANTED;
 
 use super::clock::{MILLI, Nanos};
-
-/// Up to so many peers each knows every holder, as the daemon does now.
-const ALL_HOLDERS_UP_TO: usize = 256;
-/// Beyond that each knows about so many.
-const NEIGHBOURS: usize = 24;
 
 /// Runs the engine of the peers and the registry of the tracker in a simulated network, and says how near the swarm
 /// came to the bound.
@@ -73,8 +69,8 @@ pub struct Options {
     /// A peer gathers its news for its neighbours this long, in ms; the first is told at once
     #[arg(long, value_name = "MS", default_value_t = 20.0)]
     pub news: f64,
-    /// Neighbours that each peer knows, about; 0: every holder up to 256 peers, and 24 beyond
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Neighbours that each peer asks for; 0: it is told of every holder and each of its chunks by the tracker
+    #[arg(long, value_name = "N", default_value_t = WANTED, value_parser = clap::value_parser!(u32).range(0..=256))]
     pub neighbours: u32,
     /// Copies after which the source leaves (source-leaves)
     #[arg(long, value_name = "COPIES", default_value_t = 1.1)]
@@ -133,14 +129,5 @@ impl Options {
     /// Bytes of a chunk.
     pub fn chunk_bytes(&self) -> u32 {
         self.chunk_size << 10
-    }
-
-    /// How many neighbours each peer knows; `None`: every holder.
-    pub fn neighbour_count(&self) -> Option<usize> {
-        match self.neighbours as usize {
-            0 if self.peers as usize <= ALL_HOLDERS_UP_TO => None,
-            0 => Some(NEIGHBOURS),
-            some => Some(some),
-        }
     }
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use drizzle_engine::{
     announce::Announcements,
     binding::Sent,
-    holder_view::HolderView,
     lease::Lease,
+    neighbours::Neighbours,
     schedule::{FetchId, Limits, Scheduler},
     slots::{Grant, Slots},
     streams::Streams,
@@ -112,8 +112,10 @@ pub struct Download {
     pub parts: BTreeMap<ChunkIndex, Part>,
     /// Chunks that are fetched whole from one holder, because a mixture was wrong.
     pub whole_only: Vec<ChunkIndex>,
-    /// Holders, as the tracker tells them; not with neighbours.
-    pub view: Option<HolderView>,
+    /// Holders, as the tracker and the neighbours tell.
+    pub neighbours: Neighbours,
+    /// When those that it listens to are looked after.
+    pub listens_at: Option<Nanos>,
     /// Whether the first picture of the holders is complete.
     pub located: bool,
     /// When it is to be woken.
@@ -124,7 +126,7 @@ pub struct Download {
 
 impl Download {
     /// One that begins now and knows no holder.
-    pub fn new(file: &File, seed: u64, now: std::time::Instant) -> Self {
+    pub fn new(file: &File, own: PeerId, seed: u64, now: std::time::Instant) -> Self {
         let layout = file.manifest.layout();
         let limits = Limits::for_chunks_of(layout.chunk_size());
         Self {
@@ -135,7 +137,8 @@ impl Download {
             received: 0.0,
             parts: BTreeMap::new(),
             whole_only: Vec::new(),
-            view: None,
+            neighbours: Neighbours::new(own),
+            listens_at: None,
             located: false,
             wake: None,
             ended: None,
@@ -150,7 +153,9 @@ pub struct Share {
     pub held: ChunkSet,
     /// Its download, once it began.
     pub download: Option<Box<Download>>,
-    /// Chunks that its neighbours have not heard of.
+    /// Peers that it tells which chunks it gets.
+    pub listeners: Vec<u32>,
+    /// Chunks that these have not heard of.
     pub unsaid: ChunkSet,
     /// When they are told.
     pub tells_at: Option<Nanos>,
@@ -191,8 +196,6 @@ pub struct Peer {
     pub lease_at: Option<Nanos>,
     /// By file.
     pub shares: Vec<Share>,
-    /// The peers that it knows, if it does not know all holders.
-    pub neighbours: Vec<u32>,
 }
 
 /// The id of the peer with this index: random, so that no order of ids means anything, and with the index in it.

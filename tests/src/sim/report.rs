@@ -82,7 +82,10 @@ impl Report {
         let first = first as usize;
         let used = world.links.used().iter().skip(first).map(|bytes| bytes / (capacity * bin));
         let (seed, scenario) = (options.seed, options.scenario);
-        let known = options.neighbour_count().map_or("all holders".to_owned(), |count| format!("{count} neighbours"));
+        let known = match options.neighbours {
+            0 => "all holders".to_owned(),
+            count => format!("{count} neighbours"),
+        };
         let title = format!(
             "{scenario:?}: {} peers x {} chunks of {} KiB, {}/{} Mbit/s, {known}, seed {seed}",
             options.peers, options.chunks, options.chunk_size, options.up, options.down

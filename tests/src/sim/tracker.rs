@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracker_svc::{
     catalogue::memory::MemoryCatalogue,
     error::Error,
+    live::watches::Newcomer,
     registry::{Registry, Watcher},
 };
 
@@ -74,8 +75,15 @@ impl Tracker {
     }
 
     /// Begins a watch; names it.
-    pub fn watch(&mut self, peer: u32, file: usize, name: &FileName) -> Result<usize, Error> {
-        let watcher = self.runtime.block_on(self.registry.watch(name.clone()))?;
+    pub fn watch(
+        &mut self,
+        peer: u32,
+        file: usize,
+        name: &FileName,
+        newcomer: Option<Newcomer>,
+        now: Instant,
+    ) -> Result<usize, Error> {
+        let watcher = self.runtime.block_on(self.registry.watch(name.clone(), newcomer, now))?;
         self.watches.push(Watch { peer, file, watcher: Some(watcher), rung: true, told_at: None });
         Ok(self.watches.len() - 1)
     }

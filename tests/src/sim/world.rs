@@ -54,8 +54,6 @@ pub struct World {
     pub tally: Tally,
     pub(super) log: Log,
     pub(super) rng: StdRng,
-    /// Peers that are in the swarm, in the order in which they came.
-    pub(super) present: Vec<u32>,
     /// Downloads that have not ended.
     pub(super) active: usize,
     pub(super) stored_at: Nanos,
@@ -86,6 +84,7 @@ impl World {
                     ChunkSet::empty(file.count())
                 },
                 download: None,
+                listeners: Vec::new(),
                 unsaid: ChunkSet::empty(file.count()),
                 tells_at: None,
                 told_at: None,
@@ -108,7 +107,6 @@ impl World {
                 announcements: Announcements::default(),
                 lease_at: None,
                 shares: shares.collect(),
-                neighbours: Vec::new(),
             });
         }
         let zones = plan.thin.map(|thin| (0..plan.zones).map(|_| (links.add(thin), links.add(thin))).collect());
@@ -125,7 +123,6 @@ impl World {
             tally: Tally::default(),
             log,
             rng: StdRng::seed_from_u64(options.seed),
-            present: Vec::new(),
             active,
             stored_at: BEGIN,
             zones: zones.unwrap_or_default(),
@@ -144,11 +141,8 @@ impl World {
             if let Leaves::KilledAt(at) = plan.leaves {
                 self.clock.plan(at, Event::Kill(index));
             }
-            let (begins, is_source) = (plan.begins, plan.source_of.is_some());
-            if is_source {
-                self.present.push(index);
-            } else {
-                self.clock.plan(begins, Event::Begin(index));
+            if plan.source_of.is_none() {
+                self.clock.plan(plan.begins, Event::Begin(index));
             }
         }
     }
@@ -177,8 +171,6 @@ impl World {
             Event::Up(peer) => self.up(peer),
             Event::Kill(peer) => self.depart(peer),
             Event::Begin(peer) => self.begin_downloads(peer),
-            Event::Introduce(peer) => self.introduce(peer),
-            Event::Meet(one, other) => self.meet(one, other),
             Event::Tick(peer) => self.tick(peer),
             Event::Wake { peer, file } => self.wake(peer, file.into()),
             Event::Uplink(peer) => self.uplink(peer),
@@ -196,7 +188,10 @@ impl World {
             Event::Push(watch) => self.push(watch),
             Event::Pushed { peer, file, message } => self.pushed(peer, file.into(), *message),
             Event::Tell { peer, file } => self.tell(peer, file.into()),
-            Event::Told { peer, file, chunks } => self.told(peer, file.into(), &chunks),
+            Event::Told { peer, file, from, chunks, all } => self.told(peer, file.into(), from, &chunks, all),
+            Event::Listen { peer, file, to } => self.listened(peer, file.into(), to),
+            Event::Silent { peer, file, from, silence } => self.fell_silent(peer, file.into(), from, silence),
+            Event::Neighbours { peer, file } => self.neighbours_due(peer, file.into()),
             Event::Gone(peer) => self.gone(peer),
             Event::Pulse => self.pulse(),
         }
@@ -284,7 +279,6 @@ impl World {
         for id in concerned {
             self.break_off(id, index);
         }
-        self.present.retain(|other| *other != index);
         let heard = self.clock.now() + millis(self.options.latency);
         self.clock.plan(heard, Event::Gone(index));
     }

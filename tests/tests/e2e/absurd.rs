@@ -164,7 +164,11 @@ async fn queries_at_the_tracker() {
             Err(status) => assert!(matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)),
         }
     }
-    assert_code(tracker.watch_file(WatchFileRequest { name: "none".into() }).await, &[Code::NotFound], "no such name");
+    assert_code(
+        tracker.watch_file(WatchFileRequest { name: "none".into(), ..Default::default() }).await,
+        &[Code::NotFound],
+        "no such name",
+    );
     assert!(cluster.tracker.daemon.process.peak_memory() < MEMORY);
 }
 

@@ -18,6 +18,7 @@ mod links;
 mod listeners;
 mod many;
 mod names;
+mod neighbours;
 mod operator;
 mod readme;
 mod refusals;

@@ -72,7 +72,7 @@ async fn the_tracker_refuses_names_that_are_none() {
 
         let locations = FileLocationsRequest { name: name.clone(), ..Default::default() };
         assert_eq!(tracker.file_locations(locations).await.unwrap_err().code(), Code::InvalidArgument, "{name:?}");
-        let watch = tracker.watch_file(WatchFileRequest { name: name.clone() }).await;
+        let watch = tracker.watch_file(WatchFileRequest { name: name.clone(), ..Default::default() }).await;
         assert_eq!(watch.unwrap_err().code(), Code::InvalidArgument, "{name:?}");
         let withdraw = tracker.withdraw_file(WithdrawFileRequest { lease_id, name: name.clone() }).await;
         assert_eq!(withdraw.unwrap_err().code(), Code::InvalidArgument, "{name:?}");

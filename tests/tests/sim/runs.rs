@@ -59,7 +59,16 @@ fn what_slows_a_swarm_down_slows_it_down() {
         report.ends().last().copied().expect("it ended")
     };
     let plain = time("");
-    for slower in ["--latency 20", "--disk 10", "--up 50", "--down 40", "--overhead 1.2", "--loss 0.2", "--push 2000"] {
+    for slower in [
+        "--latency 20",
+        "--disk 10",
+        "--up 50",
+        "--down 40",
+        "--overhead 1.2",
+        "--loss 0.2",
+        "--news 1000",
+        "--neighbours 0 --push 2000",
+    ] {
         assert!(time(slower) > plain * 1.02, "{slower}");
     }
 }

@@ -9,9 +9,11 @@
 //! which the caller takes after each change.
 
 pub mod identities;
+pub mod introductions;
 pub mod leases;
 pub mod staging;
 pub mod swarm;
+pub mod watches;
 
 use std::{
     collections::HashMap,
@@ -20,19 +22,16 @@ use std::{
 
 use self::{
     identities::{Held, Identities, Ruling},
+    introductions::Introductions,
     leases::{Lease, Leases},
     staging::{Staged, Staging},
-    swarm::{Cursor, Swarm},
+    swarm::Swarm,
 };
-use crate::{
-    error::Error,
-    limits::{MAX_PEERS, MAX_WATCHERS},
-    verdict::judge,
-};
+use crate::{error::Error, limits::MAX_PEERS, verdict::judge};
 use drizzle_proto::{
     Address, FileInfo, FileName, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
-    holder::{Holder, HolderChanges},
+    holder::Holder,
 };
 
 #[derive(Debug)]
@@ -40,6 +39,8 @@ struct LiveSwarm {
     /// Tells this swarm from a later one of the same name.
     serial: u64,
     swarm: Swarm,
+    /// The neighbours of those that watch in that way; none watches.
+    introductions: Option<Box<Introductions>>,
 }
 
 /// Something that others may wait for.
@@ -47,9 +48,9 @@ struct LiveSwarm {
 pub enum News {
     /// This lease has ended.
     LeaseEnded(u64),
-    /// A watched swarm changed, by its serial number.
+    /// A watched swarm changed, or the neighbours of one watcher, by its serial number.
     SwarmChanged(u64),
-    /// A watched swarm is gone, by its serial number: its name was released, or its last watcher left.
+    /// That is gone, by its serial number: the name was released, or the last watcher left.
     SwarmEnded(u64),
 }
 
@@ -63,21 +64,6 @@ pub struct Live {
     watchers: usize,
     serials: u64,
     news: Vec<News>,
-}
-
-/// A watch that was begun: what [`Live::next_message`] and [`Live::unwatch`] need.
-#[derive(Debug)]
-pub struct Watch {
-    name: FileName,
-    serial: u64,
-    cursor: Cursor,
-}
-
-impl Watch {
-    /// Names the swarm in [`News`].
-    pub fn serial(&self) -> u64 {
-        self.serial
-    }
 }
 
 /// How much lives here.
@@ -175,7 +161,7 @@ impl Live {
     /// How much there is, without what a lease holds that is over and not yet reaped. Looks at every swarm.
     pub fn counts_all(&self, now: Instant) -> LiveCounts {
         let holders = |known: &LiveSwarm| known.swarm.peers().filter(|peer| self.is_alive(*peer, now)).count();
-        let swarms = self.swarms.values().map(|known| (holders(known), known.swarm.watchers()));
+        let swarms = self.swarms.values().map(|known| (holders(known), known.watchers()));
         let (mut live, mut held) = (0, 0);
         for (holders, watchers) in swarms {
             live += usize::from(holders + watchers > 0);
@@ -269,9 +255,8 @@ impl Live {
             return Ok(());
         }
         let known = swarm_of(&mut self.swarms, &mut self.serials, &entry.file);
-        if known.swarm.announce(&lease.peer, &entry.held) {
+        if known.announce(&lease.peer, &entry.held, &mut self.news) {
             lease.files.insert(known.swarm.file().name.clone());
-            note_change(&mut self.news, known);
         }
         Ok(())
     }
@@ -307,9 +292,7 @@ impl Live {
     pub fn release(&mut self, name: &FileName, by: Option<PeerId>) -> usize {
         let Some(entry) = self.swarms.remove(name) else { return 0 };
         let mut told = 0;
-        if entry.swarm.watchers() > 0 {
-            self.news.push(News::SwarmEnded(entry.serial));
-        }
+        entry.ended(&mut self.news);
         for peer in entry.swarm.peers() {
             if let Some((_, lease)) = self.leases.of_peer(peer) {
                 lease.files.remove(name);
@@ -342,36 +325,6 @@ impl Live {
         self.swarm(file).map_or((Vec::new(), true), |swarm| swarm.page(after, budget))
     }
 
-    /// Begins a watch on a file whose name stands for it in the catalogue.
-    pub fn watch(&mut self, file: &FileInfo) -> Result<Watch, Error> {
-        if self.watchers >= MAX_WATCHERS {
-            return Err(Error::TooManyWatchers);
-        }
-        self.watchers += 1;
-        let entry = swarm_of(&mut self.swarms, &mut self.serials, file);
-        Ok(Watch { name: file.name.clone(), serial: entry.serial, cursor: entry.swarm.watch() })
-    }
-
-    /// What a watcher must be told next, if anything; an error once the name is released.
-    pub fn next_message(&self, watch: &mut Watch) -> Result<Option<HolderChanges>, Error> {
-        match self.swarms.get(&watch.name).filter(|entry| entry.serial == watch.serial) {
-            Some(entry) => Ok(entry.swarm.next_message(&mut watch.cursor)),
-            None => Err(Error::NoSuchFile(watch.name.clone())),
-        }
-    }
-
-    /// Ends a watch.
-    pub fn unwatch(&mut self, watch: &Watch) {
-        self.watchers -= 1;
-        if let Some(entry) = self.swarms.get_mut(&watch.name).filter(|entry| entry.serial == watch.serial) {
-            entry.swarm.unwatch();
-            if entry.swarm.watchers() == 0 {
-                self.news.push(News::SwarmEnded(entry.serial));
-            }
-            self.drop_if_idle(&watch.name);
-        }
-    }
-
     fn swarm(&self, file: &FileInfo) -> Option<&Swarm> {
         // The name may have been released and taken by other content since the caller looked it up.
         self.swarms.get(&file.name).map(|entry| &entry.swarm).filter(|swarm| swarm.file() == file)
@@ -387,30 +340,22 @@ impl Live {
 
     fn drop_from_swarm(&mut self, peer: PeerId, name: &FileName) {
         if let Some(entry) = self.swarms.get_mut(name)
-            && entry.swarm.remove(peer)
+            && entry.remove(peer, &mut self.news)
         {
-            note_change(&mut self.news, entry);
             self.drop_if_idle(name);
         }
     }
 
     fn drop_if_idle(&mut self, name: &FileName) {
-        if self.swarms.get(name).is_some_and(|entry| entry.swarm.is_idle()) {
+        if self.swarms.get_mut(name).is_some_and(LiveSwarm::is_idle) {
             self.swarms.remove(name);
         }
-    }
-}
-
-/// Without watchers no one waits.
-fn note_change(news: &mut Vec<News>, known: &LiveSwarm) {
-    if known.swarm.watchers() > 0 {
-        news.push(News::SwarmChanged(known.serial));
     }
 }
 
 fn swarm_of<'a>(swarms: &'a mut HashMap<FileName, LiveSwarm>, serials: &mut u64, file: &FileInfo) -> &'a mut LiveSwarm {
     swarms.entry(file.name.clone()).or_insert_with(|| {
         *serials += 1;
-        LiveSwarm { serial: *serials, swarm: Swarm::new(file.clone()) }
+        LiveSwarm { serial: *serials, swarm: Swarm::new(file.clone()), introductions: None }
     })
 }

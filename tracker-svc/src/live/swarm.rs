@@ -192,6 +192,11 @@ impl Swarm {
         (page, true)
     }
 
+    /// What one peer holds, if anything.
+    pub fn holder_of(&self, peer: PeerId) -> Option<Holder> {
+        self.get(peer).map(|member| self.holder(member))
+    }
+
     fn count(&self) -> ChunkCount {
         self.file.layout.chunk_count()
     }
@@ -237,7 +242,7 @@ impl Swarm {
             _ => Position::Live { revision },
         };
         let changes = page.into_iter().map(HolderChange::Is).collect();
-        HolderChanges { reset: after.is_none(), changes, synced: complete }
+        HolderChanges { reset: after.is_none(), changes, synced: complete, introduces: false }
     }
 
     fn changes(&self, cursor: &mut Cursor, revision: u64) -> HolderChanges {
@@ -288,7 +293,7 @@ impl Swarm {
             (Some(member), None) => Some(HolderChange::Is(self.holder(member))),
             (None, None) => Some(HolderChange::Gone(peer)),
         });
-        HolderChanges { reset: false, changes: changes.collect(), synced: true }
+        HolderChanges { reset: false, changes: changes.collect(), synced: true, introduces: false }
     }
 }
 

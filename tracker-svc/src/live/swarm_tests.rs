@@ -53,7 +53,7 @@ impl Belief {
                     // Additions are only ever told of a holder that was told before.
                     self.holders.get_mut(&peer).expect("a known holder").chunks.union_with(&chunks);
                 }
-                HolderChange::Gone(peer) => drop(self.holders.remove(&peer)),
+                HolderChange::Gone(peer) | HolderChange::Parted(peer) => drop(self.holders.remove(&peer)),
             }
         }
         self.synced |= message.synced;

@@ -12,7 +12,7 @@
 //! needs the catalogue runs as one piece on a blocking thread, so that a caller that goes away in the
 //! middle (a cancelled call) cannot leave the two halves at odds.
 //!
-//! That half is in `names.rs`; what is asked for and answered is in `answers.rs`.
+//! That half is in `names.rs`; what is asked for and answered is in `answers.rs`, and watches are in `watcher.rs`.
 //!
 //! What is told under one lease takes effect in order: each such call takes the lease's turn first and
 //! keeps it until its blocking work is done, whether or not its caller is still there.
@@ -21,6 +21,7 @@ mod answers;
 mod names;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,19 +32,21 @@ use std::{
 use drizzle_proto::{
     Address, FileInfo, FileName, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
-    holder::HolderChanges,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{info, warn};
 
-pub use self::answers::{Dropped, HolderPage, Listing, Locations, OwnedName, Wanted};
+pub use self::{
+    answers::{Dropped, HolderPage, Listing, Locations, OwnedName, Wanted},
+    watcher::Watcher,
+};
 use crate::{
     catalogue::{Catalogue, Record},
     census::{Census, Counts},
     error::Error,
     limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
-    live::{Live, News, Opened, Watch, identities::Ruling},
+    live::{Live, News, Opened, identities::Ruling},
     verdict::same_address,
 };
 
@@ -67,7 +70,7 @@ struct Guarded {
     live: Live,
     /// Held while something that a peer told under its lease takes effect, by lease.
     turns: HashMap<u64, Arc<tokio::sync::Mutex<()>>>,
-    /// Wake the watchers of a swarm, by its serial number.
+    /// Wake the watchers of a swarm, or one that is introduced, by its serial number.
     bells: HashMap<u64, watch::Sender<()>>,
     /// Draws the ids of leases.
     rng: StdRng,
@@ -317,23 +320,6 @@ impl Registry {
         Ok(Locations { file, hashes, holders, next })
     }
 
-    /// Begins a watch on a file's holders.
-    pub async fn watch(&self, name: FileName) -> Result<Watcher, Error> {
-        let registry = self.clone();
-        let begin = move |inner: &Inner| {
-            // Held over both halves: the name must not be released between them.
-            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
-            let record = inner.catalogue.get(&name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
-            let (watch, bell) = inner.with(|Guarded { live, bells, .. }| {
-                let watch = live.watch(&record.file)?;
-                let bell = bells.entry(watch.serial()).or_insert_with(|| watch::Sender::new(())).subscribe();
-                Ok::<_, Error>((watch, bell))
-            })?;
-            Ok(Watcher { registry, watch, bell })
-        };
-        self.blocking(begin).await
-    }
-
     /// Waits until everything that was told under this lease before has taken effect.
     async fn turn(&self, lease: u64, now: Instant) -> Result<OwnedMutexGuard<()>, Error> {
         let turn = self.inner.at(now, |Guarded { live, turns, .. }| {
@@ -448,32 +434,5 @@ fn log_refused(peer: PeerId, outcomes: &[FileOutcome]) {
     });
     if let Some(first) = refused.next() {
         warn!(%peer, files = 1 + refused.count(), %first, "files refused");
-    }
-}
-
-/// A watch on one file's holders. Dropping it ends the watch.
-pub struct Watcher {
-    registry: Registry,
-    watch: Watch,
-    /// Rings after each change; closed when the name is released.
-    bell: watch::Receiver<()>,
-}
-
-impl Watcher {
-    /// What to tell next, if anything is left to tell; an error once the name is released.
-    pub fn next_message(&mut self) -> Result<Option<HolderChanges>, Error> {
-        self.registry.inner.with(|guarded| guarded.live.next_message(&mut self.watch))
-    }
-
-    /// Waits until [`Watcher::next_message`] may have something to tell.
-    pub async fn changed(&mut self) {
-        // An error means that the name was released, which `next_message` tells.
-        let _ = self.bell.changed().await;
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.registry.inner.with(|guarded| guarded.live.unwatch(&self.watch));
     }
 }

@@ -57,7 +57,7 @@ async fn an_owners_withdrawal_reaches_holders_and_watches() {
     for lease in [owner, holder] {
         assert_eq!(announce(&registry, lease, entry(1, 1, "0-3"), start).await, FileOutcome::Registered);
     }
-    let mut watcher = registry.watch(name(1)).await.unwrap();
+    let mut watcher = registry.watch(name(1), None, Instant::now()).await.unwrap();
     assert_eq!(watcher.next_message().unwrap().unwrap().changes.len(), 2);
     assert!(watcher.next_message().unwrap().is_none());
 
@@ -169,7 +169,7 @@ async fn the_census_counts() {
     announce(&registry, one, entry(1, 1, "0-3"), start).await;
     announce(&registry, two, entry(1, 1, "0"), start).await;
     announce(&registry, two, entry(1, 2, "0"), start).await;
-    let watcher = registry.watch(name(1)).await.unwrap();
+    let watcher = registry.watch(name(1), None, Instant::now()).await.unwrap();
     let census = registry.census(start + LEASE / 2);
     let live = LiveCounts { peers: 2, swarms: 1, holders: 1, watches: 1, staged_bytes: 0 };
     assert_eq!(census.live, live, "a refused peer is no holder");

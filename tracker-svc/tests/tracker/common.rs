@@ -177,7 +177,7 @@ impl Belief {
                 HolderChange::Added(peer, chunks) => {
                     self.holders.get_mut(&peer).expect("a known holder").chunks.union_with(&chunks);
                 }
-                HolderChange::Gone(peer) => drop(self.holders.remove(&peer)),
+                HolderChange::Gone(peer) | HolderChange::Parted(peer) => drop(self.holders.remove(&peer)),
             }
         }
         self.synced |= message.synced;

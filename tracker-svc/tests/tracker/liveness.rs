@@ -16,7 +16,7 @@ async fn a_peer_that_stops_renewing_is_gone_and_one_that_renews_stays() {
     let renewing = stays.keep_alive();
     let mut goes = Peer::new(&tracker, 2).await;
     stays.share("a", &manifest(1, 2)).await;
-    let mut watch = stays.tracker.watch_file(&name("a")).await.unwrap();
+    let mut watch = stays.tracker.watch_file(&name("a"), None).await.unwrap();
     let mut belief = Belief::default();
     goes.share("a", &manifest(1, 2)).await;
     belief.until(&mut watch, |belief| belief.holders.len() == 2).await;
@@ -69,11 +69,11 @@ async fn a_watch_tells_a_snapshot_and_then_every_change() {
     let mut one = Peer::new(&tracker, 1).await;
     let mut two = Peer::new(&tracker, 2).await;
     let content = manifest(1, 10);
-    assert_eq!(one.tracker.watch_file(&name("a")).await.err().map(|error| error.code()), Some(Code::NotFound));
+    assert_eq!(one.tracker.watch_file(&name("a"), None).await.err().map(|error| error.code()), Some(Code::NotFound));
     one.share("a", &content).await;
     one.tracker.register_peer(&info(1)).await.unwrap();
 
-    let mut watch = two.tracker.watch_file(&name("a")).await.unwrap();
+    let mut watch = two.tracker.watch_file(&name("a"), None).await.unwrap();
     let mut belief = Belief::default();
     belief.until(&mut watch, |belief| belief.synced).await;
     assert_eq!((belief.holders.len(), belief.messages), (0, 1), "a file without holders: an empty snapshot at once");
@@ -91,7 +91,7 @@ async fn a_watch_tells_a_snapshot_and_then_every_change() {
     three.tracker.leave(three.lease).await.unwrap();
     belief.until(&mut watch, |belief| belief.holders.len() == 1).await;
 
-    let mut late = two.tracker.watch_file(&name("a")).await.unwrap();
+    let mut late = two.tracker.watch_file(&name("a"), None).await.unwrap();
     let mut late_belief = Belief::default();
     late_belief.until(&mut late, |belief| belief.synced).await;
     assert_eq!(late_belief.holders, belief.holders);
@@ -104,7 +104,7 @@ async fn a_watch_ends_when_its_name_is_released() {
     let tracker = start(dir.path()).await;
     let mut peer = Peer::new(&tracker, 1).await;
     peer.share("a", &manifest(1, 2)).await;
-    let mut watch = peer.tracker.watch_file(&name("a")).await.unwrap();
+    let mut watch = peer.tracker.watch_file(&name("a"), None).await.unwrap();
     Belief::default().until(&mut watch, |belief| belief.synced).await;
     assert!(peer.tracker.withdraw_file(peer.lease, &name("a")).await.unwrap());
     let end = tokio::time::timeout(LIMIT, watch.next()).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_slow_watcher_learns_the_truth_in_the_end() {
     let content = manifest(1, 8000);
     peer.share("a", &content).await;
     let mut slow = Peer::new(&tracker, 2).await;
-    let mut watch = slow.tracker.watch_file(&name("a")).await.unwrap();
+    let mut watch = slow.tracker.watch_file(&name("a"), None).await.unwrap();
     let mut other = Peer::new(&tracker, 3).await;
     for first in (0..8000u32).step_by(1000) {
         // One entry for each chunk: a thousand changes a call.
@@ -153,7 +153,7 @@ fn a_shutdown_ends_watches_and_leaves_nothing_behind() {
         peer.share("a", &manifest(1, 2)).await;
         let mut watches = Vec::new();
         for _ in 0..5 {
-            let mut watch = peer.tracker.watch_file(&name("a")).await.unwrap();
+            let mut watch = peer.tracker.watch_file(&name("a"), None).await.unwrap();
             Belief::default().until(&mut watch, |belief| belief.synced).await;
             watches.push(watch);
         }
@@ -182,7 +182,7 @@ fn a_client_that_does_not_answer_is_cut_off() {
     let _frozen = client.block_on(async {
         let mut peer = Peer::new(&tracker, 1).await;
         peer.share("a", &manifest(1, 2)).await;
-        let watch = peer.tracker.watch_file(&name("a")).await.unwrap();
+        let watch = peer.tracker.watch_file(&name("a"), None).await.unwrap();
         (peer, watch)
     });
     // Nobody drives the client from here on: it answers nothing, and its connection stays open.

@@ -6,5 +6,6 @@ mod common;
 
 mod catalogue;
 mod liveness;
+mod neighbours;
 mod order;
 mod wire;

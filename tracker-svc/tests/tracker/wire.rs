@@ -44,7 +44,10 @@ async fn malformed_fields_fail_alone_and_name_themselves() {
     for bad in ["", "../x", "/x", "a/../../x", "a\0", &"x/".repeat(2048)] {
         let name = bad.to_owned();
         told(raw.file_locations(wire::FileLocationsRequest { name, ..Default::default() }).await.unwrap_err(), "name");
-        told(raw.watch_file(wire::WatchFileRequest { name: bad.to_owned() }).await.unwrap_err(), "name");
+        told(
+            raw.watch_file(wire::WatchFileRequest { name: bad.to_owned(), ..Default::default() }).await.unwrap_err(),
+            "name",
+        );
         let name = bad.to_owned();
         told(raw.withdraw_file(wire::WithdrawFileRequest { lease_id, name }).await.unwrap_err(), "name");
     }

@@ -1,0 +1,43 @@
+//! Other peers that want to know which chunks of a file are held here, and which come.
+
+use std::collections::HashMap;
+
+use drizzle_proto::{ChunkSet, FileId};
+use tokio::sync::watch;
+
+use super::Holdings;
+
+/// Rung when the chunks of a file change that somebody listens for.
+#[derive(Debug, Default)]
+pub(super) struct Bells(HashMap<FileId, watch::Sender<()>>);
+
+impl Bells {
+    /// What is held of a file changed.
+    pub(super) fn ring(&mut self, id: FileId) {
+        if let Some(bell) = self.0.get(&id) {
+            bell.send_replace(());
+        }
+    }
+
+    fn listen(&mut self, id: FileId) -> watch::Receiver<()> {
+        // Those of files that nobody listens for any more.
+        self.0.retain(|_, bell| bell.receiver_count() > 0);
+        self.0.entry(id).or_insert_with(|| watch::Sender::new(())).subscribe()
+    }
+}
+
+impl Holdings {
+    /// Rings when the chunks that are held of some content may have changed.
+    pub(crate) fn listen(&self, id: FileId) -> watch::Receiver<()> {
+        self.lock().bells.listen(id)
+    }
+
+    /// The chunks that are held of some content, under any name; nothing if it is not known here.
+    pub(crate) fn chunks_of(&self, id: FileId) -> Option<ChunkSet> {
+        let inner = self.lock();
+        let mut entries = inner.by_id.get(&id)?.iter().filter_map(|name| inner.files.get(name));
+        let mut chunks = entries.next()?.chunks.clone();
+        entries.for_each(|entry| chunks.union_with(&entry.chunks));
+        Some(chunks)
+    }
+}

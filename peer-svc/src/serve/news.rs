@@ -1,0 +1,202 @@
+//! Tells another peer which chunks of a file are held here, as they come.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use drizzle_proto::{ChunkSet, FileId, wire};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::ServeError;
+use crate::holdings::{Holdings, ReadError};
+
+/// A chunk is told at once, but this long after the last news: meanwhile others are gathered. A neighbour that hears of
+/// a chunk later than about a chunk's time asks others for what it could have from here.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Peers that may listen at once: far more than a peer has neighbours.
+const MOST: usize = 1024;
+
+/// The peers that listen.
+#[derive(Debug, Clone)]
+pub(crate) struct NewsDesk {
+    holdings: Arc<Holdings>,
+    listeners: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+/// Counts a listener for as long as it listens.
+struct Listener(Arc<AtomicUsize>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Message = Result<wire::WatchChunksResponse, Status>;
+
+impl NewsDesk {
+    /// Tells of these holdings until the daemon stops.
+    pub(crate) fn new(holdings: Arc<Holdings>, stop: CancellationToken) -> Self {
+        Self { holdings, listeners: Arc::default(), stop }
+    }
+
+    /// The messages for one peer, from a task that ends with the stream, with the file, or when the daemon stops.
+    pub(crate) fn open(&self, file: FileId) -> Result<ReceiverStream<Message>, ServeError> {
+        let listener = Listener(self.listeners.clone());
+        if self.listeners.fetch_add(1, Ordering::Relaxed) >= MOST {
+            return Err(ServeError::Listeners(MOST));
+        }
+        let held = self.holdings.chunks_of(file).ok_or(ReadError::UnknownFile(file))?;
+        let (sender, messages) = mpsc::channel(1);
+        let (holdings, stop) = (self.holdings.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let _listener = listener;
+            let end = tokio::select! {
+                end = tell(&holdings, file, held, &sender) => end,
+                () = stop.cancelled() => Some(ServeError::Stopping),
+                () = sender.closed() => None,
+            };
+            if let Some(error) = end {
+                // The stream may be gone.
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(ReceiverStream::new(messages))
+    }
+}
+
+/// Tells until every chunk is held, or none is any more: then why.
+async fn tell(
+    holdings: &Holdings,
+    file: FileId,
+    first: ChunkSet,
+    sender: &mpsc::Sender<Message>,
+) -> Option<ServeError> {
+    let mut bell = holdings.listen(file);
+    let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
+    let mut told = first;
+    sender.send(message(true, &told)).await.ok()?;
+    let mut quiet_until = Instant::now() + GATHER;
+    loop {
+        bell.borrow_and_update();
+        let Some(held) = holdings.chunks_of(file) else { return Some(ReadError::UnknownFile(file).into()) };
+        let (more, fewer) = (held.difference(&told), told.difference(&held));
+        if !more.is_empty() || !fewer.is_empty() {
+            sleep_until(quiet_until).await;
+            // What came meanwhile goes with it.
+            let held = holdings.chunks_of(file).unwrap_or(held);
+            let (more, fewer) = (held.difference(&told), told.difference(&held));
+            let news = if fewer.is_empty() { message(false, &more) } else { message(true, &held) };
+            sender.send(news).await.ok()?;
+            (told, quiet_until) = (held, Instant::now() + GATHER);
+        }
+        if told.is_full() {
+            return None;
+        }
+        bell.changed().await.ok()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drizzle_proto::{ChunkIndex, FileName, Manifest};
+    use tokio_stream::StreamExt;
+    use tonic::Code;
+
+    use super::*;
+    use crate::store::{
+        disk::Disk,
+        testing::content,
+        write::{PartialFile, StoredChunk},
+    };
+
+    /// A desk, what it tells of, and a partial file there with these chunks.
+    fn desk(first: &str) -> (NewsDesk, Arc<Holdings>, Manifest) {
+        let (holdings, manifest) = (Arc::new(Holdings::default()), content(1).1);
+        let partial = Arc::new(PartialFile::at("/partial".as_ref(), manifest.clone(), Disk::default()));
+        holdings.insert_partial(name(), partial, set(&manifest, first));
+        (NewsDesk::new(holdings.clone(), CancellationToken::new()), holdings, manifest)
+    }
+
+    fn name() -> FileName {
+        FileName::new("a").unwrap()
+    }
+
+    fn set(manifest: &Manifest, ranges: &str) -> ChunkSet {
+        ChunkSet::from_ranges(manifest.layout().chunk_count(), &ranges.parse().unwrap()).unwrap()
+    }
+
+    fn index(manifest: &Manifest, chunk: u32) -> ChunkIndex {
+        manifest.layout().chunk_count().index(chunk).unwrap()
+    }
+
+    async fn next(stream: &mut ReceiverStream<Message>) -> (bool, String) {
+        let message = stream.next().await.expect("the stream goes on").expect("news");
+        let chunks = ChunkSet::try_from(message.chunks.expect("chunks")).unwrap();
+        (message.reset, chunks.ranges().to_string())
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_told_and_then_what_comes_until_all_is_there() {
+        let (desk, holdings, manifest) = desk("1");
+        let mut stream = desk.open(manifest.id()).unwrap();
+        assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)));
+        assert_eq!(next(&mut stream).await, (false, "0".to_owned()));
+        holdings.take_back(&name(), manifest.id(), &set(&manifest, "1"));
+        assert_eq!(next(&mut stream).await, (true, "0".to_owned()), "fewer: told anew");
+        // Told together, if it is not told at once.
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 1)));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)));
+        assert_eq!(next(&mut stream).await, (false, "1-2".to_owned()));
+        assert!(stream.next().await.is_none(), "there is nothing more to tell");
+        assert_eq!(desk.listeners.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_held_is_not_found_also_in_the_middle() {
+        let (desk, holdings, manifest) = desk("1");
+        let other = content(2).1.id();
+        assert_eq!(Status::from(desk.open(other).unwrap_err()).code(), Code::NotFound);
+        let mut stream = desk.open(manifest.id()).unwrap();
+        assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
+        holdings.remove(&name(), false);
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::NotFound);
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_listen() {
+        let (desk, _, manifest) = desk("1");
+        let open = || desk.open(manifest.id());
+        let streams: Vec<_> = (0..MOST).map(|_| open().unwrap()).collect();
+        assert_eq!(Status::from(open().unwrap_err()).code(), Code::ResourceExhausted);
+        drop(streams);
+        // Their tasks notice it in their own time.
+        while desk.listeners.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(open().is_ok());
+    }
+
+    #[tokio::test]
+    async fn listeners_are_told_that_the_daemon_stops() {
+        let (desk, _, manifest) = desk("1");
+        let mut stream = desk.open(manifest.id()).unwrap();
+        next(&mut stream).await;
+        desk.stop.cancel();
+        assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    }
+}

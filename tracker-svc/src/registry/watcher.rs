@@ -1,0 +1,58 @@
+//! Watches on a file's holders.
+
+use std::{sync::PoisonError, time::Instant};
+
+use drizzle_proto::{FileName, holder::HolderChanges};
+use tokio::sync::watch;
+
+use super::{Guarded, Inner, Registry};
+use crate::{
+    error::Error,
+    live::watches::{Newcomer, Watch},
+};
+
+impl Registry {
+    /// Begins a watch on a file's holders: on all, or on neighbours.
+    pub async fn watch(&self, name: FileName, newcomer: Option<Newcomer>, now: Instant) -> Result<Watcher, Error> {
+        let registry = self.clone();
+        let begin = move |inner: &Inner| {
+            // Held over both halves: the name must not be released between them.
+            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
+            let record = inner.catalogue.get(&name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
+            let (watch, bell) = inner.with(|Guarded { live, bells, .. }| {
+                let watch = live.watch(&record.file, newcomer.as_ref(), now)?;
+                let bell = bells.entry(watch.serial()).or_insert_with(|| watch::Sender::new(())).subscribe();
+                Ok::<_, Error>((watch, bell))
+            })?;
+            Ok(Watcher { registry, watch, bell })
+        };
+        self.blocking(begin).await
+    }
+}
+
+/// A watch on one file's holders. Dropping it ends the watch.
+pub struct Watcher {
+    registry: Registry,
+    watch: Watch,
+    /// Rings after each change; closed when the name is released.
+    bell: watch::Receiver<()>,
+}
+
+impl Watcher {
+    /// What to tell next, if anything is left to tell; an error once the name is released.
+    pub fn next_message(&mut self) -> Result<Option<HolderChanges>, Error> {
+        self.registry.inner.with(|guarded| guarded.live.next_message(&mut self.watch))
+    }
+
+    /// Waits until [`Watcher::next_message`] may have something to tell.
+    pub async fn changed(&mut self) {
+        // An error means that the name was released, which `next_message` tells.
+        let _ = self.bell.changed().await;
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.registry.inner.with(|guarded| guarded.live.unwatch(&self.watch));
+    }
+}
