@@ -24,7 +24,7 @@ use drizzle_proto::{ChunkSet, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    effects::{Effect, Ended, Input},
+    effects::{Bounds, Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
     failure::Failure,
     job::{Job, bytes_of},
@@ -62,6 +62,8 @@ pub(super) struct Transfer {
     record_from: Instant,
     scheduler: Scheduler,
     streams: Streams,
+    /// Streams that it may run because of its priority.
+    allowed: usize,
     sources: Sources,
     running: BTreeMap<FetchId, Fetch>,
     /// Fetches that ran when this process was stopped for a while.
@@ -85,6 +87,7 @@ impl Transfer {
         let limits = Limits::for_chunks_of(job.manifest.layout().chunk_size());
         Self {
             scheduler: Scheduler::new(&missing, limits),
+            allowed: limits.in_flight,
             streams: Streams::new(job.manifest.layout().chunk_size(), limits.in_flight, now),
             waiting: Waiting::new(job.timeout, now),
             recorded: unproved.clone(),
@@ -171,9 +174,10 @@ impl Transfer {
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire } => {
+            Input::Counted { received, had, wire, own } => {
                 self.sources.received(&received);
                 self.moved(&had, now);
+                self.held_to(own, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
             }
@@ -267,7 +271,7 @@ impl Transfer {
 
     /// Asks for as much as the scheduler lets run.
     fn start_fetches(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.scheduler.allow(self.streams.room());
+        self.scheduler.allow(self.streams.room().min(self.allowed));
         // Before the whole picture is there, the rarest chunk is not known.
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
@@ -418,6 +422,17 @@ impl Transfer {
             self.waiting.chunk_grew(chunk, (*had).min(len), now);
             self.scheduler.moved(*id, *had, len, now);
         }
+    }
+
+    /// A download that this peer itself holds up waits for no holder.
+    fn held_to(&mut self, own: Bounds, now: Instant) {
+        self.streams.limit(own.limit);
+        self.allowed = own.streams.unwrap_or(usize::MAX);
+        let mut longest = Duration::ZERO;
+        for (id, total) in own.held_up {
+            longest = longest.max(self.scheduler.held_up(id, total, now));
+        }
+        self.waiting.held_up(longest, now);
     }
 
     fn progress(&self) -> Progress {

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use drizzle_engine::{
     calls::LATE,
     pace::{Pace, Verdict},
+    slots::{Requester, Slots},
 };
-use drizzle_proto::limits::MESSAGE_SIZE;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
@@ -29,10 +29,12 @@ use tonic::Status;
 use super::{
     ServeError, Slot,
     choice::Choice,
+    lock,
     message::{Framed, message},
 };
 use crate::{
     holdings::Readable,
+    limits::Gate,
     store::{calls::Calls, read::append_exact},
 };
 
@@ -118,6 +120,30 @@ impl Drop for Hold {
     }
 }
 
+/// What the bytes of a stream pass on their way out.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) slots: Arc<Mutex<Slots>>,
+    pub(super) gate: Arc<Gate<Requester>>,
+    /// Requesters share the limit alike, however many streams each has.
+    pub(super) requester: Requester,
+}
+
+impl Way {
+    /// Waits until so many bytes may go; for how long, or `None` if the stream is gone before.
+    async fn pass(&self, bytes: u64, sender: &mpsc::Sender<Message>) -> Option<Duration> {
+        let mut waits_since = None;
+        let passed = self.gate.pass(self.requester, 1, bytes, || waits_since = Some(Instant::now()));
+        tokio::select! {
+            biased;
+            () = passed => {}
+            () = sender.closed() => return None,
+        }
+        lock(&self.slots).sent(bytes, Instant::now());
+        Some(waits_since.map(|since| since.elapsed()).unwrap_or_default())
+    }
+}
+
 pub(super) type Message = Result<Framed, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
@@ -131,12 +157,12 @@ pub(super) fn read_ahead(
     sender: &mpsc::Sender<Message>,
     reader: &Arc<Reader>,
     mut pace: Pace,
-    sent: impl Fn(u64),
+    way: &Way,
 ) {
     let mut at = offset;
     let hold = Arc::new(Hold(reader.clone()));
     while at < readable.len {
-        let len = MESSAGE_SIZE.min((readable.len - at) as usize);
+        let len = way.gate.message_size().min((readable.len - at) as usize);
         let message = reader
             .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), hold.clone())
             .map_err(|error| Status::internal(format!("cannot read: {error}")));
@@ -145,12 +171,17 @@ pub(super) fn read_ahead(
             // Whatever is still on its way.
             return drop(reader.slot().take());
         };
-        permit.send(message);
         if failed {
-            return;
+            return permit.send(message);
         }
-        pace.moved(len as u64, Instant::now());
-        sent(len as u64);
+        let Some(waited) = runtime.block_on(way.pass(len as u64, sender)) else {
+            return drop(reader.slot().take());
+        };
+        permit.send(message);
+        let now = Instant::now();
+        // A receiver is not slow while nothing is sent to it.
+        pace.held_up(waited, now);
+        pace.moved(len as u64, now);
         at += u32::try_from(len).unwrap_or(u32::MAX);
     }
     drop(hold);
