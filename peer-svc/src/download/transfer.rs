@@ -471,6 +471,9 @@ fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
 #[path = "transfer_choice_tests.rs"]
 mod choice_tests;
 #[cfg(test)]
+#[path = "transfer_limit_tests.rs"]
+mod limit_tests;
+#[cfg(test)]
 #[path = "transfer_replay_tests.rs"]
 mod replay_tests;
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl Bench {
         bench
     }
 
-    fn holds(&mut self, n: u8) -> Vec<Effect> {
+    pub(super) fn holds(&mut self, n: u8) -> Vec<Effect> {
         let chunks = ChunkSet::full(self.transfer.job.wanted.count());
         self.apply(Input::Located(Located::Change(HolderChange::Is(Holder { peer: peer(n), chunks }))))
     }

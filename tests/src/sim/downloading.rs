@@ -28,7 +28,9 @@ impl World {
         self.present.push(index);
         for (nth, file) in self.files.iter().enumerate() {
             let seed = seed_for(self.options.seed, index, 16 + nth as u64);
-            self.peers[index as usize].shares[nth].download = Some(Box::new(Download::new(file, seed, now)));
+            let mut download = Box::new(Download::new(file, seed, now));
+            download.streams.limit(self.options.down_limit.unwrap_or_default());
+            self.peers[index as usize].shares[nth].download = Some(download);
         }
         // It asks what the name stands for and then for its holders, one after the other.
         let there = self.clock.now() + 3 * millis(self.options.latency) + self.repeated();

@@ -59,7 +59,17 @@ fn what_slows_a_swarm_down_slows_it_down() {
         report.ends().last().copied().expect("it ended")
     };
     let plain = time("");
-    for slower in ["--latency 20", "--disk 10", "--up 50", "--down 40", "--overhead 1.2", "--loss 0.2", "--push 2000"] {
+    for slower in [
+        "--latency 20",
+        "--disk 10",
+        "--up 50",
+        "--down 40",
+        "--overhead 1.2",
+        "--loss 0.2",
+        "--push 2000",
+        "--up-limit 50",
+        "--down-limit 40",
+    ] {
         assert!(time(slower) > plain * 1.02, "{slower}");
     }
 }
