@@ -12,10 +12,10 @@
 //!   one holds beyond its share does not count, and it gets no more before it is back within it;
 //! - no more grants are out than [`Slots::most`];
 //! - while another requester was refused within [`MEMORY`], none gets more than its fair share;
-//! - while a low limit leaves fewer slots than there are at least, they go to requesters in turn: none that was served
-//!   gets a slot for which another one waits that was served longer ago, so that all that ask at least every [`MEMORY`]
-//!   are served alike, a chunk each. (Otherwise chunks are short against the pauses after which requesters ask again, and
-//!   a slot that waits for one of them is lost.)
+//! - while a limit makes chunks take long, slots go to requesters in turn: none that was served gets a slot for which
+//!   another one waits that was served longer ago, so that all that ask at least every [`MEMORY`] are served alike, a chunk
+//!   each. (Otherwise chunks are short against the pauses after which requesters ask again, and a slot that waits for one
+//!   of them is lost.)
 //! - a released slot is free at once;
 //! - however many requesters ask, no more than [`REMEMBERED`] are remembered, the latest ones.
 //!
@@ -52,7 +52,7 @@ pub struct Slots {
     held: BTreeMap<Requester, usize>,
     /// When each requester that was refused and has got nothing since was refused last.
     refused: BTreeMap<Requester, Instant>,
-    /// While a limit leaves few slots: when each requester was served last.
+    /// While a limit makes chunks take long: when each requester was served last.
     served: BTreeMap<Requester, Instant>,
 }
 
@@ -131,7 +131,7 @@ impl Slots {
         let is_free = counted + self.served_longer_ago(requester) < self.count() && self.taken() < self.most;
         if is_free && (within_share || !self.others_wait(requester, now)) {
             self.refused.remove(&requester);
-            if self.uplink.is_cut() {
+            if self.uplink.is_slow() {
                 remember(&mut self.served, requester, now);
             } else {
                 self.served.clear();
@@ -163,7 +163,7 @@ impl Slots {
 
     /// How many of those that wait for their first slot have a claim before this requester.
     fn served_longer_ago(&self, requester: Requester) -> usize {
-        if !self.uplink.is_cut() {
+        if !self.uplink.is_slow() {
             return 0;
         }
         let served = self.served.get(&requester);

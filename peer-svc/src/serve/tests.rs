@@ -214,11 +214,12 @@ async fn a_receiver_that_goes_while_its_bytes_wait_for_the_limit_leaves_its_slot
     let mut waits = uploads.open(request(file, 1)).await.unwrap();
     waits.next().await.unwrap().unwrap();
     waits.next().await.unwrap().unwrap();
-    assert!(matches!(uploads.open(request(file, 2)).await, Err(ServeError::Busy(1))), "a chunk takes minutes");
+    let _other = uploads.open(request(file, 2)).await.unwrap();
+    assert!(matches!(uploads.open(request(file, 3)).await, Err(ServeError::Busy(2))), "a chunk takes minutes");
     drop(waits);
-    until_taken(&uploads, 0).await;
-    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(1))), "it is the other's turn");
-    let slow = uploads.open(request(file, 2)).await.unwrap();
+    until_taken(&uploads, 1).await;
+    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it is the third one's turn");
+    let slow = uploads.open(request(file, 3)).await.unwrap();
     uploads.gate.set(RateLimit::UNLIMITED);
     let bytes: u64 = slow.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
     assert_eq!(bytes, u64::from(CHUNK));
