@@ -73,8 +73,8 @@ pub(crate) struct LimitState {
 #[derive(Debug)]
 pub(crate) struct Gate<K> {
     inner: Mutex<Inner<K>>,
-    /// Rung when something may go earlier than those that wait know.
-    changed: watch::Sender<()>,
+    /// The limit; rung also when something may go earlier than those that wait know.
+    changed: watch::Sender<RateLimit>,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl<K: Ord + Clone> Gate<K> {
         let now = Instant::now();
         let (limiter, gauge) = (Limiter::new(limit, now), Gauge::new(now));
         let inner = Inner { limiter, waiting: HashMap::new(), gauge };
-        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::default() })
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(limit) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
@@ -114,14 +114,19 @@ impl<K: Ord + Clone> Gate<K> {
         self.lock().limiter.limit()
     }
 
-    /// Bytes of one message under it.
-    pub(crate) fn message_size(&self) -> usize {
-        message_size(self.limit())
-    }
-
     /// Bytes a second that pass now.
     pub(crate) fn rate(&self) -> u64 {
         self.lock().gauge.rate(Instant::now())
+    }
+
+    /// Without a limit: counts the bytes, and nobody waits.
+    fn passes_at_once(&self, bytes: u64) -> bool {
+        let mut inner = self.lock();
+        let is_unlimited = inner.limiter.limit() == RateLimit::UNLIMITED;
+        if is_unlimited {
+            inner.gauge.went(bytes, Instant::now());
+        }
+        is_unlimited
     }
 
     /// Another limit from now on.
@@ -131,19 +136,36 @@ impl<K: Ord + Clone> Gate<K> {
         inner.limiter.set(limit, now);
         inner.grant(now);
         drop(inner);
-        self.changed.send_replace(());
+        self.changed.send_replace(limit);
+    }
+
+    /// Waits until some bytes of a flow with this weight may pass: a message of what is `left`, whose size follows the
+    /// limit, also when that changes meanwhile. How many they are. `must_wait` is called if they may not yet.
+    pub(crate) async fn message(&self, flow: K, weight: u64, left: u64, mut must_wait: impl FnMut()) -> u64 {
+        loop {
+            let mut changed = self.changed.subscribe();
+            let limit = self.limit();
+            let bytes = left.min(message_size(limit) as u64);
+            // What it returns locks the sender, and must not outlive the wait. The sender lives as long as this.
+            let changes = async { drop(changed.wait_for(|now| *now != limit).await) };
+            tokio::select! {
+                biased;
+                () = self.pass(flow.clone(), weight, bytes, &mut must_wait) => return bytes,
+                () = changes => {}
+            }
+        }
     }
 
     /// Waits until so many bytes of a flow with this weight may pass. `must_wait` is called first if they may not yet.
     pub(crate) async fn pass(&self, flow: K, weight: u64, bytes: u64, must_wait: impl FnOnce()) {
+        if self.passes_at_once(bytes) {
+            return;
+        }
         let mut changed = self.changed.subscribe();
         let (sender, mut granted) = oneshot::channel();
         let _waits = {
             let now = Instant::now();
             let mut inner = self.lock();
-            if inner.limiter.limit() == RateLimit::UNLIMITED {
-                return inner.gauge.went(bytes, now);
-            }
             let wish = inner.limiter.ask(flow.clone(), weight, bytes);
             inner.waiting.insert(wish, sender);
             inner.grant(now);
@@ -179,7 +201,7 @@ impl<K: Ord + Clone> Drop for Waits<'_, K> {
             inner.limiter.withdraw(&self.flow, self.wish);
             inner.grant(Instant::now());
             drop(inner);
-            self.gate.changed.send_replace(());
+            self.gate.changed.send_modify(|_| ());
         }
     }
 }
@@ -240,6 +262,26 @@ mod tests {
         gate.set(RateLimit::UNLIMITED);
         slow.await.unwrap();
         assert!(gate.lock().waiting.is_empty() && gate.rate() > 0);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_waits_when_the_limit_becomes_low_becomes_small() {
+        let gate = Gate::new(limit(16 << 20));
+        gate.pass(1, 1, 800 * KIB, || {}).await;
+        let large = gate.message(1, 1, 1 << 40, || {}).await;
+        assert_eq!(large, 256 * KIB);
+        let mut waits = std::pin::pin!(gate.message(1, 1, 1 << 40, || {}));
+        // Far more than there is.
+        let mut others: Vec<_> = (2..6).map(|flow| Box::pin(gate.pass(flow, 1, 64 << 20, || {}))).collect();
+        std::future::poll_fn(|context| {
+            others.iter_mut().for_each(|other| assert!(other.as_mut().poll(context).is_pending()));
+            assert!(waits.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        gate.set(limit(64 * KIB));
+        drop(others);
+        assert_eq!(waits.await, 4 * KIB);
     }
 
     #[tokio::test]

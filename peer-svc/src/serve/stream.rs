@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Messages read ahead of the transport.
-pub(super) const READ_AHEAD: usize = 2;
+pub(super) const READ_AHEAD: usize = 3;
 
 /// After the last message was handed over, the transport may keep its slot for this long: a receiver that reads nothing
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
@@ -130,17 +130,18 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Waits until so many bytes may go; for how long, or `None` if the stream is gone before.
-    async fn pass(&self, bytes: u64, sender: &mpsc::Sender<Message>) -> Option<Duration> {
+    /// Waits until a message of what is left may go: its length, and how long that took. `None` if the stream is gone
+    /// before.
+    async fn pass(&self, left: u32, sender: &mpsc::Sender<Message>) -> Option<(u32, Duration)> {
         let mut waits_since = None;
-        let passed = self.gate.pass(self.requester, 1, bytes, || waits_since = Some(Instant::now()));
-        tokio::select! {
+        let must_wait = || waits_since = waits_since.or_else(|| Some(Instant::now()));
+        let passed = tokio::select! {
             biased;
-            () = passed => {}
+            passed = self.gate.message(self.requester, 1, left.into(), must_wait) => passed,
             () = sender.closed() => return None,
-        }
-        lock(&self.slots).sent(bytes, Instant::now());
-        Some(waits_since.map(|since| since.elapsed()).unwrap_or_default())
+        };
+        let waited = waits_since.map(|since| since.elapsed()).unwrap_or_default();
+        Some((u32::try_from(passed).unwrap_or(left), waited))
     }
 }
 
@@ -162,27 +163,27 @@ pub(super) fn read_ahead(
     let mut at = offset;
     let hold = Arc::new(Hold(reader.clone()));
     while at < readable.len {
-        let len = way.gate.message_size().min((readable.len - at) as usize);
-        let message = reader
-            .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), hold.clone())
-            .map_err(|error| Status::internal(format!("cannot read: {error}")));
-        let failed = message.is_err();
-        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
+        let permit = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next());
+        // How long a message is follows from the limit at the moment in which it may go.
+        let passed = permit.and_then(|permit| Some((permit, runtime.block_on(way.pass(readable.len - at, sender))?)));
+        let Some((permit, (len, waited))) = passed else {
             // Whatever is still on its way.
             return drop(reader.slot().take());
         };
-        if failed {
-            return permit.send(message);
-        }
-        let Some(waited) = runtime.block_on(way.pass(len as u64, sender)) else {
-            return drop(reader.slot().take());
-        };
-        permit.send(message);
-        let now = Instant::now();
         // A receiver is not slow while nothing is sent to it.
-        pace.held_up(waited, now);
-        pace.moved(len as u64, now);
-        at += u32::try_from(len).unwrap_or(u32::MAX);
+        pace.held_up(waited, Instant::now());
+        let message = reader
+            .read(calls, readable, (readable.offset + u64::from(at), len as usize), named.take(), hold.clone())
+            .map_err(|error| Status::internal(format!("cannot read: {error}")));
+        let failed = message.is_err();
+        permit.send(message);
+        if failed {
+            return;
+        }
+        let now = Instant::now();
+        pace.moved(len.into(), now);
+        lock(&way.slots).sent(len.into(), now);
+        at += len;
     }
     drop(hold);
     // All is read, not all is taken.
