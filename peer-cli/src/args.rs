@@ -112,10 +112,10 @@ pub(crate) struct Limit {
 }
 
 const LIMIT_HELP: &str = "\
-Without options it shows the limits, and the rates in use over the last second or two. A change counts at once, and until
-the daemon is started again: its own options are --up and --down of peer-svc (DRIZZLE_UP, DRIZZLE_DOWN).
+Without options it shows the limits, and the rates in use over the last second or two. A change counts at once, and \
+until the daemon is started again: its own options are --up and --down of peer-svc (DRIZZLE_UP, DRIZZLE_DOWN).
 
-Units: B/s, kB/s, MB/s, GB/s (of 1000 bytes), KiB/s, MiB/s, GiB/s (of 1024 bytes), kbit, Mbit, Gbit (of 1000 bits). The
+Units: B/s, kB/s, MB/s, GB/s (of 1000 bytes), KiB/s, MiB/s, GiB/s (of 1024 bytes), kbit, Mbit, Gbit (of 1000 bits). The \
 least rate is 16KiB/s. Only bytes of chunks count.";
 
 /// How urgent a download is.

@@ -102,12 +102,9 @@ impl Failure {
     pub(crate) fn from_status(status: &Status) -> Self {
         let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
         let failure = Self::new(status.code().into(), reason);
-        let is_old = status.code() == Code::Unimplemented;
-        let failure = if is_old {
-            failure.hint("The daemon is older than this peer-cli: replace peer-svc as well.")
-        } else {
-            failure
-        };
+        if status.code() == Code::Unimplemented {
+            return failure.hint("The daemon is older than this peer-cli: replace peer-svc as well.");
+        }
         failure
             // Of a destination that is taken the daemon itself says what to do.
             .hint_if(Exit::Unreachable, "`peer-cli status` shows which tracker the daemon uses.")

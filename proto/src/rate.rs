@@ -7,10 +7,6 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr};
 
-/// The units of a rate, for a command's help.
-pub const HELP: &str = "B/s, kB/s, MB/s, GB/s (units of 1000 bytes), KiB/s, MiB/s, GiB/s (of 1024 bytes), kbit, Mbit, \
-                        Gbit (of 1000 bits; /s may be left out); at least 16 KiB/s; or \"unlimited\"";
-
 /// A limit in bytes a second, or none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct RateLimit(Option<NonZeroU64>);
