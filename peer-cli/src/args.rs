@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
-use drizzle_proto::{Address, ChunkRanges, FileName, Layout};
+use drizzle_proto::{Address, ChunkRanges, FileName, Layout, RateLimit, wire};
 
 use crate::exit;
 
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     },
     /// Show the state of the daemon and its transfers
     Status,
+    /// Show or change how fast the daemon sends and receives chunks
+    Limit(Limit),
     /// End a running download; its chunks are kept
     Cancel {
         /// What the file is called in the swarm
@@ -91,6 +93,51 @@ pub(crate) struct Download {
     /// Give up after this long without progress, such as 90s or 10m [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
+    /// Which of the daemon's downloads go first: their shares of a limit and of memory are 1, 4 and 16, and without a
+    /// limit a lower one runs fewer streams while a higher one gets on. One that runs already is raised, never lowered;
+    /// after a restart of the daemon it is normal
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "low|normal|high")]
+    pub(crate) priority: Priority,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = LIMIT_HELP)]
+pub(crate) struct Limit {
+    /// Most bytes sent to other peers, all of them together, such as 20MB/s, 100mbit, 500KiB/s or unlimited
+    #[arg(long, value_name = "RATE")]
+    pub(crate) up: Option<RateLimit>,
+    /// Most bytes received from other peers, over all downloads together
+    #[arg(long, value_name = "RATE")]
+    pub(crate) down: Option<RateLimit>,
+}
+
+const LIMIT_HELP: &str = "\
+Without options it shows the limits, and the rates in use over the last second or two. A change counts at once, and \
+until the daemon is started again: its own options are --up and --down of peer-svc (DRIZZLE_UP, DRIZZLE_DOWN).
+
+Units: B/s, kB/s, MB/s, GB/s (of 1000 bytes), KiB/s, MiB/s, GiB/s (of 1024 bytes), kbit, Mbit, Gbit (of 1000 bits). The \
+least rate is 16KiB/s. Only bytes of chunks count.";
+
+/// How urgent a download is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Priority {
+    /// It may wait for the others
+    Low,
+    /// As usual
+    #[default]
+    Normal,
+    /// It goes before the others
+    High,
+}
+
+impl From<Priority> for wire::Priority {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::Low,
+            Priority::Normal => Self::Normal,
+            Priority::High => Self::High,
+        }
+    }
 }
 
 fn peer(text: &str) -> Result<Address, String> {

@@ -101,7 +101,11 @@ impl Failure {
     /// What the daemon answered.
     pub(crate) fn from_status(status: &Status) -> Self {
         let reason = if status.message().is_empty() { status.code().description() } else { status.message() };
-        Self::new(status.code().into(), reason)
+        let failure = Self::new(status.code().into(), reason);
+        if status.code() == Code::Unimplemented {
+            return failure.hint("The daemon is older than this peer-cli: replace peer-svc as well.");
+        }
+        failure
             // Of a destination that is taken the daemon itself says what to do.
             .hint_if(Exit::Unreachable, "`peer-cli status` shows which tracker the daemon uses.")
     }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use drizzle_proto::{ChunkSet, layout::MAX_CHUNKS, wire};
+use drizzle_proto::{ChunkSet, RateLimit, layout::MAX_CHUNKS, wire};
 
 /// `1.50 MiB`; three significant digits, bytes as they are.
 pub(crate) fn bytes(bytes: u64) -> String {
@@ -12,6 +12,13 @@ pub(crate) fn bytes(bytes: u64) -> String {
 /// `98.1 MiB/s`; `-` while unknown.
 pub(crate) fn rate(per_second: Option<f64>) -> String {
     per_second.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", scaled(rate)))
+}
+
+/// A limit as it is written: `20 MB/s`, `unlimited`.
+pub(crate) fn limit(bytes_per_second: Option<u64>) -> String {
+    let Some(rate) = bytes_per_second else { return RateLimit::UNLIMITED.to_string() };
+    // A daemon that knows other bounds is shown as it is.
+    RateLimit::new(rate).map_or_else(|_| format!("{rate} B/s"), |limit| limit.to_string())
 }
 
 fn scaled(value: f64) -> String {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use drizzle_engine::slots::Slots;
-use drizzle_proto::{Address, Labels, net::shell::LogFormat};
+use drizzle_proto::{Address, Labels, RateLimit, net::shell::LogFormat};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
@@ -120,6 +120,16 @@ pub struct Config {
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub upload_slots: u16,
 
+    /// Most bytes of chunks sent to other peers, all of them together, such as 20MB/s, 100mbit or 500KiB/s. Units: B/s,
+    /// kB/s, MB/s, GB/s (of 1000 bytes), KiB/s, MiB/s, GiB/s (of 1024), kbit, Mbit, Gbit (of 1000 bits); at least 16KiB/s.
+    /// peer-cli limit changes it while the daemon runs
+    #[arg(long, value_name = "RATE", env = "DRIZZLE_UP", default_value = "unlimited")]
+    pub up: RateLimit,
+
+    /// Most bytes of chunks received from other peers, over all downloads together; as --up
+    #[arg(long, value_name = "RATE", env = "DRIZZLE_DOWN", default_value = "unlimited")]
+    pub down: RateLimit,
+
     /// On shutdown, running uploads may take this long to finish (such as 10s)
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = time)]
     pub drain: Duration,
@@ -201,11 +211,26 @@ mod tests {
             ("--settle", "soon", "such as 10s or 5m"),
             ("--look-every", "5", "such as 10s or 5m"),
             ("--drain", "5x", "such as 10s or 5m"),
+            ("--up", "fast", "such as 20MB/s, 500KiB/s, 100mbit or unlimited"),
+            ("--up", "20mb", "write Mbit for bits, or MB/s for bytes"),
+            ("--down", "0", "use unlimited for no limit"),
+            ("--down", "1kB/s", "the least rate is 16KiB/s"),
         ] {
             let error = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d", option, value]);
             let text = error.unwrap_err().to_string();
             assert!(text.contains(option) && text.contains(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_are_unlimited_unless_said_otherwise() {
+        let limits = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());
+            let config = cli.unwrap().serve.0.expect("options for serving");
+            [config.up, config.down].map(RateLimit::bytes_per_second)
+        };
+        assert_eq!(limits(&[]), [None, None]);
+        assert_eq!(limits(&["--up", "100mbit", "--down", "64 KiB/s"]), [Some(12_500_000), Some(64 << 10)]);
     }
 
     #[test]

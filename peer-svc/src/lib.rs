@@ -30,6 +30,8 @@
 //! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
+//! | `limits` | how fast chunks are sent and received |
+//! | `ranks` | which of several downloads goes first |
 //! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
@@ -45,8 +47,10 @@ mod fetch;
 mod holdings;
 mod identity;
 mod lanes;
+mod limits;
 mod locate;
 mod notices;
+mod ranks;
 mod readiness;
 mod register;
 mod serve;

@@ -41,6 +41,7 @@ use crate::{
     holdings::Holdings,
     identity::Identity,
     lanes::Lanes,
+    limits::Limits,
     notices::heed,
     readiness,
     register::{Membership, Outage, Standing},
@@ -237,6 +238,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     });
     let standing = watch::Sender::new(Standing::default());
     let lanes = Lanes::new(config.most_uploads()).map_err(|source| BindError::Threads { source })?;
+    let limits = Limits::new(config.up, config.down);
     let context = Arc::new(Context {
         lanes: lanes.clone(),
         connections: Arc::new(Connections::new(transport.clone(), identity.clone(), standing.subscribe())),
@@ -246,11 +248,14 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         parts: Arc::new(Semaphore::new(PARTS_KIB)),
+        limits: limits.clone(),
+        ranks: Arc::default(),
         downloaded: AtomicU64::new(0),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let news = NewsDesk::new(holdings.clone(), stop.clone());
-    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));
+    let slots = config.upload_slots.into();
+    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), slots, pace::SENDING, limits.up.clone()));
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;
@@ -295,6 +300,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
             transfers: transfers.clone(),
         },
         standing,
+        limits,
         lanes,
         sharer,
         transfers,

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::{
     download::Context,
     holdings::Counts,
+    limits::LimitState,
     register::Standing,
     serve::{UploadCounts, Uploads},
     share::ShelfState,
@@ -28,6 +29,7 @@ pub(crate) struct Snapshot {
     pub(crate) dir: PathBuf,
     pub(crate) holdings: Counts,
     pub(crate) uploads: UploadCounts,
+    pub(crate) limits: LimitState,
     /// Verified bytes since the start.
     pub(crate) downloaded: u64,
     pub(crate) transfers: Vec<TransferStatus>,
@@ -62,6 +64,7 @@ impl Monitor {
             dir: sharer.dir.clone(),
             holdings: sharer.holdings.counts(),
             uploads: self.uploads.counts(),
+            limits: self.context.limits.state(),
             downloaded: self.context.downloaded.load(Ordering::Relaxed),
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),

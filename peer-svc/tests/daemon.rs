@@ -153,6 +153,8 @@ fn config(folder: &Path, tracker: Address) -> Config {
         watch: false,
         no_watch: true,
         upload_slots: 2,
+        up: drizzle_proto::RateLimit::UNLIMITED,
+        down: drizzle_proto::RateLimit::UNLIMITED,
         drain: Duration::from_millis(200),
         seed: Some(1),
         log_format: LogFormat::Text,

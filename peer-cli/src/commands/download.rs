@@ -67,6 +67,7 @@ fn request(download: &args::Download, caller: &str) -> Result<wire::DownloadRequ
         chunks: download.chunks.as_ref().map(Into::into),
         timeout_millis: download.timeout.map_or(0, millis),
         caller: caller.to_owned(),
+        priority: wire::Priority::from(download.priority).into(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod download;
 mod files;
+mod limit;
 mod locations;
 mod share;
 mod status;
@@ -48,6 +49,7 @@ async fn answer(peer: &drizzle_proto::Address, command: Command, json: bool) -> 
         Command::Unshare { name } => unshare(&daemon, name, json, &mut out).await,
         Command::Files { prefix } => files::run(&daemon, prefix, json, &mut out).await,
         Command::Locations { name } => locations::run(&daemon, name, json, &mut out).await,
+        Command::Limit(limit) => limit::run(&daemon, limit, json, &mut out).await,
         Command::Status => status::run(&daemon, json, &mut out).await,
         Command::Cancel { name } => cancel(&daemon, name, json, &mut out).await,
         Command::Download(_) | Command::Completions { .. } => Ok(Exit::Done),

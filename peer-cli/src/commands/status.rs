@@ -9,7 +9,7 @@ use super::FileFields;
 use crate::{
     connect::Daemon,
     exit::{Exit, Failure},
-    format::{bytes, clean, count},
+    format::{bytes, clean, count, limit},
     output::Out,
     progress::Progress,
 };
@@ -34,6 +34,8 @@ struct Status<'a> {
     uploads_running: u32,
     uploaded_bytes: u64,
     downloaded_bytes: u64,
+    up_limit: Option<u64>,
+    down_limit: Option<u64>,
     hashing: Option<Hashing>,
     hanging_files: &'a [String],
     transfers: Vec<Transfer<'a>>,
@@ -53,6 +55,7 @@ struct Transfer<'a> {
     file: FileFields<'a>,
     bytes: u64,
     total: u64,
+    priority: &'static str,
     seconds: f64,
     sources: Vec<Source<'a>>,
 }
@@ -95,6 +98,8 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
         uploads_running: status.uploads_running,
         uploaded_bytes: status.uploaded_bytes,
         downloaded_bytes: status.downloaded_bytes,
+        up_limit: status.up_limit,
+        down_limit: status.down_limit,
         hashing: status.hashing.map(|now| Hashing {
             files_done: now.files_done,
             files_total: now.files_total,
@@ -112,12 +117,22 @@ fn transfer(transfer: &wire::Transfer) -> Option<Transfer<'_>> {
         file: transfer.file.as_ref()?.into(),
         bytes: transfer.progress.as_ref().map_or(0, |progress| progress.bytes_stored),
         total: transfer.bytes_wanted,
+        priority: priority(transfer),
         seconds: transfer.elapsed_millis as f64 / 1000.0,
         sources: sources
             .iter()
             .map(|from| Source { peer: &from.peer, bytes: from.bytes, chunks: from.chunks, in_flight: from.in_flight })
             .collect(),
     })
+}
+
+fn priority(transfer: &wire::Transfer) -> &'static str {
+    match transfer.priority() {
+        wire::Priority::Low => "low",
+        // An older daemon knows none.
+        wire::Priority::Unspecified | wire::Priority::Normal => "normal",
+        wire::Priority::High => "high",
+    }
 }
 
 fn text(status: &wire::StatusResponse) -> String {
@@ -135,6 +150,9 @@ fn text(status: &wire::StatusResponse) -> String {
     line("uploads", format!("{} of {} slots taken", status.uploads_running, status.upload_slots));
     line("sent", bytes(status.uploaded_bytes));
     line("received", bytes(status.downloaded_bytes));
+    if status.up_limit.is_some() || status.down_limit.is_some() {
+        line("limits", format!("up {}, down {}", limit(status.up_limit), limit(status.down_limit)));
+    }
     if let Some(now) = status.hashing {
         let (done, total) = (bytes(now.bytes_done), bytes(now.bytes_total));
         line("hashing", format!("{} of {}, {done} of {total}", now.files_done, count(now.files_total, "file")));
@@ -169,8 +187,12 @@ fn transfer_line(transfer: &wire::Transfer) -> String {
     let sources = transfer.progress.as_ref().map_or(0, |progress| progress.sources.len());
     let mut progress = Progress::new(String::new());
     (progress.total, progress.stored) = (transfer.bytes_wanted, stored);
+    let priority = match priority(transfer) {
+        "normal" => String::new(),
+        other => format!(", {other} priority"),
+    };
     format!(
-        "{}: {} %, {} of {}, {}",
+        "{}: {} %, {} of {}, {}{priority}",
         transfer.file.as_ref().map_or("", |file| &file.name),
         progress.percent(),
         bytes(stored),

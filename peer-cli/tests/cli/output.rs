@@ -121,12 +121,13 @@ fn the_request_has_absolute_paths_and_all_options() {
     run(&["download", "m/a", "-o", "sub", "--timeout", "1m"]);
     run(&["download", "m/a", "-o", "new/"]);
     run(&["download", "m/a", "-o", "sub/../b", "--timeout", "0s"]);
-    run(&["download", "m/a", "--chunks", "0-9,15"]);
+    run(&["download", "m/a", "--chunks", "0-9,15", "--priority", "low"]);
     run(&["share", "./f", "--name", "x/y", "--chunk-size", "256K"]);
     run(&["share", "f", "../g"]);
     let path = |tail: &str| here.join(tail).into_os_string().into_string().unwrap();
     let ask = |output: String, timeout_millis| {
-        Call::Download(wire::DownloadRequest { name: "m/a".into(), output, timeout_millis, ..Default::default() })
+        let (name, priority) = ("m/a".into(), wire::Priority::Normal.into());
+        Call::Download(wire::DownloadRequest { name, output, timeout_millis, priority, ..Default::default() })
     };
     let up = here.parent().unwrap().join("g").into_os_string().into_string().unwrap();
     assert_eq!(
@@ -138,6 +139,7 @@ fn the_request_has_absolute_paths_and_all_options() {
             Call::Download(wire::DownloadRequest {
                 name: "m/a".into(),
                 chunks: ranges(&[(0, 9), (15, 15)]),
+                priority: wire::Priority::Low.into(),
                 ..wire::DownloadRequest::default()
             }),
             Call::Share(wire::ShareRequest {
@@ -241,6 +243,7 @@ fn status() {
     let status = wire::StatusResponse {
         peer_id: "01".repeat(16),
         tracker: "http://t:7400".into(),
+        up_limit: Some(12_500_000),
         refused: vec!["b".into()],
         hanging_files: vec!["/mnt/c".into()],
         transfers: vec![wire::Transfer {
@@ -252,21 +255,48 @@ fn status() {
                 ..Default::default()
             }),
             elapsed_millis: 1500,
+            priority: wire::Priority::High.into(),
         }],
         ..Default::default()
     };
     let daemon = Daemon::start(Script { status, ..Script::default() });
     let ran = daemon.run(&["status"]);
-    for part in ["away", "refused   b:", "hanging   /mnt/c: its disk", "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source"] {
+    for part in [
+        "away",
+        "refused   b:",
+        "hanging   /mnt/c: its disk",
+        "a: 50 %, 5.00 MiB of 10.0 MiB, 1 source, high priority",
+        "limits    up 12.5 MB/s, down unlimited\n",
+    ] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
     let json = daemon.run(&["--json", "status"]).json().remove(0);
     assert_eq!((&json["tracker_connected"], &json["hashing"]), (&false.into(), &json!(null)));
+    assert_eq!((&json["up_limit"], &json["down_limit"]), (&json!(12_500_000), &json!(null)));
     let transfer = &json["transfers"][0];
+    assert_eq!(transfer["priority"], "high");
     assert_eq!(
         (&transfer["name"], &transfer["bytes"], &transfer["seconds"]),
         (&"a".into(), &json!(5 * MIB), &1.5.into())
     );
+}
+
+#[test]
+fn limits_are_shown_and_changed() {
+    let limits = wire::LimitsResponse { up: Some(256 << 10), down: None, up_rate: 250 << 10, down_rate: 0 };
+    let daemon = Daemon::start(Script { limits, ..Script::default() });
+    let ran = daemon.run(&["limit"]);
+    assert_eq!(ran.stdout, "up    256 KiB/s    250 KiB/s in use\ndown  unlimited    0 B/s in use\n", "{ran:?}");
+    let json = daemon.run(&["--json", "limit", "--up", "100mbit", "--down", "unlimited"]).json();
+    assert_eq!(json, [json!({"up_limit": 262_144, "down_limit": null, "up_rate": 256_000, "down_rate": 0})]);
+    let asked = |up, down| Call::Limits(wire::LimitsRequest { up, down });
+    assert_eq!(daemon.calls(), [asked(None, None), asked(Some(12_500_000), Some(0))]);
+    let ran = daemon.run(&["limit", "--up", "1kB/s"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("the least rate is 16KiB/s"), "{ran:?}");
+    let ran = daemon.run(&["limit", "--help"]);
+    for part in ["20MB/s", "kbit, Mbit, Gbit", "its own options are"] {
+        assert!(ran.stdout.contains(part), "{part}: {ran:?}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub(crate) struct Script {
     pub(crate) files: Answer<Vec<wire::ListFilesResponse>>,
     pub(crate) locations: Answer<Vec<wire::FileLocationsResponse>>,
     pub(crate) status: wire::StatusResponse,
+    pub(crate) limits: wire::LimitsResponse,
     pub(crate) unshare: Answer<bool>,
     pub(crate) cancel: Answer<()>,
     /// A transfer that a caller leaves goes on for others.
@@ -57,6 +58,7 @@ pub(crate) enum Call {
     Download(wire::DownloadRequest),
     Share(wire::ShareRequest),
     Files(wire::ListFilesRequest),
+    Limits(wire::LimitsRequest),
     Cancel(String),
 }
 
@@ -137,6 +139,11 @@ impl Control for Fake {
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         Ok(Response::new(self.script.status.clone()))
+    }
+
+    async fn limits(&self, request: Request<wire::LimitsRequest>) -> Result<Response<wire::LimitsResponse>, Status> {
+        self.note(Call::Limits(request.into_inner()));
+        Ok(Response::new(self.script.limits))
     }
 
     async fn list_files(

@@ -15,6 +15,8 @@
 //! | [`seek`] | when to look for holders beyond the neighbours |
 //! | [`streams`] | how many chunks to fetch at once |
 //! | [`memory`] | which fetch gets memory for its chunk |
+//! | [`rate`] | which bytes go at which moment under a limit |
+//! | [`priority`] | which of several downloads goes first |
 //! | [`turns`] | which job reads and hashes next |
 //! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
@@ -38,6 +40,8 @@ pub mod lease;
 pub mod memory;
 pub mod neighbours;
 pub mod pace;
+pub mod priority;
+pub mod rate;
 pub mod retry;
 pub mod schedule;
 pub mod seek;

@@ -6,16 +6,15 @@
 //!
 //! What holds at all times (the property test checks each line):
 //! - no more is out than there is;
-//! - the next grant goes to the download that holds least; of several to the one whose last grant, or whose
-//!   beginning, is longest ago;
+//! - the next grant goes to the download that holds least for its weight; of several to the one whose last grant, or
+//!   whose beginning, is longest ago;
 //! - no smaller wish overtakes the next one, so that a download in large chunks gets its room as well;
 //! - while nothing is out, a wish is granted: even one for more than there is, which then gets all of it;
-//! - while a download wants memory and holds none, no other is granted some twice.
+//! - while a download wants memory and holds none, no other is granted some twice, whatever their weights: none starves.
 
 use std::collections::BTreeMap;
 
-/// Names one download for as long as it runs.
-pub type Owner = u64;
+pub use crate::priority::Owner;
 
 /// Names one wish for memory; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +22,8 @@ pub struct Wish(u64);
 
 #[derive(Debug)]
 struct Account {
+    /// How much more it may hold than others.
+    weight: u64,
     /// Bytes that are out.
     held: u64,
     /// Since when it has got nothing, in half grants of all downloads: odd for a grant of its own, even for its
@@ -42,18 +43,30 @@ pub struct Memory {
     owners: BTreeMap<Owner, Account>,
 }
 
+/// What is held is compared in bytes times this, divided by a weight.
+const SCALE: u128 = 1 << 20;
+
+impl Account {
+    fn for_its_weight(&self) -> u128 {
+        u128::from(self.held) * SCALE / u128::from(self.weight)
+    }
+}
+
 impl Memory {
     /// So many bytes, all of them free.
     pub fn new(total: u64) -> Self {
         Self { total, free: total, grants: 0, next: 0, owners: BTreeMap::new() }
     }
 
-    /// A wish of a download; it is granted by [`Memory::grant`], or withdrawn.
-    pub fn ask(&mut self, owner: Owner, bytes: u64) -> Wish {
+    /// A wish of a download, which has this weight from now on, at least 1; it is granted by [`Memory::grant`], or
+    /// withdrawn.
+    pub fn ask(&mut self, owner: Owner, weight: u64, bytes: u64) -> Wish {
         let wish = Wish(self.next);
         self.next += 1;
-        let begin = || Account { held: 0, since: 2 * self.grants, wishes: BTreeMap::new() };
-        self.owners.entry(owner).or_insert_with(begin).wishes.insert(wish, bytes.min(self.total));
+        let begin = || Account { weight: 1, held: 0, since: 2 * self.grants, wishes: BTreeMap::new() };
+        let account = self.owners.entry(owner).or_insert_with(begin);
+        account.weight = weight.max(1);
+        account.wishes.insert(wish, bytes.min(self.total));
         wish
     }
 
@@ -69,7 +82,7 @@ impl Memory {
     pub fn grant(&mut self) -> Option<(Wish, u64)> {
         let waiting = self.owners.values_mut().filter_map(|account| {
             let (wish, bytes) = account.wishes.first_key_value()?;
-            Some(((account.held, account.since, *wish), *bytes, account))
+            Some(((account.for_its_weight(), account.since, *wish), *bytes, account))
         });
         let ((_, _, wish), bytes, account) = waiting.min_by_key(|(turn, _, _)| *turn)?;
         self.free = self.free.checked_sub(bytes)?;
@@ -116,9 +129,9 @@ mod tests {
     #[test]
     fn a_lone_download_may_have_all_and_the_next_one_gets_what_is_released_first() {
         let mut memory = Memory::new(64 * MIB);
-        let first: Vec<Wish> = (0..8).map(|_| memory.ask(1, 16 * MIB)).collect();
+        let first: Vec<Wish> = (0..8).map(|_| memory.ask(1, 1, 16 * MIB)).collect();
         assert_eq!(granted(&mut memory), first[..4]);
-        let second: Vec<Wish> = (0..8).map(|_| memory.ask(2, 16 * MIB)).collect();
+        let second: Vec<Wish> = (0..8).map(|_| memory.ask(2, 1, 16 * MIB)).collect();
         assert!(granted(&mut memory).is_empty());
         memory.release(1, 16 * MIB);
         memory.release(1, 16 * MIB);
@@ -128,12 +141,31 @@ mod tests {
     }
 
     #[test]
+    fn a_heavy_download_holds_more_and_a_light_one_has_its_chunk_all_the_same() {
+        let mut memory = Memory::new(64 * MIB);
+        let mut owners = BTreeMap::new();
+        for (owner, weight) in [(1, 1), (2, 4)] {
+            for _ in 0..40 {
+                owners.insert(memory.ask(owner, weight, 4 * MIB), owner);
+            }
+        }
+        let mut order: Vec<Owner> = granted(&mut memory).iter().map(|wish| owners[wish]).collect();
+        for nth in 0..20 {
+            memory.release(order[nth], 4 * MIB);
+            order.extend(granted(&mut memory).iter().map(|wish| owners[wish]));
+        }
+        let of = |owner, grants: &[Owner]| grants.iter().filter(|other| **other == owner).count();
+        assert_eq!((of(1, &order[..16]), of(2, &order[..16])), (4, 12), "{order:?}");
+        assert!((3..=5).contains(&of(1, &order[16..36])), "{order:?}");
+    }
+
+    #[test]
     fn twenty_downloads_take_turns_though_memory_is_for_four_chunks() {
         let mut memory = Memory::new(64 * MIB);
         let mut owners = BTreeMap::new();
         for _ in 0..8 {
             for owner in 0..20 {
-                owners.insert(memory.ask(owner, 16 * MIB), owner);
+                owners.insert(memory.ask(owner, 1, 16 * MIB), owner);
             }
         }
         let mut order: Vec<Owner> = granted(&mut memory).iter().map(|wish| owners[wish]).collect();
@@ -149,10 +181,10 @@ mod tests {
     fn a_large_chunk_is_not_overtaken_by_small_ones_for_ever() {
         let mut memory = Memory::new(64 * MIB);
         for _ in 0..8 {
-            memory.ask(1, 16 * MIB);
+            memory.ask(1, 1, 16 * MIB);
         }
         assert_eq!(granted(&mut memory).len(), 4);
-        let large = memory.ask(2, 64 * MIB);
+        let large = memory.ask(2, 1, 64 * MIB);
         for nth in 1..=4 {
             memory.release(1, 16 * MIB);
             assert_eq!(granted(&mut memory), if nth == 4 { vec![large] } else { vec![] });
@@ -178,6 +210,7 @@ mod tests {
         #[test]
         fn the_properties_hold(events in proptest::collection::vec(events(), 1..200)) {
             const TOTAL: u64 = 64 * MIB;
+            let weight = |owner: Owner| [1, 4, 16][usize::try_from(owner % 3).unwrap()];
             let mut memory = Memory::new(TOTAL);
             let mut wishes: Vec<(Wish, Owner, u64)> = Vec::new();
             let mut out: Vec<(Owner, u64)> = Vec::new();
@@ -185,7 +218,7 @@ mod tests {
             let mut passed_over: BTreeMap<Owner, BTreeMap<Owner, usize>> = BTreeMap::new();
             for event in events {
                 match event {
-                    Event::Ask(owner, bytes) => wishes.push((memory.ask(owner, bytes), owner, bytes.min(TOTAL))),
+                    Event::Ask(owner, bytes) => wishes.push((memory.ask(owner, weight(owner), bytes), owner, bytes.min(TOTAL))),
                     Event::Withdraw(at) if !wishes.is_empty() => {
                         let (wish, owner, _) = wishes.swap_remove(at.index(wishes.len()));
                         memory.withdraw(owner, wish);
@@ -203,7 +236,8 @@ mod tests {
                     let at = wishes.iter().position(|(other, ..)| *other == wish).expect("a wish that waits");
                     let (_, owner, asked) = wishes.remove(at);
                     prop_assert_eq!(bytes, asked);
-                    prop_assert!(wishes.iter().all(|(_, other, _)| holds(&out, *other) >= holds(&out, owner)));
+                    let share = |owner: Owner| holds(&out, owner) as f64 / weight(owner) as f64;
+                    prop_assert!(wishes.iter().all(|(_, other, _)| share(*other) >= share(owner)));
                     out.push((owner, bytes));
                     passed_over.remove(&owner);
                     let waits = |other: &Owner| wishes.iter().any(|(_, waiting, _)| waiting == other);

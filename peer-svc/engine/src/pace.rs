@@ -8,7 +8,9 @@
 //! - while others bring some bytes over a slow link, a stream is starved rather than silent: it is complained of only
 //!   after [`STARVED`];
 //! - looking is worth while at [`Pace::next_look`] and not before;
-//! - time in which this process did not run is no silence of the other end ([`was_asleep`], [`Pace::restart`]).
+//! - time in which this process did not run is no silence of the other end ([`was_asleep`], [`Pace::restart`]);
+//! - nor is time in which this end itself held the stream up, for a limit of its own ([`Pace::held_up`]): the verdicts
+//!   are those of a stream that was not.
 
 use std::time::{Duration, Instant};
 
@@ -84,6 +86,12 @@ impl Pace {
     /// This process did not run for a while: the stream is judged as one that begins now.
     pub fn restart(&mut self, now: Instant) {
         *self = Self::new(self.limits, now);
+    }
+
+    /// This end itself let nothing move for so long, until now.
+    pub fn held_up(&mut self, time: Duration, now: Instant) {
+        self.moved_at = (self.moved_at + time).min(now);
+        self.window_from = (self.window_from + time).min(now);
     }
 
     /// Some bytes moved. Look first: a window that is over is judged without them.
@@ -187,6 +195,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn time_in_which_this_end_held_the_stream_up_changes_no_verdict(
+            steps in proptest::collection::vec((1u64..5000, 0u64..9000, 0u64..100_000), 1..60),
+        ) {
+            let start = Instant::now();
+            let (mut plain, mut limited) = (Pace::new(LIMITS, start), Pace::new(LIMITS, start));
+            let (mut now, mut waited) = (start, Duration::ZERO);
+            for (ms, bytes, waits) in steps {
+                now += Duration::from_millis(ms);
+                prop_assert_eq!(limited.next_look(), plain.next_look() + waited);
+                prop_assert_eq!(limited.look(now + waited), plain.look(now));
+                plain.moved(bytes, now);
+                limited.moved(bytes, now + waited);
+                waited += Duration::from_millis(waits);
+                limited.held_up(Duration::from_millis(waits), now + waited);
+            }
+        }
+
         #[test]
         fn verdicts_follow_from_the_bytes_alone(steps in proptest::collection::vec((1u64..6000, 0u64..9000), 1..60)) {
             let start = Instant::now();

@@ -12,17 +12,22 @@
 //!   one holds beyond its share does not count, and it gets no more before it is back within it;
 //! - no more grants are out than [`Slots::most`];
 //! - while another requester was refused within [`MEMORY`], none gets more than its fair share;
+//! - while a limit makes chunks take long, slots go to requesters in turn: none that was served gets a slot for which
+//!   another one waits that was served longer ago, so that all that ask at least every [`MEMORY`] are served alike, a chunk
+//!   each. (Otherwise chunks are short against the pauses after which requesters ask again, and a slot that waits for one
+//!   of them is lost.)
 //! - a released slot is free at once;
 //! - however many requesters ask, no more than [`REMEMBERED`] are remembered, the latest ones.
 //!
-//! Anonymous requests (from clients that name no peer) count as one requester.
+//! A requester is a peer: however many files and chunks it wants, it counts once. Anonymous requests (from clients that
+//! name no peer) count as one requester.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use drizzle_proto::PeerId;
+use drizzle_proto::{PeerId, RateLimit};
 
 use crate::uplink::Uplink;
 
@@ -47,6 +52,8 @@ pub struct Slots {
     held: BTreeMap<Requester, usize>,
     /// When each requester that was refused and has got nothing since was refused last.
     refused: BTreeMap<Requester, Instant>,
+    /// While a limit makes chunks take long: when each requester was served last.
+    served: BTreeMap<Requester, Instant>,
 }
 
 /// One slot, until it is [released](Slots::release).
@@ -70,7 +77,18 @@ impl Slots {
     pub fn new(count: usize) -> Self {
         let count = count.max(1);
         let most = Self::most(count);
-        Self { uplink: Uplink::new(count, most), most, held: BTreeMap::new(), refused: BTreeMap::new() }
+        let (uplink, held) = (Uplink::new(count, most), BTreeMap::new());
+        Self { uplink, most, held, refused: BTreeMap::new(), served: BTreeMap::new() }
+    }
+
+    /// No more than this is sent from now on. Streams that run go on.
+    pub fn limit(&mut self, limit: RateLimit) {
+        self.uplink.limit(limit);
+    }
+
+    /// A stream begins of so many bytes.
+    pub fn begins(&mut self, bytes: u64) {
+        self.uplink.begins(bytes);
     }
 
     /// Most grants that are out at once, of so many slots at least.
@@ -110,9 +128,14 @@ impl Slots {
             true => self.held.values().map(|held| share.min(*held)).sum(),
             false => self.taken(),
         };
-        let is_free = counted < self.count() && self.taken() < self.most;
+        let is_free = counted + self.served_longer_ago(requester) < self.count() && self.taken() < self.most;
         if is_free && (within_share || !self.others_wait(requester, now)) {
             self.refused.remove(&requester);
+            if self.uplink.is_slow() {
+                remember(&mut self.served, requester, now);
+            } else {
+                self.served.clear();
+            }
             *self.held.entry(requester).or_default() += 1;
             Answer::Granted(Grant { requester })
         } else {
@@ -135,11 +158,17 @@ impl Slots {
     }
 
     fn refuse(&mut self, requester: Requester, now: Instant) {
-        self.refused.insert(requester, now);
-        if self.refused.len() > REMEMBERED {
-            let oldest = self.refused.iter().min_by_key(|(_, at)| **at).map(|(requester, _)| *requester);
-            oldest.map(|oldest| self.refused.remove(&oldest));
+        remember(&mut self.refused, requester, now);
+    }
+
+    /// How many of those that wait for their first slot have a claim before this requester.
+    fn served_longer_ago(&self, requester: Requester) -> usize {
+        if !self.uplink.is_slow() {
+            return 0;
         }
+        let served = self.served.get(&requester);
+        let waiting = self.refused.keys().filter(|other| **other != requester && !self.held.contains_key(*other));
+        waiting.filter(|other| self.served.get(*other) < served).count()
     }
 
     fn waiting(&self, now: Instant) -> impl Iterator<Item = Requester> + '_ {
@@ -152,6 +181,15 @@ impl Slots {
         let others = self.refused.keys().filter(|other| !self.held.contains_key(*other) && **other != asking).count();
         let asking = usize::from(!self.held.contains_key(&asking));
         self.count().div_ceil(self.held.len() + others + asking)
+    }
+}
+
+/// Notes when something happened to a requester last, of the latest ones.
+fn remember(times: &mut BTreeMap<Requester, Instant>, requester: Requester, now: Instant) {
+    times.insert(requester, now);
+    if times.len() > REMEMBERED {
+        let oldest = times.iter().min_by_key(|(_, at)| **at).map(|(requester, _)| *requester);
+        oldest.map(|oldest| times.remove(&oldest));
     }
 }
 
@@ -258,6 +296,58 @@ mod tests {
             assert!(slots.refused.len() <= REMEMBERED);
         }
         assert!(slots.refused.contains_key(&stranger(4_999)) && !slots.refused.contains_key(&stranger(0)));
+    }
+
+    #[test]
+    fn several_downloads_of_one_peer_are_one_requester() {
+        let (mut slots, now) = (Slots::new(4), Instant::now());
+        // Whichever files they are of: a request has no more than its peer's name.
+        let mut many: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
+        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), now))).collect();
+        assert_eq!(slots.ask(peer(2), now), Answer::Busy);
+        (0..3).for_each(|_| slots.release(many.pop().unwrap()));
+        many.push(granted(slots.ask(peer(1), now)));
+        assert_eq!(slots.ask(peer(1), now), Answer::Busy, "half of them, for two peers");
+        assert_eq!((many.len(), other.len()), (2, 2));
+    }
+
+    /// Requesters that ask again every `every`, and at once when their chunk has come: how many chunks each got.
+    fn served(limit: RateLimit, count: usize, requesters: u8, every: Duration, chunks: usize) -> Vec<usize> {
+        let (mut slots, mut now) = (Slots::new(count), Instant::now());
+        slots.limit(limit);
+        slots.begins(256 << 10);
+        let (mut got, mut out) = (vec![0; requesters.into()], Vec::new());
+        for chunk in 0.. {
+            // The time of a chunk, in which all others ask again and again.
+            for _ in 0..8 {
+                now += every;
+                for n in 0..requesters {
+                    if let Answer::Granted(grant) = slots.ask(peer(n), now) {
+                        out.push((n, grant));
+                    }
+                }
+            }
+            if chunk == chunks {
+                break;
+            }
+            let (n, grant) = out.remove(0);
+            slots.release(grant);
+            got[usize::from(n)] += 1;
+            // Nobody is as quick as the one whose chunk has just come.
+            if let Answer::Granted(grant) = slots.ask(peer(n), now) {
+                out.push((n, grant));
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn under_a_low_limit_more_requesters_than_slots_are_served_in_turn() {
+        for (rate, requesters) in [(16 << 10, 3), (16 << 10, 7), (128 << 10, 3), (192 << 10, 8)] {
+            let got = served(RateLimit::new(rate).unwrap(), 4, requesters, MEMORY / 2, 60);
+            let (least, most) = (got.iter().min().unwrap(), got.iter().max().unwrap());
+            assert!(most - least <= 1, "{got:?}");
+        }
     }
 
     #[derive(Debug, Clone)]

@@ -4,9 +4,13 @@
 //! What holds (each line has a test):
 //! - as many run as come within [`COMFORT`] each at the measured rate, at least 1 and at most the limit;
 //! - beyond that one more is tried at times, and kept only if more comes by it: slow holders are not a slow link;
-//! - while nothing comes at all one more is tried, so that a silent holder does not stop a download.
+//! - while nothing comes at all one more is tried, so that a silent holder does not stop a download;
+//! - under a limit no more run than that lets through within [`COMFORT`] each, at least 1, whatever rate is measured: what
+//!   has come and waits in a buffer for the limit looks like a fast link.
 
 use std::time::{Duration, Instant};
+
+use drizzle_proto::RateLimit;
 
 /// A chunk that comes within this long is quick enough.
 pub const COMFORT: Duration = Duration::from_secs(4);
@@ -23,6 +27,7 @@ const AT_FIRST: u32 = 512 << 10;
 pub struct Streams {
     chunk_size: f64,
     most: usize,
+    limit: RateLimit,
     room: usize,
     since: Instant,
     bytes: u64,
@@ -38,12 +43,24 @@ impl Streams {
     pub fn new(chunk_size: u32, most: usize, now: Instant) -> Self {
         let room = usize::try_from(AT_FIRST / chunk_size.max(1)).unwrap_or(most).clamp(1, most.max(1));
         let chunk_size = f64::from(chunk_size.max(1));
-        Self { chunk_size, most: most.max(1), room, since: now, bytes: 0, before: None, rests: 0, is_checked: false }
+        let (most, limit) = (most.max(1), RateLimit::UNLIMITED);
+        Self { chunk_size, most, limit, room, since: now, bytes: 0, before: None, rests: 0, is_checked: false }
     }
 
     /// How many may run.
     pub fn room(&self) -> usize {
-        self.room
+        self.room.min(self.most())
+    }
+
+    /// No more than this comes from now on.
+    pub fn limit(&mut self, limit: RateLimit) {
+        self.limit = limit;
+    }
+
+    /// As many as may run under the limit.
+    fn most(&self) -> usize {
+        let fits = self.limit.bytes_per_second().map_or(self.most, |rate| self.fits(rate as f64));
+        fits.max(1)
     }
 
     /// So many bytes came so far, and so many streams run.
@@ -53,8 +70,9 @@ impl Streams {
             return;
         }
         let came = bytes.saturating_sub(self.bytes);
+        self.room = self.room();
         let rate = came as f64 / took.as_secs_f64();
-        let fits = self.fits(rate);
+        let fits = self.fits(rate).min(self.most());
         // More is allowed at once; that it is too much shows only after a while.
         if fits > self.room && came as f64 >= self.chunk_size / 4.0 {
             (self.room, self.before, self.is_checked) = (fits, None, false);
@@ -64,7 +82,7 @@ impl Streams {
             // Nothing is known of what the whole number would bring.
             self.before = None;
         } else if came == 0 {
-            (self.room, self.before) = ((self.room + 1).min(self.most), None);
+            (self.room, self.before) = ((self.room + 1).min(self.most()), None);
         } else {
             self.judge(rate, fits);
         }
@@ -102,7 +120,7 @@ impl Streams {
     }
 
     fn try_more(&mut self, rate: f64) {
-        if self.room < self.most {
+        if self.room < self.most() {
             self.room += 1;
             self.before = Some(rate);
         }
@@ -158,6 +176,22 @@ mod tests {
             assert!(tick != 50 || streams.room() == 8);
         }
         assert!(streams.room() <= 2, "{}", streams.room());
+    }
+
+    #[test]
+    fn under_a_limit_no_burst_lets_more_run_than_it_lets_through_in_time() {
+        let start = Instant::now();
+        let mut streams = Streams::new(256 << 10, 8, start);
+        streams.limit(RateLimit::new(128 << 10).unwrap());
+        for (tick, bytes) in [(1, 2 << 20), (2, 2 << 20), (30, 4 << 20), (60, 8 << 20)] {
+            streams.counted(bytes, streams.room(), start + TICK * tick);
+            assert_eq!(streams.room(), 2, "4 s for each chunk");
+        }
+        streams.limit(RateLimit::new(16 << 10).unwrap());
+        assert_eq!(streams.room(), 1);
+        streams.limit(RateLimit::UNLIMITED);
+        streams.counted(16 << 20, 2, start + TICK * 61);
+        assert_eq!(streams.room(), 8);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! - bytes are progress if they are more of a chunk than ever was here, in portions of [`PORTION`]: a holder that
 //!   sends the same first bytes again and again, and one that drips, are none; what was wrong counts at most once
 //!   more, so that progress ends if no chunk is ever stored;
-//! - waiting for this peer's own memory is no patience spent;
+//! - waiting for this peer's own memory, or for a limit of its own, is no patience spent;
 //! - of several reasons the one is told that keeps the download from its end: chunks without supply before fetches
 //!   that do not come, and "busy" only if nothing is under way at all;
 //! - a reason is news once, until it changes or a chunk is stored.
@@ -138,6 +138,11 @@ impl Waiting {
         self.progress_at += asleep;
     }
 
+    /// Fetches were held up for so long, until now, by a limit of this peer's own: that was no waiting either.
+    pub fn held_up(&mut self, time: Duration, now: Instant) {
+        self.progress_at = (self.progress_at + time).min(now).max(self.progress_at);
+    }
+
     /// Every fetch waits for memory, which other downloads of this peer use in turn: no peer keeps it waiting.
     pub fn waits_for_itself(&mut self, now: Instant) {
         self.progress_at = now;
@@ -244,6 +249,7 @@ mod tests {
         Spoiled(u32),
         Slept(u64),
         WaitsForItself,
+        HeldUp(u64),
         Stored,
         Stands(Reason),
     }
@@ -255,6 +261,7 @@ mod tests {
             1 => (0u32..4).prop_map(Event::Spoiled),
             1 => (0u64..70_000).prop_map(Event::Slept),
             1 => Just(Event::WaitsForItself),
+            1 => (0u64..70_000).prop_map(Event::HeldUp),
             1 => Just(Event::Stored),
             3 => reasons().prop_map(Event::Stands),
         ]
@@ -338,6 +345,13 @@ mod tests {
                     Event::WaitsForItself => {
                         waiting.waits_for_itself(now);
                         progress_at = now;
+                    }
+                    Event::HeldUp(ms) => {
+                        // It began before the last progress, perhaps.
+                        let held_up = Duration::from_millis(ms);
+                        now += held_up / 2;
+                        waiting.held_up(held_up, now);
+                        progress_at = now.min(progress_at + held_up);
                     }
                     Event::Stored => {
                         waiting.chunk_stored(now);

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::{
-    lanes::Lanes, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError,
+    lanes::Lanes, limits::Limits, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError,
     transfers::Transfers,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Backend {
     pub(crate) sharer: Arc<Sharer>,
     pub(crate) transfers: Arc<Transfers>,
     pub(crate) monitor: Monitor,
+    /// How fast chunks go and come.
+    pub(crate) limits: Limits,
     /// Threads for work that blocks.
     pub(crate) lanes: Arc<Lanes>,
     /// Keeps count of background tasks.

@@ -3,12 +3,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use drizzle_engine::schedule::Offence;
-use drizzle_proto::{ChunkRanges, FileName, Layout, WireError, wire};
+use drizzle_engine::{priority::Priority, schedule::Offence};
+use drizzle_proto::{ChunkRanges, FileName, Layout, RateLimit, WireError, rate::RateError, wire};
 use wire::download_event::Event as WireEvent;
 
 use crate::{
     download::{Blamed, Contribution, DownloadEvent, FailureKind, Progress, Step, failed_text, reason_text},
+    limits::LimitState,
     share::{Reason, Skipped, Wish},
     status::Snapshot,
     store::hash::HashState,
@@ -34,7 +35,14 @@ impl TryFrom<wire::DownloadRequest> for Request {
     type Error = WireError;
 
     fn try_from(request: wire::DownloadRequest) -> Result<Self, WireError> {
+        let priority = match request.priority() {
+            wire::Priority::Low => Priority::Low,
+            // An older client knows none.
+            wire::Priority::Unspecified | wire::Priority::Normal => Priority::Normal,
+            wire::Priority::High => Priority::High,
+        };
         Ok(Self {
+            priority,
             name: FileName::new(&request.name)?,
             output: if request.output.is_empty() { None } else { Some(path(&request.output)?) },
             chunks: request.chunks.map(ChunkRanges::try_from).transpose()?,
@@ -45,6 +53,31 @@ impl TryFrom<wire::DownloadRequest> for Request {
                 millis => Duration::from_millis(millis).min(Duration::from_secs(365 * 86_400)),
             },
         })
+    }
+}
+
+/// The limits that are to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LimitsOrder {
+    /// Of what is sent.
+    pub(super) up: Option<RateLimit>,
+    /// Of what comes.
+    pub(super) down: Option<RateLimit>,
+}
+
+impl TryFrom<wire::LimitsRequest> for LimitsOrder {
+    type Error = RateError;
+
+    fn try_from(request: wire::LimitsRequest) -> Result<Self, RateError> {
+        let limit = |rate| if rate == 0 { Ok(RateLimit::UNLIMITED) } else { RateLimit::new(rate) };
+        Ok(Self { up: request.up.map(limit).transpose()?, down: request.down.map(limit).transpose()? })
+    }
+}
+
+impl From<&LimitState> for wire::LimitsResponse {
+    fn from(state: &LimitState) -> Self {
+        let LimitState { up, down, up_rate, down_rate } = *state;
+        Self { up: up.bytes_per_second(), down: down.bytes_per_second(), up_rate, down_rate }
     }
 }
 
@@ -212,7 +245,16 @@ impl From<&TransferStatus> for wire::Transfer {
             bytes_wanted: running.wanted,
             progress: Some((&running.progress).into()),
             elapsed_millis: millis(running.elapsed),
+            priority: priority(running.priority).into(),
         }
+    }
+}
+
+fn priority(priority: Priority) -> wire::Priority {
+    match priority {
+        Priority::Low => wire::Priority::Low,
+        Priority::Normal => wire::Priority::Normal,
+        Priority::High => wire::Priority::High,
     }
 }
 
@@ -255,6 +297,8 @@ impl From<Snapshot> for wire::StatusResponse {
             downloaded_bytes: snapshot.downloaded,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             transfers: snapshot.transfers.iter().map(Into::into).collect(),
+            up_limit: snapshot.limits.up.bytes_per_second(),
+            down_limit: snapshot.limits.down.bytes_per_second(),
             hashing: (hashing.files_done < hashing.files_total).then(|| hashing.into()),
         }
     }

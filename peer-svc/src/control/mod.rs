@@ -14,7 +14,10 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::backend::Backend;
-use self::{backend::UnshareError, convert::ShareOrder};
+use self::{
+    backend::UnshareError,
+    convert::{LimitsOrder, ShareOrder},
+};
 use crate::{share::ShareError, store::hash::HashError, transfers::StartError};
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -123,6 +126,12 @@ impl wire::control_server::Control for ControlService {
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         Ok(Response::new(self.0.monitor.snapshot().into()))
+    }
+
+    async fn limits(&self, request: Request<wire::LimitsRequest>) -> Result<Response<wire::LimitsResponse>, Status> {
+        let order = LimitsOrder::try_from(request.into_inner());
+        let LimitsOrder { up, down } = order.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new((&self.0.limits.change(up, down)).into()))
     }
 
     async fn list_files(

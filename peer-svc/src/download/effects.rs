@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use drizzle_engine::schedule::{Fetch, FetchId};
-use drizzle_proto::{ChunkSet, PeerId};
+use drizzle_proto::{ChunkSet, PeerId, RateLimit};
 
 use super::{events::DownloadEvent, failure::Failure};
 use crate::{
@@ -43,6 +43,8 @@ pub(super) enum Input {
         had: BTreeMap<FetchId, u32>,
         /// Bytes that came over the network so far.
         wire: u64,
+        /// What this peer itself holds it to.
+        own: Bounds,
     },
     /// Without progress it is to give up after this long from now on.
     Patience(Duration),
@@ -50,6 +52,17 @@ pub(super) enum Input {
     Woken,
     /// This process did not run for so long.
     Slept(Duration),
+}
+
+/// What a peer holds a download to for its own sake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// The limit that all downloads together are under.
+    pub(super) limit: RateLimit,
+    /// Streams that it may run because of its priority; `None`: as many as it likes.
+    pub(super) streams: Option<usize>,
+    /// For how long the limit has held up each fetch that runs, until now.
+    pub(super) held_up: BTreeMap<FetchId, Duration>,
 }
 
 /// Something to do.

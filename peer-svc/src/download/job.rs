@@ -14,6 +14,8 @@ use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
     lanes::Lanes,
+    limits::Limits,
+    ranks::Ranks,
     register::Standing,
     share::Sharer,
     store::{journal::Order, paths},
@@ -45,6 +47,10 @@ pub(crate) struct Context {
     pub(crate) memory: Arc<ChunkMemory>,
     /// Memory for parts of chunks between two fetches, in KiB.
     pub(crate) parts: Arc<Semaphore>,
+    /// How fast chunks may come.
+    pub(crate) limits: Limits,
+    /// Which download goes first.
+    pub(crate) ranks: Arc<Ranks>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
 }

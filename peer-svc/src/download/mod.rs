@@ -32,7 +32,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_engine::{pace, schedule::FetchId};
+use drizzle_engine::{
+    pace,
+    schedule::{FetchId, Limits},
+};
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
     sync::{mpsc, watch},
@@ -42,7 +45,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    effects::{Effect, Ended, Input},
+    effects::{Bounds, Effect, Ended, Input},
     failure::Failure,
     prepare::Prepared,
     transfer::Transfer,
@@ -54,8 +57,13 @@ pub(crate) use self::{
     prepare::{Existing, inspect},
 };
 use crate::{
-    fetch::{FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, memory::Account, parts::Parts},
+    fetch::{
+        FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, intake::Intake, memory::Account,
+        parts::Parts,
+    },
+    limits::HeldUp,
     locate::{Located, Sought, locate},
+    ranks::Rank,
     shortage::{self, Shortage},
     store::{
         partials::{RecordError, record},
@@ -75,7 +83,7 @@ pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
-    patience: watch::Receiver<Duration>,
+    (patience, rank): (watch::Receiver<Duration>, Arc<Rank>),
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
@@ -130,7 +138,9 @@ pub(crate) async fn run(
         received: HashMap::new(),
         wire: Arc::default(),
         had: HashMap::new(),
-        memory: context.memory.account(),
+        held_up: HashMap::new(),
+        memory: context.memory.account(rank.clone()),
+        rank,
         news,
         fetch_news,
         seek,
@@ -172,6 +182,10 @@ struct Driver {
     wire: Arc<AtomicU64>,
     /// Bytes that are here of each chunk that is being fetched.
     had: HashMap<FetchId, Arc<AtomicU32>>,
+    /// For how long the limit held each of them up.
+    held_up: HashMap<FetchId, Arc<HeldUp>>,
+    /// Its priority among the downloads of this peer.
+    rank: Arc<Rank>,
     parts: Arc<Parts>,
     /// This download's part of the memory for chunks.
     memory: Arc<Account>,
@@ -237,11 +251,26 @@ impl Driver {
     fn count(&self) -> Input {
         let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
         let had = self.had.iter().map(|(id, had)| (*id, had.load(Ordering::Relaxed)));
+        let wire = self.wire.load(Ordering::Relaxed);
+        let most = Limits::for_chunks_of(self.partial.manifest().layout().chunk_size()).in_flight;
+        let own = Bounds {
+            limit: self.context.limits.down.limit(),
+            streams: Some(self.rank.streams(wire, most)),
+            held_up: self.held_up.iter().map(|(id, held_up)| (*id, held_up.so_far())).collect(),
+        };
         Input::Counted {
             received: received.collect(),
             had: had.filter(|(_, had)| *had != NOT_ASKED).collect(),
-            wire: self.wire.load(Ordering::Relaxed),
+            wire,
+            own,
         }
+    }
+
+    /// A fetch has ended: it tells nothing any more.
+    fn forget(&mut self, id: FetchId) {
+        self.aborts.remove(&id);
+        self.had.remove(&id);
+        self.held_up.remove(&id);
     }
 
     fn reported(&mut self, ended: Result<(tokio::task::Id, Report), JoinError>) -> Input {
@@ -250,8 +279,7 @@ impl Driver {
                 self.fetches.remove(&task);
                 match report {
                     Report::Fetched(id, result) => {
-                        self.aborts.remove(&id);
-                        self.had.remove(&id);
+                        self.forget(id);
                         if let Ok(stored) = &result {
                             self.parts.stored(stored.chunk());
                         }
@@ -263,8 +291,7 @@ impl Driver {
             }
             Err(error) => match self.fetches.remove(&error.id()) {
                 Some(id) => {
-                    self.aborts.remove(&id);
-                    self.had.remove(&id);
+                    self.forget(id);
                     Input::Fetched(id, Err(FetchFailure::of_task(error)))
                 }
                 None if error.is_panic() => Input::Panicked(error.to_string()),
@@ -284,6 +311,7 @@ impl Driver {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
                     wire: self.wire.clone(),
                     had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
+                    held_up: self.held_up.entry(id).or_default().clone(),
                 };
                 let task = FetchTask {
                     gauges,
@@ -294,17 +322,18 @@ impl Driver {
                     memory: self.memory.clone(),
                     lanes: self.context.lanes.clone(),
                     news: self.news.clone(),
+                    intake: Intake { gate: self.context.limits.down.clone(), rank: self.rank.clone() },
                 };
                 let abort = self.tasks.spawn(async move { Report::Fetched(id, fetch_and_store(task).await) });
                 self.fetches.insert(abort.id(), id);
                 self.aborts.insert(id, abort);
             }
             Effect::Abort(id) => {
-                self.had.remove(&id);
-                if let Some(abort) = self.aborts.remove(&id) {
+                if let Some(abort) = self.aborts.get(&id) {
                     self.fetches.remove(&abort.id());
                     abort.abort();
                 }
+                self.forget(id);
             }
             Effect::Offer(stored) => {
                 let len = partial_len(&self.partial, stored);

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use drizzle_proto::{Address, ChunkSet, FileName, Manifest, client::TrackerClient, net::transport::Transport};
+use drizzle_proto::{
+    Address, ChunkSet, FileName, Manifest, RateLimit, client::TrackerClient, net::transport::Transport,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +17,7 @@ use crate::{
     fetch::{memory::ChunkMemory, pool::Connections},
     identity::Identity,
     lanes::Lanes,
+    limits::Limits,
     share::{Exclusions, Sharer, Shelf},
     store::{disk::Disk, hash::HashProgress, journal::Journal, partials::Partials},
 };
@@ -44,6 +47,8 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         lanes: Lanes::new(1).unwrap(),
         memory: ChunkMemory::new(1),
         parts: Arc::new(Semaphore::new(0)),
+        limits: Limits::new(RateLimit::UNLIMITED, RateLimit::UNLIMITED),
+        ranks: Arc::default(),
         downloaded: AtomicU64::new(0),
     }
 }

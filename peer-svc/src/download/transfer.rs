@@ -25,7 +25,7 @@ use drizzle_proto::{ChunkSet, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    effects::{Effect, Ended, Input},
+    effects::{Bounds, Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
     failure::Failure,
     job::{Job, bytes_of},
@@ -63,6 +63,8 @@ pub(super) struct Transfer {
     record_from: Instant,
     scheduler: Scheduler,
     streams: Streams,
+    /// Streams that it may run because of its priority.
+    allowed: usize,
     sources: Sources,
     running: BTreeMap<FetchId, Fetch>,
     /// Fetches that ran when this process was stopped for a while.
@@ -87,6 +89,7 @@ impl Transfer {
         let limits = Limits::for_chunks_of(job.manifest.layout().chunk_size());
         Self {
             scheduler: Scheduler::new(&missing, limits),
+            allowed: limits.in_flight,
             streams: Streams::new(job.manifest.layout().chunk_size(), limits.in_flight, now),
             waiting: Waiting::new(job.timeout, now),
             recorded: unproved.clone(),
@@ -174,9 +177,10 @@ impl Transfer {
             Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire } => {
+            Input::Counted { received, had, wire, own } => {
                 self.sources.received(&received);
                 self.moved(&had, now);
+                self.held_to(own, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
             }
@@ -277,7 +281,7 @@ impl Transfer {
 
     /// Asks for as much as the scheduler lets run.
     fn start_fetches(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.scheduler.allow(self.streams.room());
+        self.scheduler.allow(self.streams.room().min(self.allowed));
         // Before the whole picture is there, the rarest chunk is not known.
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
@@ -430,6 +434,17 @@ impl Transfer {
         }
     }
 
+    /// A download that this peer itself holds up waits for no holder.
+    fn held_to(&mut self, own: Bounds, now: Instant) {
+        self.streams.limit(own.limit);
+        self.allowed = own.streams.unwrap_or(usize::MAX);
+        let mut longest = Duration::ZERO;
+        for (id, total) in own.held_up {
+            longest = longest.max(self.scheduler.held_up(id, total, now));
+        }
+        self.waiting.held_up(longest, now);
+    }
+
     fn progress(&self) -> Progress {
         let recorded = self.job.wanted.intersection(&self.recorded);
         let recorded = bytes_of(&self.job.manifest, &recorded);
@@ -465,6 +480,9 @@ fn first(chunks: &ChunkSet, most: u32) -> ChunkSet {
 #[cfg(test)]
 #[path = "transfer_choice_tests.rs"]
 mod choice_tests;
+#[cfg(test)]
+#[path = "transfer_limit_tests.rs"]
+mod limit_tests;
 #[cfg(test)]
 #[path = "transfer_replay_tests.rs"]
 mod replay_tests;

@@ -77,8 +77,8 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, had, wire } => {
-            Input::Counted { received: received.clone(), had: had.clone(), wire: *wire }
+        Input::Counted { received, had, wire, own } => {
+            Input::Counted { received: received.clone(), had: had.clone(), wire: *wire, own: own.clone() }
         }
         Input::Slept(asleep) => Input::Slept(*asleep),
         Input::News(id, news) => Input::News(*id, *news),
@@ -169,7 +169,7 @@ impl Recorder {
                 let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
                 let had = |fetch: &Fetch| (fetch.id, 1000 * u32::try_from(bytes).unwrap());
                 let had = self.bench.fetches.iter().map(had).collect();
-                Input::Counted { received, had, wire: bytes }
+                Input::Counted { received, had, wire: bytes, own: Bounds::default() }
             }
             Happening::Slept(ms) => {
                 let asleep = Duration::from_millis(ms);

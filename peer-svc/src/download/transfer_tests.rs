@@ -21,7 +21,7 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted { received, had: BTreeMap::new(), wire: 0 }
+    Input::Counted { received, had: BTreeMap::new(), wire: 0, own: Bounds::default() }
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -65,7 +65,7 @@ impl Bench {
         bench
     }
 
-    fn holds(&mut self, n: u8) -> Vec<Effect> {
+    pub(super) fn holds(&mut self, n: u8) -> Vec<Effect> {
         let chunks = ChunkSet::full(self.transfer.job.wanted.count());
         self.apply(Input::Located(Located::Change(HolderChange::Is(Holder { peer: peer(n), chunks }))))
     }
@@ -264,7 +264,7 @@ fn wrong_bytes_and_no_honest_holder_is_a_matter_of_integrity() {
 /// What is here of the chunk of each fetch.
 fn had(bench: &Bench, had: u32) -> Input {
     let had = bench.fetches.iter().map(|fetch| (fetch.id, had)).collect();
-    Input::Counted { received: BTreeMap::new(), had, wire: 0 }
+    Input::Counted { received: BTreeMap::new(), had, wire: 0, own: Bounds::default() }
 }
 
 #[test]

@@ -9,8 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use drizzle_engine::memory::{Memory, Owner, Wish};
+use drizzle_engine::memory::{Memory, Wish};
 use tokio::sync::oneshot;
+
+use crate::ranks::Rank;
 
 /// The memory of a daemon.
 #[derive(Debug)]
@@ -23,7 +25,6 @@ struct Inner {
     waiting: HashMap<Wish, oneshot::Sender<u64>>,
     /// Granted, and not yet noticed by the task that waited.
     granted: HashMap<Wish, u64>,
-    next: Owner,
 }
 
 impl Inner {
@@ -43,7 +44,7 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Account {
     memory: Arc<ChunkMemory>,
-    owner: Owner,
+    rank: Arc<Rank>,
 }
 
 /// A wish that is withdrawn when dropped, or given back if it was granted.
@@ -63,7 +64,7 @@ impl ChunkMemory {
     /// So many bytes.
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
         let (memory, waiting, granted) = (Memory::new(bytes), HashMap::new(), HashMap::new());
-        Arc::new(Self(Mutex::new(Inner { memory, waiting, granted, next: 0 })))
+        Arc::new(Self(Mutex::new(Inner { memory, waiting, granted })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -72,10 +73,8 @@ impl ChunkMemory {
     }
 
     /// For a download that begins.
-    pub(crate) fn account(self: &Arc<Self>) -> Arc<Account> {
-        let mut inner = self.lock();
-        inner.next += 1;
-        Arc::new(Account { owner: inner.next, memory: self.clone() })
+    pub(crate) fn account(self: &Arc<Self>, rank: Arc<Rank>) -> Arc<Account> {
+        Arc::new(Account { memory: self.clone(), rank })
     }
 }
 
@@ -83,9 +82,10 @@ impl Account {
     /// Room for so many bytes, once it is this download's turn. `must_wait` is called first if it is not yet.
     pub(crate) async fn room(self: &Arc<Self>, bytes: u64, must_wait: impl AsyncFnOnce()) -> Room {
         let (sender, mut granted) = oneshot::channel();
+        let weight = self.rank.weight();
         let waits = {
             let mut inner = self.memory.lock();
-            let wish = inner.memory.ask(self.owner, bytes);
+            let wish = inner.memory.ask(self.rank.owner(), weight, bytes);
             inner.waiting.insert(wish, sender);
             inner.grant();
             Waits { account: self.clone(), wish }
@@ -110,10 +110,10 @@ impl Drop for Waits {
     fn drop(&mut self) {
         let mut inner = self.account.memory.lock();
         if inner.waiting.remove(&self.wish).is_some() {
-            inner.memory.withdraw(self.account.owner, self.wish);
+            inner.memory.withdraw(self.account.rank.owner(), self.wish);
         }
         if let Some(bytes) = inner.granted.remove(&self.wish) {
-            inner.memory.release(self.account.owner, bytes);
+            inner.memory.release(self.account.rank.owner(), bytes);
         }
         inner.grant();
     }
@@ -122,7 +122,7 @@ impl Drop for Waits {
 impl Drop for Room {
     fn drop(&mut self) {
         let mut inner = self.account.memory.lock();
-        inner.memory.release(self.account.owner, self.bytes);
+        inner.memory.release(self.account.rank.owner(), self.bytes);
         inner.grant();
     }
 }
@@ -130,7 +130,7 @@ impl Drop for Room {
 impl Drop for Account {
     fn drop(&mut self) {
         // Rooms and wishes keep their account, so nothing is out.
-        self.memory.lock().memory.leave(self.owner);
+        self.memory.lock().memory.leave(self.rank.owner());
     }
 }
 
@@ -142,7 +142,10 @@ mod tests {
         task::{Context, Poll, Waker},
     };
 
+    use drizzle_engine::priority::Priority;
+
     use super::*;
+    use crate::ranks::Ranks;
 
     /// A room that is there, or nothing yet.
     fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
@@ -155,7 +158,8 @@ mod tests {
     #[test]
     fn room_is_free_again_when_it_is_dropped_and_when_its_task_is_gone() {
         let memory = ChunkMemory::new(2);
-        let (one, two) = (memory.account(), memory.account());
+        let ranks = Arc::new(Ranks::default());
+        let [one, two] = [(); 2].map(|()| memory.account(ranks.enter(Priority::Normal)));
         let all = poll(pin!(one.room(2, async || panic!("it is free")))).expect("all of it");
         let mut waits = Box::pin(two.room(2, async || {}));
         assert!(poll(waits.as_mut()).is_none());

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`peer`] | a gRPC stream in, a verified chunk out |
 //! | [`parts`] | what came of chunks that are not whole yet |
+//! | [`intake`] | the limit under which bytes are taken |
 //! | [`memory`] | room for chunks in flight, shared between downloads |
 //! | [`pool`] | connections to holders |
 //! | [`error`] | why a fetch fails, and whose fault that is |
@@ -11,6 +12,7 @@
 //! Which chunk comes from which holder is decided by [`drizzle_engine::schedule`].
 
 pub(crate) mod error;
+pub(crate) mod intake;
 pub(crate) mod memory;
 pub(crate) mod parts;
 mod peer;
@@ -25,9 +27,10 @@ use drizzle_engine::schedule::{Fetch, FetchId};
 use drizzle_proto::ChunkIndex;
 use tokio::{sync::mpsc, task::JoinError};
 
-use self::{error::FetchError, memory::Account, parts::Parts, pool::Connections};
+use self::{error::FetchError, intake::Intake, memory::Account, parts::Parts, pool::Connections};
 use crate::{
     lanes::Lanes,
+    limits::HeldUp,
     store::write::{PartialFile, StoredChunk},
 };
 
@@ -66,6 +69,8 @@ pub(crate) struct FetchTask {
     pub(crate) parts: Arc<Parts>,
     /// What it tells while it runs.
     pub(crate) gauges: Gauges,
+    /// The limit that its bytes are under.
+    pub(crate) intake: Intake,
 }
 
 /// A fetch that has not asked its holder yet.
@@ -80,6 +85,8 @@ pub(crate) struct Gauges {
     pub(crate) wire: Arc<AtomicU64>,
     /// Bytes that are here of this chunk, from whichever holder, about; [`NOT_ASKED`] while no peer is asked.
     pub(crate) had: Arc<AtomicU32>,
+    /// For how long the limit of this peer held it up.
+    pub(crate) held_up: Arc<HeldUp>,
 }
 
 /// What happens to a fetch before it ends.
@@ -109,7 +116,7 @@ impl Choice<'_> {
 
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, lanes, memory, news, parts, gauges } = task;
+    let FetchTask { fetch, partial, connections, lanes, memory, news, parts, gauges, intake } = task;
     let manifest = partial.manifest();
     let mut has_waited = false;
     let must_wait = async || {
@@ -123,7 +130,8 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     if has_waited {
         let _ = news.send((fetch.id, News::HasRoom)).await;
     }
-    let verified = connections.fetch(manifest, &fetch, &parts, &gauges, &Choice { fetch: &fetch, news: &news }).await;
+    let choice = Choice { fetch: &fetch, news: &news };
+    let verified = connections.fetch(manifest, &fetch, &parts, (&gauges, &intake), &choice).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let partial = partial.clone();
     let written = lanes.disk.run(move || {

@@ -18,6 +18,7 @@ use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
 use super::{
     Choice, Gauges,
     error::FetchError,
+    intake::Intake,
     parts::{Begun, Parts},
     pool::{Connections, Lent, Pooled},
 };
@@ -31,7 +32,7 @@ impl Connections {
         manifest: &Manifest,
         fetch: &Fetch,
         parts: &Arc<Parts>,
-        gauges: &Gauges,
+        (gauges, intake): (&Gauges, &Intake),
         choice: &Choice<'_>,
     ) -> Result<VerifiedChunk, FetchError> {
         let peer = &fetch.holder;
@@ -42,7 +43,8 @@ impl Connections {
             choice.is(fetch.chunk).await;
         } else {
             let mut lent = self.lend(peer)?;
-            let streamed = self.stream(manifest, fetch, &mut lent, (parts, &mut begun), gauges, choice).await;
+            let own = (gauges, intake);
+            let streamed = self.stream(manifest, fetch, &mut lent, (parts, &mut begun), own, choice).await;
             if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
                 self.discard(peer.id(), &lent);
             }
@@ -67,7 +69,7 @@ impl Connections {
         fetch: &Fetch,
         lent: &mut Lent,
         (parts, begun): (&Arc<Parts>, &mut Begun),
-        gauges: &Gauges,
+        (gauges, intake): (&Gauges, &Intake),
         choice: &Choice<'_>,
     ) -> Result<(), FetchError> {
         let (peer, chunk) = (&fetch.holder, fetch.chunk);
@@ -103,6 +105,7 @@ impl Connections {
                 return Err(FetchError::mismatch(mismatch));
             }
             gauges.had.store(begun.verifier().got(), Ordering::Relaxed);
+            watch.held_up(intake.take(len as u64, &gauges.held_up).await);
         }
     }
 }
@@ -169,6 +172,13 @@ impl Watch {
                 Verdict::Silent => return Err(FetchError::silent()),
                 Verdict::Drips(bytes) => return Err(FetchError::drips(bytes)),
             }
+        }
+    }
+
+    /// This peer itself did not read for so long: no silence of the holder.
+    fn held_up(&mut self, time: Duration) {
+        if !time.is_zero() {
+            self.pace.held_up(time, Instant::now());
         }
     }
 

@@ -9,7 +9,8 @@
 //! | [`news`] | which chunks are held here, for neighbours |
 //!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
-//! by [`drizzle_engine::pace`]; here are the streams around these decisions. A slot is free again once the socket has
+//! by [`drizzle_engine::pace`]; when its bytes may go under a limit, by [`drizzle_engine::rate`]; here are the streams
+//! around these decisions. A slot is free again once the socket has
 //! accepted the chunk's last byte. Reading happens on blocking threads.
 
 mod choice;
@@ -43,7 +44,7 @@ use tonic::{Status, metadata::MetadataValue};
 
 use self::{
     choice::{Choice, Choices},
-    stream::{READ_AHEAD, Reader, read_ahead},
+    stream::{READ_AHEAD, Reader, Way, read_ahead},
 };
 pub(crate) use self::{
     grpc::{Peer, PeerService},
@@ -53,6 +54,7 @@ pub(crate) use self::{
 use crate::{
     holdings::{Holdings, ReadError},
     lanes::Lanes,
+    limits::Gate,
     shortage::Shortage,
 };
 
@@ -142,6 +144,8 @@ pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
     lanes: Arc<Lanes>,
     slots: Arc<Mutex<Slots>>,
+    /// All that is sent goes through it.
+    gate: Arc<Gate<Requester>>,
     choices: Choices,
     /// What is demanded of a receiver.
     limits: pace::Limits,
@@ -216,12 +220,19 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 }
 
 impl Uploads {
-    /// With this many slots, at least one, and these demands on each receiver.
-    pub(crate) fn new(holdings: Arc<Holdings>, lanes: Arc<Lanes>, slots: usize, limits: pace::Limits) -> Self {
+    /// With this many slots, at least one, these demands on each receiver, and this limit of all that is sent.
+    pub(crate) fn new(
+        holdings: Arc<Holdings>,
+        lanes: Arc<Lanes>,
+        slots: usize,
+        limits: pace::Limits,
+        gate: Arc<Gate<Requester>>,
+    ) -> Self {
         Self {
             holdings,
             lanes,
             slots: Arc::new(Mutex::new(Slots::new(slots))),
+            gate,
             choices: Choices::default(),
             limits,
             sent: Arc::default(),
@@ -231,7 +242,7 @@ impl Uploads {
 
     /// How many slots there are and are taken, and what was sent.
     pub(crate) fn counts(&self) -> UploadCounts {
-        let slots = lock(&self.slots);
+        let slots = self.limited();
         UploadCounts {
             slots: slots.count().max(slots.taken()),
             taken: slots.taken(),
@@ -239,9 +250,17 @@ impl Uploads {
         }
     }
 
+    /// The slots, as many as there are under the present limit.
+    fn limited(&self) -> MutexGuard<'_, Slots> {
+        let limit = self.gate.limit();
+        let mut slots = lock(&self.slots);
+        slots.limit(limit);
+        slots
+    }
+
     fn take_slot(&self, requester: Requester) -> Result<Slot, ServeError> {
         self.free_slots_that_hang();
-        let mut slots = lock(&self.slots);
+        let mut slots = self.limited();
         let answer = slots.ask(requester, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
         match answer {
@@ -280,15 +299,16 @@ impl Uploads {
             return Err(ServeError::Offset { offset, len: readable.len });
         }
         let left = readable.len - offset;
+        lock(&self.slots).begins(readable.len.into());
         let (sender, messages) = mpsc::channel(READ_AHEAD);
         let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
         // The reader holds the slot and not the stream: a stream that is not polled would keep it.
         let reader = Arc::new(Reader::new(slot));
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
-        let (holdings, slots) = (self.holdings.clone(), self.slots.clone());
-        let sent = move |bytes| lock(&slots).sent(bytes, Instant::now());
+        let holdings = self.holdings.clone();
+        let way = Way { slots: self.slots.clone(), gate: self.gate.clone(), requester };
         let reading = self.lanes.uploads.run(move || {
-            read_ahead(&runtime, holdings.calls(), &readable, named, offset, &sender, &reader, pace, sent);
+            read_ahead(&runtime, holdings.calls(), &readable, named, offset, &sender, &reader, pace, &way);
         });
         let sent = self.sent.clone();
         Ok(ChunkStream { messages, reader: reading, choice, left: left.into(), sent, ended: false })

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use drizzle_engine::{
     calls::LATE,
     pace::{Pace, Verdict},
+    slots::{Requester, Slots},
 };
-use drizzle_proto::limits::MESSAGE_SIZE;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
@@ -29,15 +29,17 @@ use tonic::Status;
 use super::{
     ServeError, Slot,
     choice::Choice,
+    lock,
     message::{Framed, message},
 };
 use crate::{
     holdings::Readable,
+    limits::Gate,
     store::{calls::Calls, read::append_exact},
 };
 
 /// Messages read ahead of the transport.
-pub(super) const READ_AHEAD: usize = 2;
+pub(super) const READ_AHEAD: usize = 3;
 
 /// After the last message was handed over, the transport may keep its slot for this long: a receiver that reads nothing
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
@@ -118,6 +120,31 @@ impl Drop for Hold {
     }
 }
 
+/// What the bytes of a stream pass on their way out.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) slots: Arc<Mutex<Slots>>,
+    pub(super) gate: Arc<Gate<Requester>>,
+    /// Requesters share the limit alike, however many streams each has.
+    pub(super) requester: Requester,
+}
+
+impl Way {
+    /// Waits until a message of what is left may go: its length, and how long that took. `None` if the stream is gone
+    /// before.
+    async fn pass(&self, left: u32, sender: &mpsc::Sender<Message>) -> Option<(u32, Duration)> {
+        let mut waits_since = None;
+        let must_wait = || waits_since = waits_since.or_else(|| Some(Instant::now()));
+        let passed = tokio::select! {
+            biased;
+            passed = self.gate.message(self.requester, 1, left.into(), must_wait) => passed,
+            () = sender.closed() => return None,
+        };
+        let waited = waits_since.map(|since| since.elapsed()).unwrap_or_default();
+        Some((u32::try_from(passed).unwrap_or(left), waited))
+    }
+}
+
 pub(super) type Message = Result<Framed, Status>;
 
 /// Reads the rest of a chunk into the channel until it ends or the receiver gives it no more room.
@@ -131,27 +158,32 @@ pub(super) fn read_ahead(
     sender: &mpsc::Sender<Message>,
     reader: &Arc<Reader>,
     mut pace: Pace,
-    sent: impl Fn(u64),
+    way: &Way,
 ) {
     let mut at = offset;
     let hold = Arc::new(Hold(reader.clone()));
     while at < readable.len {
-        let len = MESSAGE_SIZE.min((readable.len - at) as usize);
-        let message = reader
-            .read(calls, readable, (readable.offset + u64::from(at), len), named.take(), hold.clone())
-            .map_err(|error| Status::internal(format!("cannot read: {error}")));
-        let failed = message.is_err();
-        let Some(permit) = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next()) else {
+        let permit = runtime.block_on(room(sender, 1, &mut pace, reader)).and_then(|mut room| room.next());
+        // How long a message is follows from the limit at the moment in which it may go.
+        let passed = permit.and_then(|permit| Some((permit, runtime.block_on(way.pass(readable.len - at, sender))?)));
+        let Some((permit, (len, waited))) = passed else {
             // Whatever is still on its way.
             return drop(reader.slot().take());
         };
+        // A receiver is not slow while nothing is sent to it.
+        pace.held_up(waited, Instant::now());
+        let message = reader
+            .read(calls, readable, (readable.offset + u64::from(at), len as usize), named.take(), hold.clone())
+            .map_err(|error| Status::internal(format!("cannot read: {error}")));
+        let failed = message.is_err();
         permit.send(message);
         if failed {
             return;
         }
-        pace.moved(len as u64, Instant::now());
-        sent(len as u64);
-        at += u32::try_from(len).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        pace.moved(len.into(), now);
+        lock(&way.slots).sent(len.into(), now);
+        at += len;
     }
     drop(hold);
     // All is read, not all is taken.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drizzle_proto::{Digest, FileName, Layout, Manifest};
+use drizzle_proto::{Digest, FileName, Layout, Manifest, RateLimit};
 use prost::Message as _;
 use tokio_stream::StreamExt;
 
@@ -23,7 +23,8 @@ fn uploads(folder: &std::path::Path, slots: usize, limits: pace::Limits) -> (Fil
     let holdings = Arc::new(Holdings::default());
     let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
     holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
-    (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits))
+    let gate = Gate::new(RateLimit::UNLIMITED);
+    (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits, gate))
 }
 
 fn request(file: FileId, requester: u8) -> ChunkRequest {
@@ -188,4 +189,38 @@ async fn a_receiver_that_does_not_read_does_not_keep_another_one_from_its_chunk(
     assert_eq!(bytes, u64::from(CHUNK));
     until_taken(&uploads, 2).await;
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it has more than its share");
+}
+
+#[tokio::test]
+async fn under_a_limit_messages_are_small_and_no_receiver_is_blamed_for_the_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each message waits twice as long as a receiver may take nothing.
+    let silence = Duration::from_millis(125);
+    let (file, uploads) = uploads(folder.path(), 1, pace::Limits { silence, window: silence, least: 1 });
+    uploads.gate.set(RateLimit::new(16 << 10).unwrap());
+    let rest = ChunkRequest { offset: CHUNK - (20 << 10), ..request(file, 1) };
+    let begun = Instant::now();
+    let messages: Vec<_> = uploads.open(rest).await.unwrap().map(|message| message.unwrap().data).collect().await;
+    assert_eq!(messages, [4 << 10; 5]);
+    // Two messages go at once.
+    assert!(begun.elapsed() >= Duration::from_millis(750), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_receiver_that_goes_while_its_bytes_wait_for_the_limit_leaves_its_slot_and_a_lifted_limit_counts_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 4, NEVER);
+    uploads.gate.set(RateLimit::new(16 << 10).unwrap());
+    let mut waits = uploads.open(request(file, 1)).await.unwrap();
+    waits.next().await.unwrap().unwrap();
+    waits.next().await.unwrap().unwrap();
+    let _other = uploads.open(request(file, 2)).await.unwrap();
+    assert!(matches!(uploads.open(request(file, 3)).await, Err(ServeError::Busy(2))), "a chunk takes minutes");
+    drop(waits);
+    until_taken(&uploads, 1).await;
+    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it is the third one's turn");
+    let slow = uploads.open(request(file, 3)).await.unwrap();
+    uploads.gate.set(RateLimit::UNLIMITED);
+    let bytes: u64 = slow.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
+    assert_eq!(bytes, u64::from(CHUNK));
 }

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_engine::callers::{Callers, Leave};
+use drizzle_engine::{
+    callers::{Callers, Leave},
+    priority::Priority,
+};
 use drizzle_proto::{FileInfo, FileName};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
@@ -77,6 +80,8 @@ pub(crate) struct TransferStatus {
     pub(crate) file: FileInfo,
     /// Bytes of the wanted chunks.
     pub(crate) wanted: u64,
+    /// How urgent it is.
+    pub(crate) priority: Priority,
     /// How far it is.
     pub(crate) progress: Progress,
     /// Time since it began.
@@ -167,6 +172,7 @@ impl Transfers {
         if job.destination.as_ref() != destination || job.wanted != wanted(&job.manifest, request)? {
             return Err(StartError::Conflict { name: request.name.clone(), to: transfer.to() });
         }
+        transfer.rank.raise(request.priority);
         Ok(Some(transfer.follow(request.caller.clone(), request.timeout)))
     }
 
@@ -179,7 +185,7 @@ impl Transfers {
         if let Some(events) = Self::join(&running, request, job.destination.as_ref())? {
             return Ok(events);
         }
-        let transfer = self.spawn(&mut running, job, Duration::ZERO);
+        let transfer = self.spawn(&mut running, job, request.priority, Duration::ZERO);
         Ok(transfer.follow(request.caller.clone(), request.timeout))
     }
 
@@ -188,15 +194,18 @@ impl Transfers {
         self: &Arc<Self>,
         running: &mut BTreeMap<FileName, Arc<Underway>>,
         job: Job,
+        priority: Priority,
         least: Duration,
     ) -> Arc<Underway> {
         let (patience, patient) = watch::channel(job.timeout);
+        let rank = self.context.ranks.enter(priority);
         let transfer = Arc::new(Underway {
             job: job.clone(),
             started: Instant::now(),
             events: Broadcast::default(),
             callers: Mutex::new(Callers::new(least)),
             patience,
+            rank: rank.clone(),
             cancel: self.stop.child_token(),
             ended: CancellationToken::new(),
         });
@@ -207,7 +216,7 @@ impl Transfers {
             let context = this.context.clone();
             let (events, cancel) = (underway.events.clone(), underway.cancel.clone());
             // In a task of its own, so that a panic in there ends the transfer and not this bookkeeping.
-            let run = download::run(context, job.clone(), events, patient, cancel, this.stop.clone());
+            let run = download::run(context, job.clone(), events, (patient, rank), cancel, this.stop.clone());
             let last = tokio::spawn(run).await;
             let last = last.unwrap_or_else(|error| download::panicked(&this.context, &job, &error));
             match &last {
@@ -256,7 +265,7 @@ impl Transfers {
             tracing::info!(%name, "goes on with an unfinished download");
             if is_whole {
                 let least = job.timeout;
-                self.spawn(&mut self.lock(), job, least);
+                self.spawn(&mut self.lock(), job, Priority::Normal, least);
             } else {
                 // Without its data it may have been put in place just before the crash.
                 let this = self.clone();
@@ -274,7 +283,7 @@ impl Transfers {
             Ok((job, Place::Free)) => {
                 let (mut running, least) = (self.lock(), job.timeout);
                 if !running.contains_key(&name) && !self.stop.is_cancelled() {
-                    self.spawn(&mut running, job, least);
+                    self.spawn(&mut running, job, Priority::Normal, least);
                 }
             }
             Err(error) => {
@@ -395,6 +404,7 @@ impl Transfers {
         let view = |transfer: Arc<Underway>| TransferStatus {
             file: transfer.job.manifest.describe(transfer.job.name.clone()),
             wanted: download::bytes_of(&transfer.job.manifest, &transfer.job.wanted),
+            priority: transfer.rank.priority(),
             progress: transfer.events.progress(),
             elapsed: transfer.started.elapsed(),
         };

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError};
 use tokio::task::JoinError;
 
@@ -18,6 +19,8 @@ pub(crate) struct Request {
     pub(crate) chunks: Option<ChunkRanges>,
     /// Without a stored chunk for this long, give up.
     pub(crate) timeout: Duration,
+    /// How urgent it is.
+    pub(crate) priority: Priority,
     /// What the caller calls itself; empty if it does not.
     pub(crate) caller: String,
 }

@@ -10,7 +10,10 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::download::{Broadcast, Destination, Job, Subscription, named};
+use crate::{
+    download::{Broadcast, Destination, Job, Subscription, named},
+    ranks::Rank,
+};
 
 /// A download that runs.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Underway {
     pub(super) callers: Mutex<Callers>,
     /// As long as its callers want it to wait.
     pub(super) patience: watch::Sender<Duration>,
+    /// As urgent as the most pressing of its callers wanted it.
+    pub(super) rank: Arc<Rank>,
     pub(super) cancel: CancellationToken,
     pub(super) ended: CancellationToken,
 }

@@ -31,7 +31,9 @@ impl World {
         for (nth, file) in self.files.iter().enumerate() {
             let seed = seed_for(self.options.seed, index, 16 + nth as u64);
             let peer = &mut self.peers[index as usize];
-            peer.shares[nth].download = Some(Box::new(Download::new(file, peer.info.id(), seed, now)));
+            let mut download = Box::new(Download::new(file, peer.info.id(), seed, now));
+            download.streams.limit(self.options.down_limit.unwrap_or_default());
+            peer.shares[nth].download = Some(download);
         }
         // It asks what the name stands for and then for its holders, one after the other.
         let there = self.clock.now() + 3 * millis(self.options.latency) + self.repeated();

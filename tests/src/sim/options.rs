@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use drizzle_engine::neighbours::WANTED;
+use drizzle_proto::{RateLimit, rate::RateError};
 
 use super::clock::{MILLI, Nanos};
 
@@ -36,6 +37,12 @@ pub struct Options {
     /// Uplink of each source, in Mbit/s; as the peers' if not given
     #[arg(long, value_name = "MBIT")]
     pub source_up: Option<f64>,
+    /// What each peer, sources too, lets itself send, in Mbit/s (peer-svc --up); unlimited if not given
+    #[arg(long, value_name = "MBIT", value_parser = limit)]
+    pub up_limit: Option<RateLimit>,
+    /// What each peer lets itself receive, in Mbit/s (peer-svc --down); unlimited if not given
+    #[arg(long, value_name = "MBIT", value_parser = limit)]
+    pub down_limit: Option<RateLimit>,
     /// Link of each rack to the others, each way, in Mbit/s (racks); as an uplink if not given
     #[arg(long, value_name = "MBIT")]
     pub thin: Option<f64>,
@@ -107,6 +114,14 @@ pub enum Scenario {
     TwoFiles,
 }
 
+fn limit(text: &str) -> Result<RateLimit, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number of Mbit/s".to_owned())?;
+    // A negative rate is none, and a very high one is refused.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let bytes = mbit(rate) as u64;
+    RateLimit::new(bytes).map_err(|error: RateError| error.to_string())
+}
+
 /// A rate in bytes a second.
 pub fn mbit(rate: f64) -> f64 {
     rate * 125_000.0
@@ -120,6 +135,10 @@ pub fn millis(ms: f64) -> Nanos {
     nanos
 }
 
+fn under(limit: Option<RateLimit>, link: f64) -> f64 {
+    limit.and_then(RateLimit::bytes_per_second).map_or(link, |rate| link.min(rate as f64))
+}
+
 impl Options {
     /// Bytes of a file.
     pub fn file_bytes(&self) -> f64 {
@@ -129,5 +148,20 @@ impl Options {
     /// Bytes of a chunk.
     pub fn chunk_bytes(&self) -> u32 {
         self.chunk_size << 10
+    }
+
+    /// Bytes a second that an uplink of so many carries under the limit.
+    ///
+    /// The engine's limiter decides over messages and tens of milliseconds; in a fluid model all that is left of that is a
+    /// link of this capacity, shared alike by what flows. What it decides for longer (how many upload slots there are
+    /// under a limit, how many streams a download runs) is the engine's own code: see `World::new` and
+    /// `begin_downloads`. One thing differs: the limiter is fair to requesters and downloads, a link to flows.
+    pub fn up_of(&self, link: f64) -> f64 {
+        under(self.up_limit, link)
+    }
+
+    /// Bytes a second that a downlink of so many carries under the limit, likewise.
+    pub fn down_of(&self, link: f64) -> f64 {
+        under(self.down_limit, link)
     }
 }

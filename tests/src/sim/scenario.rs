@@ -85,6 +85,9 @@ impl Plan {
         let peers = sources.chain(peers).collect();
         let mut plan = Self { peers, files, zones: 1, thin: None, bound: 0.0 };
         plan.shape(options);
+        for peer in &mut plan.peers {
+            (peer.up, peer.down) = (options.up_of(peer.up), options.down_of(peer.down));
+        }
         plan.bind(options);
         plan
     }
@@ -97,7 +100,7 @@ impl Plan {
     fn shape(&mut self, options: &Options) {
         // Sources come first.
         let (sources, downloaders) = self.peers.split_at_mut(self.files);
-        let quick = options.file_bytes() / sources[0].up.min(mbit(options.down));
+        let quick = options.file_bytes() / options.up_of(sources[0].up).min(options.down_of(mbit(options.down)));
         match options.scenario {
             Scenario::Flash | Scenario::TwoFiles => {}
             Scenario::Staggered => {

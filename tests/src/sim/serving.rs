@@ -53,6 +53,7 @@ impl World {
                 }
                 transfer.grant = Some(grant);
                 let len = self.files[file].manifest.layout().chunk_len(chunk);
+                peer.slots.begins(len.into());
                 let at = peer.disk.done_at(len, self.clock.now());
                 self.log.line(self.clock.now(), || format!("p{from} serves {file}:{chunk} to p{to}, {taken} taken"));
                 if at > self.clock.now() {

@@ -90,6 +90,8 @@ impl World {
                 told_at: None,
             });
             let (up, down) = (links.add(planned.up), links.add(planned.down));
+            let mut slots = Slots::new(options.slots as usize);
+            slots.limit(options.up_limit.unwrap_or_default());
             let announce = std::time::Duration::from_nanos(millis(options.announce));
             world_peers.push(Peer {
                 info: peer_info(index, planned.zone, seed(0))?,
@@ -97,7 +99,7 @@ impl World {
                 alive: false,
                 up,
                 down,
-                slots: Slots::new(options.slots as usize),
+                slots,
                 choices: Sent::default(),
                 rng: StdRng::seed_from_u64(seed(2)),
                 sent: 0.0,

@@ -14,6 +14,7 @@ mod exits;
 mod folder;
 mod full_disk;
 mod health;
+mod limits;
 mod links;
 mod listeners;
 mod many;

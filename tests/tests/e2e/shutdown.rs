@@ -119,6 +119,8 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
         watch: false,
         no_watch: true,
         upload_slots: 4,
+        up: drizzle_proto::RateLimit::UNLIMITED,
+        down: drizzle_proto::RateLimit::UNLIMITED,
         drain: Duration::from_secs(10),
         seed: Some(1),
         log_format: LogFormat::Text,

@@ -68,6 +68,8 @@ fn what_slows_a_swarm_down_slows_it_down() {
         "--loss 0.2",
         "--news 1000",
         "--neighbours 0 --push 2000",
+        "--up-limit 50",
+        "--down-limit 40",
     ] {
         assert!(time(slower) > plain * 1.02, "{slower}");
     }

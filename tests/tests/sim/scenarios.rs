@@ -57,6 +57,14 @@ fn source_leaves() {
     stays_below("--scenario source-leaves --leaves-after 1.3", 1.22, 1.22);
 }
 
+/// Limits are links to the bound: a peer that keeps to them comes as near to it as over such links. (Under a low one there are
+/// few slots and streams: a chunk of 256 KiB takes 2 s.)
+#[test]
+fn limits() {
+    stays_below("--scenario flash --up-limit 20 --down-limit 50", 1.09, 1.09);
+    stays_below("--scenario flash --up-limit 1 --down-limit 2 --chunk-size 256", 1.08, 1.08);
+}
+
 #[test]
 fn two_files() {
     stays_below("--scenario two-files", 1.14, 1.14);

@@ -27,6 +27,8 @@ pub(super) struct Flight {
     pub(super) had: Option<(u32, u32, u32)>,
     /// Waits for this peer's own memory: its holder was not asked yet.
     pub(super) held_back: bool,
+    /// For how long a limit of this peer's own held it up, so far.
+    pub(super) held_up: Duration,
     /// Asked for although another copy was in flight.
     pub(super) is_copy: bool,
 }
@@ -42,6 +44,15 @@ impl Flight {
         }
     }
 
+    /// A limit of this peer's own held it up for so long in all, the last time until now at most: its holder was not
+    /// slow meanwhile. Returns by how much that is longer than it was.
+    pub(super) fn held_up(&mut self, total: Duration, now: Instant) -> Duration {
+        let more = total.saturating_sub(std::mem::replace(&mut self.held_up, total));
+        self.since = (self.since + more).min(now);
+        self.moved_at = (self.moved_at + more).min(now).max(self.since);
+        more
+    }
+
     /// From when on a second copy is worth its bytes. A holder that moves on is left alone unless the rest takes
     /// longer than a whole chunk may take.
     pub(super) fn overdue_at(&self, typical: Option<Duration>) -> Instant {
@@ -55,5 +66,41 @@ impl Flight {
             _ => false,
         };
         if is_slow { self.since + patience } else { self.moved_at + patience }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn flight(now: Instant) -> Flight {
+        let (held_up, is_open, held_back, is_copy) = (Duration::ZERO, false, false, false);
+        let (chunk, holder) = (drizzle_proto::ChunkCount::new(1).unwrap().index(0).unwrap(), Key::MIN);
+        Flight { chunk, holder, is_open, since: now, moved_at: now, had: None, held_back, held_up, is_copy }
+    }
+
+    proptest! {
+        /// A chunk that comes with pauses for this peer's own limit is overdue just as late after them as one that came
+        /// without.
+        #[test]
+        fn time_in_which_a_limit_held_it_up_is_not_its_holders(
+            steps in proptest::collection::vec((0u64..3000, 0u32..5000, 0u64..60_000), 1..30),
+            typical in proptest::option::of(1u64..5000),
+        ) {
+            let (start, typical) = (Instant::now(), typical.map(Duration::from_millis));
+            let (mut plain, mut limited) = (flight(start), flight(start));
+            let (mut now, mut had, mut waited) = (start, 0, Duration::ZERO);
+            for (ms, bytes, waits) in steps {
+                now += Duration::from_millis(ms);
+                had += bytes;
+                plain.moved(had, 1 << 20, now);
+                limited.moved(had, 1 << 20, now + waited);
+                waited += Duration::from_millis(waits);
+                limited.held_up(waited, now + waited);
+                prop_assert_eq!(limited.overdue_at(typical), plain.overdue_at(typical) + waited);
+            }
+        }
     }
 }

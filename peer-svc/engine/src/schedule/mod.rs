@@ -218,6 +218,7 @@ impl Scheduler {
                 moved_at: now,
                 had: None,
                 held_back: false,
+                held_up: Duration::ZERO,
                 is_copy,
             },
         );
@@ -244,6 +245,12 @@ impl Scheduler {
         if let Some(flight) = self.flights.get_mut(&id) {
             flight.held_back = true;
         }
+    }
+
+    /// A limit of this peer's own has held a fetch up for so long in all: its holder was not slow meanwhile. Returns by how
+    /// much that is longer than it was.
+    pub fn held_up(&mut self, id: FetchId, total: Duration, now: Instant) -> Duration {
+        self.flights.get_mut(&id).map(|flight| flight.held_up(total, now)).unwrap_or_default()
     }
 
     /// A fetch that was held back asks its holder now.

@@ -1,0 +1,59 @@
+//! What a peer holds its own download to: a limit of the rate, and a priority.
+
+use proptest::prelude::*;
+
+use super::{tests::*, *};
+
+/// All fetches that run were held up for so long so far, and nothing came.
+fn held_up(bench: &Bench, total: Duration) -> Input {
+    let held_up = bench.fetches.iter().map(|fetch| (fetch.id, total)).collect();
+    let own = Bounds { held_up, ..Bounds::default() };
+    Input::Counted { received: BTreeMap::new(), had: BTreeMap::new(), wire: 0, own }
+}
+
+fn allowed(streams: Option<usize>) -> Input {
+    let own = Bounds { streams, ..Bounds::default() };
+    Input::Counted { received: BTreeMap::new(), had: BTreeMap::new(), wire: 0, own }
+}
+
+#[test]
+fn a_download_runs_no_more_streams_than_its_priority_lets_it_and_all_of_them_later() {
+    let mut bench = Bench::new(64, "", "");
+    bench.holds(1);
+    bench.apply(allowed(Some(1)));
+    bench.apply(Input::Located(Located::Synced));
+    assert_eq!(bench.fetches.len(), 1);
+    let first = bench.fetches[0].clone();
+    bench.stored(&first);
+    assert_eq!(bench.fetches.len(), 1, "one after the other");
+    bench.apply(allowed(None));
+    assert!(bench.fetches.len() > 1);
+}
+
+proptest! {
+    /// However long the limit holds its fetches up, no holder is taken for slow, and it does not give up; when it does
+    /// not, it does.
+    #[test]
+    fn a_download_that_waits_for_its_own_limit_loses_no_patience_and_asks_for_no_second_copy(
+        waits in proptest::collection::vec(1u64..600_000, 1..20), chunks in 1u64..4,
+    ) {
+        // Each chunk is asked for, and another holder has all of them as well.
+        let mut bench = Bench::located(chunks, &[1, 2]);
+        let (asked, mut total) = (bench.fetches.len(), Duration::ZERO);
+        for wait in waits {
+            let wait = MS * u32::try_from(wait).unwrap();
+            bench.now += wait;
+            total += wait;
+            let told = held_up(&bench, total);
+            bench.apply(told);
+            prop_assert_eq!(bench.fetches.len(), asked, "no second copy");
+            prop_assert!(!bench.log.iter().any(|effect| effect.starts_with("End")), "{:?}", bench.log);
+            prop_assert!(bench.transfer.blamed().is_empty());
+        }
+        bench.now += PATIENCE;
+        let told = held_up(&bench, total);
+        let effects = bench.apply(told);
+        let gave_up = matches!(failure(&effects), Failure::GaveUp { .. });
+        prop_assert!(gave_up);
+    }
+}
