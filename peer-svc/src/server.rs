@@ -246,6 +246,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         memory: ChunkMemory::new(MEMORY),
         parts: Arc::new(Semaphore::new(PARTS_KIB)),
         downloaded: AtomicU64::new(0),
+        downlink: Default::default(),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), config.upload_slots.into(), pace::SENDING));

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use drizzle_engine::schedule::{Fetch, FetchId};
+use drizzle_engine::{
+    rate::Intake,
+    schedule::{Fetch, FetchId},
+};
 use drizzle_proto::{ChunkSet, PeerId};
 
 use super::{events::DownloadEvent, failure::Failure};
@@ -43,6 +46,10 @@ pub(super) enum Input {
         had: BTreeMap<FetchId, u32>,
         /// Bytes that came over the network so far.
         wire: u64,
+        /// Chunks that came and wait to be written.
+        at_disk: usize,
+        /// What this machine takes in, over all its downloads.
+        intake: Intake,
     },
     /// Without progress it is to give up after this long from now on.
     Patience(Duration),

@@ -44,6 +44,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         memory: ChunkMemory::new(1),
         parts: Arc::new(Semaphore::new(0)),
         downloaded: AtomicU64::new(0),
+        downlink: Default::default(),
     }
 }
 

@@ -10,6 +10,8 @@
 //!   was proved by its hash since; a chunk that fails the proof is missing again;
 //! - each fetch is started once and ends once; after [`Effect::End`] there are no further effects.
 
+mod figures;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -23,6 +25,7 @@ use drizzle_engine::{
 use drizzle_proto::{ChunkSet, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
+use self::figures::Account;
 use super::{
     effects::{Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
@@ -72,6 +75,7 @@ pub(super) struct Transfer {
     /// What this machine ran out of when a holder was to be asked last, until a chunk is stored.
     shortage: Option<Shortage>,
     located: bool,
+    account: Account,
     told: Progress,
     ended: bool,
     rng: StdRng,
@@ -101,6 +105,7 @@ impl Transfer {
             without_memory: BTreeSet::new(),
             shortage: None,
             located: false,
+            account: Account::new(now),
             told: Progress::default(),
             ended: false,
             rng: StdRng::seed_from_u64(job.seed),
@@ -133,7 +138,7 @@ impl Transfer {
         let tells_progress = matches!(input, Input::Counted { .. });
         match self.happened(input, now, &mut effects) {
             Ok(()) => self.go_on(tells_progress, now, &mut effects),
-            Err(failure) => self.end(Ended::Failed(failure), &mut effects),
+            Err(failure) => self.end(Ended::Failed(failure), now, &mut effects),
         }
         effects
     }
@@ -155,7 +160,11 @@ impl Transfer {
             Input::Cancelled => return Err(Failure::Cancelled),
             Input::Shutdown => return Err(Failure::Shutdown),
             Input::Located(Located::Change(change)) => self.locate(change, effects),
-            Input::Located(Located::Synced) => self.located = true,
+            Input::Located(Located::Synced) => {
+                self.look(now);
+                self.account.located(now);
+                self.located = true;
+            }
             Input::Located(Located::Withdrawn(withdrawal)) => return Err(Failure::Withdrawn(withdrawal)),
             Input::LocatingEnded => {
                 return Err(Failure::Internal("the watch of the file's holders ended".to_owned()));
@@ -168,20 +177,26 @@ impl Transfer {
                 }
                 self.record_from = now + RECORD.max(took * RECORD_SHARE);
             }
-            Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
+            Input::Proved { checked, sound } => {
+                self.look(now);
+                self.proved(&checked, &sound, effects);
+            }
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire } => {
+            Input::Counted { received, had, wire, at_disk, intake } => {
                 self.sources.received(&received);
+                self.account.counted(&received, at_disk, intake, now);
                 self.moved(&had, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
+                self.look(now);
             }
             Input::Patience(patience) => self.waiting.be_patient(patience),
             Input::Woken => {}
             Input::Slept(asleep) => {
                 self.waiting.slept(asleep);
                 self.scheduler.slept(asleep);
+                self.account.slept(asleep);
                 self.slept_through.extend(self.running.keys().copied());
             }
         }
@@ -197,7 +212,7 @@ impl Transfer {
         }
         self.start_fetches(now, effects);
         if self.scheduler.is_complete() && self.unproved.is_empty() {
-            return self.end(Ended::Complete, effects);
+            return self.end(Ended::Complete, now, effects);
         }
         // Chunks that are read again are progress enough: the disk answers or fails.
         if self.scheduler.is_complete() {
@@ -213,7 +228,7 @@ impl Transfer {
         };
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
-            return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
+            return self.end(Ended::Failed(Failure::GaveUp { why, patience }), now, effects);
         }
         if self.located && fetches.ask_no_peer() && !self.scheduler.is_complete() {
             let reason = reason();
@@ -238,8 +253,9 @@ impl Transfer {
         }
     }
 
-    fn end(&mut self, ended: Ended, effects: &mut Vec<Effect>) {
+    fn end(&mut self, ended: Ended, now: Instant, effects: &mut Vec<Effect>) {
         self.ended = true;
+        self.account.ended(now);
         self.tell_progress(effects);
         effects.extend(std::mem::take(&mut self.running).into_keys().map(Effect::Abort));
         effects.push(Effect::End(ended));
@@ -273,6 +289,8 @@ impl Transfer {
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
             self.sources.asked(&fetch.holder);
+            let holder = fetch.holder.id();
+            self.account.asked(holder, self.scheduler.is_full_holder(holder), now);
             self.running.insert(fetch.id, fetch.clone());
             effects.push(Effect::Tell(DownloadEvent::Chunk {
                 step: Step::Requested,
@@ -290,6 +308,10 @@ impl Transfer {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
+        // After the last one there is no tick.
+        if self.running.len() <= 2 {
+            self.look(now);
+        }
         let Some(fetch) = self.running.remove(&id) else { return Ok(()) };
         self.without_memory.remove(&id);
         // Not what it was asked for at first: its holder may have chosen.
@@ -425,7 +447,8 @@ impl Transfer {
         let recorded = bytes_of(&self.job.manifest, &recorded);
         let unchecked = self.job.wanted.intersection(&self.unproved);
         let unchecked = bytes_of(&self.job.manifest, &unchecked);
-        Progress { stored: self.stored_bytes, recorded, unchecked, sources: self.sources.asked_so_far() }
+        let (sources, limited_by) = (self.sources.asked_so_far(), self.account.live());
+        Progress { stored: self.stored_bytes, recorded, unchecked, sources, limited_by }
     }
 
     /// What each holder gave in this run, verified bytes only.

@@ -18,7 +18,7 @@ pub(crate) mod pool;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64},
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use drizzle_engine::schedule::{Fetch, FetchId};
@@ -80,6 +80,24 @@ pub(crate) struct Gauges {
     pub(crate) wire: Arc<AtomicU64>,
     /// Bytes that are here of this chunk, from whichever holder, about; [`NOT_ASKED`] while no peer is asked.
     pub(crate) had: Arc<AtomicU32>,
+    /// Chunks of the whole download that came and wait to be written.
+    pub(crate) at_disk: Arc<AtomicUsize>,
+}
+
+/// A chunk that waits to be written, until this is dropped.
+struct AtDisk<'a>(&'a AtomicUsize);
+
+impl<'a> AtDisk<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for AtDisk<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What happens to a fetch before it ends.
@@ -125,6 +143,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     }
     let verified = connections.fetch(manifest, &fetch, &parts, &gauges, &Choice { fetch: &fetch, news: &news }).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
+    let _at_disk = AtDisk::new(&gauges.at_disk);
     let partial = partial.clone();
     let written = lanes.disk.run(move || {
         let stored = partial.write(&verified);
