@@ -52,7 +52,8 @@ pub(crate) fn bound(bound: &wire::DownloadBound) -> Option<u64> {
 /// How many times the bound a run took.
 pub(crate) fn ratio(done: &wire::DownloadDone) -> Option<f64> {
     let bound = done.bound.as_ref().and_then(bound).filter(|bound| *bound > 0)?;
-    Some(done.elapsed_millis as f64 / bound as f64)
+    // Both are whole milliseconds: more digits say nothing.
+    Some((done.elapsed_millis as f64 / bound as f64 * 1000.0).round() / 1000.0)
 }
 
 /// What a person reads of it after a download; nothing if nothing was fetched. Within `width` columns, where there is a

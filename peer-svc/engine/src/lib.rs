@@ -19,6 +19,7 @@
 //! | [`limiting`] | what limits a download, and what limited it |
 //! | [`bound`] | how long a download took at the least |
 //! | [`rate`] | how fast bytes come, and came at best |
+//! | [`senders`] | whether another holder brings more |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`calls`] | which calls to the file system hang, and which are not begun for that |
 //! | [`retry`] | when to try again |
@@ -43,6 +44,7 @@ pub mod pace;
 pub mod rate;
 pub mod retry;
 pub mod schedule;
+pub mod senders;
 pub mod slots;
 pub mod streams;
 pub mod turns;

@@ -5,8 +5,11 @@
 //! downlink one peer cannot always tell, since a link that is full looks the same from either end. What it goes by:
 //! - a holder that refuses requests, while other peers are known to download the file or while it gives us nothing, is
 //!   itself the limit. Where this peer is alone, the refusal only says that it has all upload slots by itself;
-//! - bytes that come as fast as this machine ever took them in, from several holders at once, fill the **downlink**; from
-//!   one holder alone they fill the **link** between the two, and which end of it is the narrower is not known;
+//! - bytes that come as fast as this machine ever took them in, from one holder alone, fill the **link** between the two,
+//!   and which end of it is the narrower is not known;
+//! - from several holders at once they fill the **downlink** if fewer holders brought as much before: another one adds
+//!   nothing. If each one more brought more, their uplinks are the limit. Where it was never seen what fewer bring, it is
+//!   the downlink if no other peer is known to download the file, and the uplinks, which all share, if one is;
 //! - a download that has asked for as much as it may and gets less than that waits for the uplinks of those it asked.
 //!
 //! What holds (each line has a property test):
@@ -15,12 +18,13 @@
 //! - what was so for the last ten seconds is the cause that is told live, whatever was before;
 //! - holders are blamed only if their chunks could be asked for: they are known, and neither memory, the disk nor a
 //!   limit of this machine holds more fetches back than are on their way;
-//! - the downlink is blamed only if several holders send, and together as fast as this machine ever took in;
+//! - the downlink is blamed only if several holders send, together as fast as this machine ever took in, and fewer did as
+//!   well or were never seen;
 //! - it is told that no peer holds a chunk only if one waits to be asked for that no holder can be asked for.
 
 use std::time::{Duration, Instant};
 
-use crate::{rate::Intake, schedule::Picture, waiting::Fetches};
+use crate::{rate::Intake, schedule::Picture, senders::Sending, waiting::Fetches};
 
 /// What limits a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +95,8 @@ pub struct State {
     pub picture: Picture,
     /// What this machine takes in.
     pub intake: Intake,
+    /// Who sends it.
+    pub sending: Sending,
 }
 
 impl State {
@@ -143,13 +149,14 @@ impl State {
     /// What was asked for is on its way, as much as there may be.
     fn carried(&self) -> Cause {
         let Picture { full, partial, .. } = self.picture;
-        let is_fast = self.intake.rate > 0.0 && self.intake.rate >= FAST * self.intake.best;
-        match full.sending + partial.sending {
-            2.. if is_fast => Cause::Downlink,
-            1 if is_fast => Cause::Link,
-            _ if partial.fetches > full.fetches || full.fetches == 0 && full.able == 0 => Cause::Peers,
-            _ => Cause::Source,
+        let Intake { rate, best } = self.intake;
+        let Sending { holders, fewer } = self.sending;
+        let is_full = holders > 1 && (fewer >= FAST * rate || fewer <= 0.0 && partial.able == 0);
+        if rate > 0.0 && rate >= FAST * best && (holders == 1 || is_full) {
+            return if is_full { Cause::Downlink } else { Cause::Link };
         }
+        let is_full = full.fetches > 0 || full.able > 0;
+        if is_full && full.fetches >= partial.fetches { Cause::Source } else { Cause::Peers }
     }
 }
 
@@ -238,6 +245,7 @@ mod tests {
             room: 8,
             picture: Picture { full: side(1, 0, 1, 8), only_full: 100, ..Picture::default() },
             intake: fast(100.0),
+            sending: Sending { holders: 1, fewer: 0.0 },
             ..State::default()
         }
     }
@@ -273,10 +281,15 @@ mod tests {
     fn many_senders_fill_the_downlink_or_are_slow_themselves() {
         let mut many = one_source();
         (many.picture.full, many.picture.partial) = (side(1, 0, 1, 2), side(3, 0, 3, 6));
-        assert_eq!(many.cause(), Cause::Downlink);
+        many.sending = Sending { holders: 4, fewer: 95.0 };
+        assert_eq!(many.cause(), Cause::Downlink, "fewer brought as much");
+        many.sending.fewer = 70.0;
+        assert_eq!(many.cause(), Cause::Peers, "each one more brings more");
+        many.sending.fewer = 0.0;
+        assert_eq!(many.cause(), Cause::Peers, "they share the uplinks with this one");
+        many.picture.partial = Side::default();
+        assert_eq!(many.cause(), Cause::Downlink, "it has them for itself");
         many.intake = fast(50.0);
-        assert_eq!(many.cause(), Cause::Peers);
-        many.picture.full = side(4, 0, 4, 8);
         assert_eq!(many.cause(), Cause::Source);
     }
 
@@ -345,7 +358,8 @@ mod tests {
         let flags = (prop::bool::weighted(0.9), prop::bool::weighted(0.1), any::<bool>(), prop::bool::weighted(0.1));
         let numbers = (0usize..9, 0usize..9, 0usize..9, 1usize..9);
         let supply = (sides(), sides(), 0usize..3, any::<bool>());
-        (flags, numbers, supply, 0.0..120.0).prop_map(|(flags, numbers, supply, rate)| {
+        let comes = (0.0..120.0, 0usize..4, prop_oneof![Just(0.0), 0.0..120.0]);
+        (flags, numbers, supply, comes).prop_map(|(flags, numbers, supply, (rate, holders, fewer))| {
             let (located, complete, short, own_limit) = flags;
             let (under_way, without_memory, at_disk, room) = numbers;
             let (full, partial, only_full, also_partial) = supply;
@@ -360,6 +374,7 @@ mod tests {
                 own_limit,
                 picture: Picture { full, partial, only_full, also_partial },
                 intake: fast(rate),
+                sending: Sending { holders, fewer },
             }
         })
     }
@@ -378,10 +393,12 @@ mod tests {
                 prop_assert!(on_way >= state.room || !waits || can_be_asked);
             }
             if cause == Cause::Downlink {
-                prop_assert!(full.sending + partial.sending > 1 && state.intake.rate >= 90.0);
+                let Sending { holders, fewer } = state.sending;
+                prop_assert!(holders > 1 && state.intake.rate >= 90.0);
+                prop_assert!(fewer >= 0.9 * state.intake.rate || fewer <= 0.0 && partial.able == 0);
             }
             if cause == Cause::Link {
-                prop_assert!(full.sending + partial.sending == 1 && state.intake.rate >= 90.0);
+                prop_assert!(state.sending.holders == 1 && state.intake.rate >= 90.0);
             }
             if cause == Cause::NoHolder {
                 prop_assert!(waits && !can_be_asked);

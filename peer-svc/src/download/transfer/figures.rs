@@ -10,6 +10,7 @@ use drizzle_engine::{
     bound::{Bound, Given},
     limiting::{Cause, Limiting, State},
     rate::{Intake, Meter},
+    senders::Senders,
 };
 use drizzle_proto::PeerId;
 
@@ -25,6 +26,7 @@ pub(super) struct Account {
     limiting: Limiting,
     at_disk: usize,
     intake: Intake,
+    senders: Senders,
     seen: BTreeMap<PeerId, Seen>,
     /// When its holders were known, and when the last chunk was stored.
     located: Option<Instant>,
@@ -46,6 +48,7 @@ impl Account {
             limiting: Limiting::new(now),
             at_disk: 0,
             intake: Intake::default(),
+            senders: Senders::default(),
             seen: BTreeMap::new(),
             located: None,
             ended: None,
@@ -95,6 +98,8 @@ impl Account {
 impl Transfer {
     /// Charges the time since the last look to what limits it now.
     pub(super) fn look(&mut self, now: Instant) {
+        let (picture, intake) = (self.scheduler.picture(now), self.account.intake);
+        let sending = self.account.senders.look(picture.full.sending + picture.partial.sending, intake.rate, now);
         let state = State {
             located: self.located,
             complete: self.scheduler.is_complete(),
@@ -103,8 +108,9 @@ impl Transfer {
             room: self.streams.room(),
             short: self.shortage.is_some(),
             own_limit: false,
-            picture: self.scheduler.picture(now),
-            intake: self.account.intake,
+            picture,
+            intake,
+            sending,
         };
         self.account.limiting.look(state.cause(), now);
     }
