@@ -17,7 +17,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 /// Closer counts are one.
 const STEP: Duration = Duration::from_millis(100);
 /// How long it is remembered what this machine can take in.
-pub const LATELY: Duration = Duration::from_mins(10);
+pub const LATELY: Duration = Duration::from_secs(600);
 
 /// A growing count of bytes.
 #[derive(Debug, Clone, Default)]
