@@ -133,3 +133,84 @@ impl Transfer {
         Some(Figures { bound, limited: limiting.most()? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use drizzle_engine::limiting::Limited;
+
+    use super::*;
+    use crate::{
+        download::{
+            effects::Input,
+            transfer::tests::{Bench, MS, peer},
+        },
+        fetch::{FetchFailure, error::FetchError},
+        locate::Located,
+    };
+
+    fn counted(received: u64, intake: Intake) -> Input {
+        let received = [(peer(1).id(), received)].into();
+        Input::Counted { received, had: BTreeMap::new(), wire: 0, at_disk: 0, intake }
+    }
+
+    /// Eight chunks of one holder, one each 200 ms.
+    fn steady() -> Bench {
+        let mut bench = Bench::located(8, &[1]);
+        let rate = f64::from(1 << 14) * 5.0;
+        for came in 1..=8 {
+            bench.now += 200 * MS;
+            bench.apply(counted(came << 14, Intake { rate, best: rate }));
+            let fetch = bench.fetches[0].clone();
+            bench.stored(&fetch);
+        }
+        bench
+    }
+
+    #[test]
+    fn a_steady_source_is_the_bound_and_its_link_the_limit() {
+        let bench = steady();
+        let figures = bench.transfer.figures(bench.started, bench.now - bench.started).unwrap();
+        assert_eq!(figures.limited, Limited { by: Cause::Link, percent: 100 });
+        assert_eq!(figures.bound.tightest(), Some(1600 * MS));
+        assert_eq!(figures.bound.source, Some(1600 * MS));
+    }
+
+    #[test]
+    fn what_comes_before_the_first_fetch_and_after_the_last_is_the_disks() {
+        let bench = steady();
+        let took = bench.now - bench.started + 5000 * MS;
+        let figures = bench.transfer.figures(bench.started, took).unwrap();
+        assert_eq!(figures.limited, Limited { by: Cause::Disk, percent: 76 });
+        assert_eq!(figures.bound.tightest(), Some(1600 * MS), "that is no time of any link");
+    }
+
+    #[test]
+    fn a_download_of_no_time_or_of_nothing_has_no_figures() {
+        let bench = steady();
+        assert_eq!(bench.transfer.figures(bench.started, 49 * MS), None);
+        let here = Bench::new(3, "0-2", "");
+        assert_eq!(here.transfer.figures(here.started, 1000 * MS), None);
+        let failed = Bench::located(3, &[1]);
+        assert_eq!(failed.transfer.figures(failed.started, 1000 * MS), None);
+    }
+
+    #[test]
+    fn a_busy_source_and_an_unknown_one_are_told_live_and_time_asleep_is_nobodys() {
+        let mut bench = Bench::new(1, "", "");
+        bench.now += 600 * MS;
+        bench.apply(counted(0, Intake::default()));
+        assert_eq!(bench.transfer.account.live(), Some(Cause::Tracker));
+        let mut bench = Bench::located(1, &[1]);
+        let fetch = bench.fetches[0].clone();
+        bench.apply(Input::Fetched(fetch.id, Err(FetchFailure::Holder(FetchError::Busy))));
+        bench.now += 600 * MS;
+        bench.apply(counted(0, Intake::default()));
+        assert_eq!(bench.transfer.account.live(), Some(Cause::Source));
+        bench.now += 100_000 * MS;
+        bench.apply(Input::Slept(100_000 * MS));
+        bench.apply(Input::Located(Located::Synced));
+        let limited = bench.transfer.account.limiting.most();
+        assert_eq!(limited, Some(Limited { by: Cause::Source, percent: 100 }));
+        assert_eq!(bench.transfer.account.limiting.clone().live(), Some(Cause::Source));
+    }
+}
