@@ -46,7 +46,11 @@ pub(crate) enum Command {
         name: FileName,
     },
     /// Show the state of the daemon and its transfers
-    Status,
+    Status {
+        /// Show it again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Show or change how fast the daemon sends and receives chunks
     Limit(Limit),
     /// End a running download; its chunks are kept

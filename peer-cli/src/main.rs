@@ -19,6 +19,7 @@ mod args;
 mod commands;
 mod connect;
 mod exit;
+mod figures;
 mod format;
 mod output;
 mod paths;

@@ -9,6 +9,8 @@ use std::{
 
 use drizzle_proto::wire;
 
+use crate::figures;
+
 /// Over how long rates are averaged: long enough to be read, short enough to follow a peer that stalls.
 const WINDOW: f64 = 3.0;
 
@@ -72,6 +74,8 @@ pub(crate) struct Progress {
     pub(crate) unchecked: u64,
     /// Why nothing can be requested, while that is so.
     pub(crate) waiting: Option<String>,
+    /// What limits it at present.
+    pub(crate) limited_by: Option<&'static str>,
     moving: bool,
 }
 
@@ -85,6 +89,7 @@ impl Progress {
             rate: Rate::default(),
             unchecked: 0,
             waiting: None,
+            limited_by: None,
             moving: false,
         }
     }
@@ -111,6 +116,7 @@ impl Progress {
         }
         self.stored = progress.bytes_stored;
         self.unchecked = progress.bytes_unchecked();
+        self.limited_by = figures::limited_by(progress.limited_by());
         self.moving = true;
         let mut known: HashMap<String, Rate> =
             self.sources.drain(..).map(|source| (source.peer, source.rate)).collect();

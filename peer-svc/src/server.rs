@@ -251,6 +251,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         limits: limits.clone(),
         ranks: Arc::default(),
         downloaded: AtomicU64::new(0),
+        downlink: Default::default(),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let news = NewsDesk::new(holdings.clone(), stop.clone());

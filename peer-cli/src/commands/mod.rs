@@ -50,7 +50,8 @@ async fn answer(peer: &drizzle_proto::Address, command: Command, json: bool) -> 
         Command::Files { prefix } => files::run(&daemon, prefix, json, &mut out).await,
         Command::Locations { name } => locations::run(&daemon, name, json, &mut out).await,
         Command::Limit(limit) => limit::run(&daemon, limit, json, &mut out).await,
-        Command::Status => status::run(&daemon, json, &mut out).await,
+        Command::Status { watch: false } => status::run(&daemon, json, &mut out).await,
+        Command::Status { watch: true } => status::watch(&daemon, json, &mut out).await,
         Command::Cancel { name } => cancel(&daemon, name, json, &mut out).await,
         Command::Download(_) | Command::Completions { .. } => Ok(Exit::Done),
     }

@@ -1,17 +1,21 @@
 //! `status`: how the daemon is and what it transfers.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
+use console::{Term, truncate_str};
 use drizzle_proto::wire;
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 
 use super::FileFields;
 use crate::{
     connect::Daemon,
     exit::{Exit, Failure},
+    figures,
     format::{bytes, clean, count, limit},
     output::Out,
     progress::Progress,
+    render,
 };
 
 #[derive(Serialize)]
@@ -57,6 +61,8 @@ struct Transfer<'a> {
     total: u64,
     priority: &'static str,
     seconds: f64,
+    /// What limits it at present.
+    limited_by: Option<&'static str>,
     sources: Vec<Source<'a>>,
 }
 
@@ -68,6 +74,9 @@ struct Source<'a> {
     in_flight: u32,
 }
 
+/// How often the state is shown again.
+const EVERY: Duration = Duration::from_secs(1);
+
 pub(super) async fn run(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Exit, Failure> {
     let status = daemon.answer(daemon.control.clone().status(wire::StatusRequest {})).await?;
     if json {
@@ -76,6 +85,44 @@ pub(super) async fn run(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Ex
         out.text(&text(&status))?;
     }
     Ok(Exit::Done)
+}
+
+/// Shows it again and again: on a terminal in the same place, elsewhere one after the other. Ends when the daemon does,
+/// or the reader.
+pub(super) async fn watch(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Exit, Failure> {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_first = true;
+    while !out.is_closed() {
+        ticks.tick().await;
+        let status = daemon.answer(daemon.control.clone().status(wire::StatusRequest {})).await?;
+        if json {
+            out.json(&document(&status))?;
+        } else if render::is_terminal() {
+            let (height, width) = Term::stdout().size();
+            out.text(&picture(&text(&status), width.into(), height.into(), is_first))?;
+        } else {
+            let gap = if is_first { "" } else { "\n" };
+            out.text(&format!("{gap}{}", text(&status)))?;
+        }
+        is_first = false;
+    }
+    Ok(Exit::Done)
+}
+
+/// What paints lines over those that were painted before, from the upper left corner on. No line wraps, and none makes
+/// the screen scroll.
+fn picture(text: &str, width: usize, height: usize, is_first: bool) -> String {
+    let mut picture = if is_first { "\u{1b}[2J\u{1b}[H" } else { "\u{1b}[H" }.to_owned();
+    let (count, fit) = (text.lines().count(), height.saturating_sub(1).max(1));
+    let (shown, more) = if count <= fit { (count, None) } else { (fit - 1, Some(count + 1 - fit)) };
+    let more = more.map(|more| format!("and {} more", self::count(more as u64, "line")));
+    for line in text.lines().take(shown).map(str::to_owned).chain(more) {
+        picture += &truncate_str(&line, width.saturating_sub(1).max(1), "…");
+        // What is left of the line that stood here.
+        picture += "\u{1b}[K\n";
+    }
+    picture + "\u{1b}[J"
 }
 
 fn document(status: &wire::StatusResponse) -> Status<'_> {
@@ -118,7 +165,8 @@ fn transfer(transfer: &wire::Transfer) -> Option<Transfer<'_>> {
         bytes: transfer.progress.as_ref().map_or(0, |progress| progress.bytes_stored),
         total: transfer.bytes_wanted,
         priority: priority(transfer),
-        seconds: transfer.elapsed_millis as f64 / 1000.0,
+        seconds: figures::seconds(transfer.elapsed_millis),
+        limited_by: transfer.progress.as_ref().and_then(|progress| figures::cause(progress.limited_by())),
         sources: sources
             .iter()
             .map(|from| Source { peer: &from.peer, bytes: from.bytes, chunks: from.chunks, in_flight: from.in_flight })
@@ -178,6 +226,9 @@ fn text(status: &wire::StatusResponse) -> String {
     }
     for transfer in &status.transfers {
         line("download", transfer_line(transfer));
+        if let Some(cause) = transfer.progress.as_ref().and_then(|now| figures::limited_by(now.limited_by())) {
+            line("", format!("limited by {cause}"));
+        }
     }
     text
 }
@@ -199,4 +250,24 @@ fn transfer_line(transfer: &wire::Transfer) -> String {
         bytes(transfer.bytes_wanted),
         count(sources as u64, "source"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use console::{measure_text_width, strip_ansi_codes};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_picture_wraps_or_scrolls(lines in proptest::collection::vec("[a漢é]{0,80}", 0..40), width in 2usize..120, height in 2usize..60) {
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let picture = picture(&text, width, height, false);
+            let shown = strip_ansi_codes(&picture);
+            prop_assert!(shown.lines().count() < height, "{shown}");
+            prop_assert!(shown.lines().all(|line| measure_text_width(line) < width), "{shown}");
+            prop_assert!(width < 20 || shown.contains(" more") == (lines.len() >= height), "{shown}");
+        }
+    }
 }

@@ -95,8 +95,10 @@ fn frame(progress: &Progress, width: usize, height: usize) -> Frame {
         lines.push(format!("waiting: {}", clean(reason)));
     } else if let Some((checked, total)) = progress.checking() {
         lines.push(format!("all is here; checking it: {} of {}", bytes(checked), bytes(total)));
+    } else if let Some(cause) = progress.limited_by.filter(|_| !progress.is_complete()) {
+        lines.push(format!("limited by {cause}"));
     }
-    // Besides the sources: the head, a waiting line, the line that counts the rest, the cursor's.
+    // Besides the sources: the head, a line of why it is not faster, the line that counts the rest, the cursor's.
     let first = lines.len();
     let fit = height.saturating_sub(3 + first);
     let shown = busiest(&progress.sources, fit);
@@ -161,7 +163,8 @@ impl View for Bars {
 
     fn done(&mut self, progress: &Progress, done: &wire::DownloadDone) -> io::Result<()> {
         self.bar.finish_and_clear();
-        summary(&mut self.out, &progress.name, done)
+        let width = usize::from(Term::stdout().size().1);
+        summary(&mut self.out, &progress.name, done, Some(width))
     }
 
     fn failed(&mut self, _: &Progress, failure: Failure) -> io::Result<Option<Failure>> {
@@ -213,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn what_limits_it_stands_below_the_bar_unless_it_waits() {
+        let mut progress = progress("model.bin", 1);
+        let source = wire::LimitedBy::Source.into();
+        progress.apply(&Event::Progress(wire::DownloadProgress { limited_by: source, ..Default::default() }));
+        assert_eq!(frame(&progress, 100, 24).lines, ["limited by the source's uplink"]);
+        progress.waiting = Some("every holder is busy".into());
+        assert_eq!(frame(&progress, 100, 24).lines, ["waiting: every holder is busy"]);
+    }
+
+    #[test]
     fn a_small_terminal_shows_the_busiest() {
         let frame = frame(&progress("model.bin", 40), 100, 10);
         assert_eq!(frame.lines.len(), 8);
@@ -222,9 +235,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_wraps(width in 2usize..200, height in 0usize..60, sources in 0usize..80, name in "[a漢é]{1,80}", waiting: bool, checking: bool) {
+        fn nothing_wraps(width in 2usize..200, height in 0usize..60, sources in 0usize..80, name in "[a漢é]{1,80}", waiting: bool, checking: bool, limited: bool) {
             let mut progress = progress(&name, sources);
             progress.waiting = waiting.then(|| "no peer holds chunk 17 and that is a long story".into());
+            progress.limited_by = limited.then_some("the other peers' uplinks");
             if checking {
                 (progress.stored, progress.unchecked) = (progress.total, 1 << 20);
             }

@@ -7,8 +7,13 @@ use drizzle_proto::wire::{self, chunk_event::Step, download_event};
 use serde::Serialize;
 
 use super::View;
-use crate::exit::offence;
-use crate::{exit::Failure, format::numbers, output::Out, progress::Progress};
+use crate::{
+    exit::{Failure, offence},
+    figures::{self, seconds},
+    format::numbers,
+    output::Out,
+    progress::Progress,
+};
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
@@ -25,6 +30,8 @@ enum Event<'a> {
         /// Bytes of an earlier run that are still to be checked.
         #[serde(skip_serializing_if = "Option::is_none")]
         unchecked: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limited_by: Option<&'static str>,
         sources: Vec<LiveSource<'a>>,
     },
     Chunk {
@@ -42,6 +49,8 @@ enum Event<'a> {
         path: Option<&'a str>,
         bytes: u64,
         seconds: f64,
+        #[serde(flatten)]
+        figures: Figures,
         sources: Vec<Source<'a>>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         blamed: Vec<Blame<'a>>,
@@ -52,6 +61,49 @@ enum Event<'a> {
         chunks: Vec<u32>,
         blamed: Vec<Blame<'a>>,
     },
+}
+
+/// How near it came to its bound; what is not known is left out.
+#[derive(Serialize)]
+struct Figures {
+    /// Seconds, as are its terms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bounds: Option<Bounds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited_by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited_percent: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Bounds {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    downlink: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swarm: Option<f64>,
+}
+
+impl From<&wire::DownloadDone> for Figures {
+    fn from(done: &wire::DownloadDone) -> Self {
+        let limited_by = figures::cause(done.limited_by());
+        Self {
+            bound: done.bound.as_ref().and_then(figures::bound).map(seconds),
+            bounds: done.bound.as_ref().map(|bound| Bounds {
+                downlink: bound.downlink_millis.map(seconds),
+                source: bound.source_millis.map(seconds),
+                swarm: bound.swarm_millis.map(seconds),
+            }),
+            ratio: figures::ratio(done),
+            limited_by,
+            limited_percent: limited_by.map(|_| done.limited_percent),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -101,6 +153,7 @@ impl View for Json {
                 bytes: now.bytes_stored,
                 total: progress.total,
                 unchecked: now.bytes_unchecked,
+                limited_by: figures::cause(now.limited_by()),
                 sources: now.sources.iter().map(live).collect(),
             },
             Told::Chunk(chunk) => match step(chunk.step()) {
@@ -122,7 +175,8 @@ impl View for Json {
             name: &progress.name,
             path: Some(done.path.as_str()).filter(|path| !path.is_empty()),
             bytes: done.bytes,
-            seconds: done.elapsed_millis as f64 / 1000.0,
+            seconds: seconds(done.elapsed_millis),
+            figures: done.into(),
             sources: done.sources.iter().map(fetched).collect(),
             blamed: blamed(&done.blamed),
         })

@@ -15,6 +15,7 @@ use drizzle_proto::wire::{self, chunk_event::Step, download_event::Event};
 
 use crate::{
     exit::{Failure, blame_line},
+    figures,
     format::{bytes, clean, count, rate},
     output::Out,
     progress::Progress,
@@ -50,8 +51,8 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// What a person reads at the end, in bars and in plain mode.
-fn summary(out: &mut Out, name: &str, done: &wire::DownloadDone) -> io::Result<()> {
+/// What a person reads at the end, in bars and in plain mode; on a terminal of so many columns, if it is one.
+fn summary(out: &mut Out, name: &str, done: &wire::DownloadDone, width: Option<usize>) -> io::Result<()> {
     let seconds = done.elapsed_millis as f64 / 1000.0;
     let speed = (seconds > 0.0 && done.bytes > 0).then(|| done.bytes as f64 / seconds);
     let speed = speed.map_or_else(String::new, |speed| format!(" ({})", rate(Some(speed))));
@@ -60,6 +61,9 @@ fn summary(out: &mut Out, name: &str, done: &wire::DownloadDone) -> io::Result<(
         path => clean(path).into_owned(),
     };
     out.line(&format!("done: {}: {} fetched in {seconds:.1} s{speed}: {place}", clean(name), bytes(done.bytes)))?;
+    for line in figures::lines(done, width) {
+        out.line(&line)?;
+    }
     for source in &done.sources {
         let (received, chunks) = (bytes(source.bytes), count(source.chunks, "chunk"));
         out.line(&format!("  from {}: {received}, {chunks}", clean(&source.peer)))?;

@@ -47,6 +47,9 @@ impl Plain {
             }
             let sources = progress.sources.iter().filter(|source| source.in_flight > 0).count() as u64;
             line += &format!(", {} active", count(sources, "source"));
+            if let Some(cause) = progress.limited_by {
+                line += &format!("; limited by {cause}");
+            }
         }
         self.out.line(&line)
     }
@@ -104,7 +107,7 @@ impl View for Plain {
         if self.last.is_some() && progress.is_complete() && !self.told_all {
             self.line(progress)?;
         }
-        summary(&mut self.out, &progress.name, done)
+        summary(&mut self.out, &progress.name, done, None)
     }
 
     fn failed(&mut self, _: &Progress, failure: Failure) -> io::Result<Option<Failure>> {

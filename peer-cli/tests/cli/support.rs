@@ -309,7 +309,7 @@ pub(crate) fn done(path: &str) -> Event {
         bytes: 8 * MIB,
         elapsed_millis: 2500,
         sources: vec![source(8)],
-        blamed: vec![],
+        ..Default::default()
     })
 }
 

@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::*;
@@ -25,7 +25,7 @@ const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A terminal with one program on it.
-struct Terminal {
+pub(crate) struct Terminal {
     keyboard: File,
     output: Receiver<Vec<u8>>,
     emulator: vt100::Parser,
@@ -34,7 +34,7 @@ struct Terminal {
 
 impl Terminal {
     /// Runs a command on a new terminal of this width.
-    fn run(command: &Command, columns: u16) -> Self {
+    pub(crate) fn run(command: &Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -71,25 +71,36 @@ impl Terminal {
     }
 
     /// What is on the screen, without the blanks at the ends of its lines; what wrapped is one line.
-    fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         self.emulator.screen().contents()
     }
 
     /// Waits until all of this is on the screen.
-    fn until(&mut self, shown: &[&str]) {
+    pub(crate) fn until(&mut self, shown: &[&str]) {
+        // What is painted again and again is never silent.
+        let end = Instant::now() + DEADLINE;
         while !shown.iter().all(|part| self.screen().contains(part)) {
-            let more = self.output.recv_timeout(DEADLINE);
+            let more = self.output.recv_timeout(end.saturating_duration_since(Instant::now()));
             let more = more.unwrap_or_else(|error| panic!("{error} before {shown:?}:\n{}", self.screen()));
             self.emulator.process(&more);
         }
     }
 
-    fn type_in(&mut self, keys: &[u8]) {
+    /// Waits until this program wrote to the screen so often, and all of this is on it.
+    pub(crate) fn until_painted(&mut self, times: usize, shown: &[&str]) {
+        for _ in 0..times {
+            let more = self.output.recv_timeout(DEADLINE);
+            self.emulator.process(&more.unwrap_or_else(|error| panic!("{error}:\n{}", self.screen())));
+        }
+        self.until(shown);
+    }
+
+    pub(crate) fn type_in(&mut self, keys: &[u8]) {
         self.keyboard.write_all(keys).unwrap();
     }
 
     /// The exit code, and the lines that are on the screen then.
-    fn ended(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn ended(mut self) -> (Option<i32>, Vec<String>) {
         while let Ok(more) = self.output.recv_timeout(DEADLINE) {
             self.emulator.process(&more);
         }

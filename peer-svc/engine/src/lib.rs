@@ -20,6 +20,10 @@
 //! | [`turns`] | which job reads and hashes next |
 //! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
+//! | [`limiting`] | what limits a download, and what limited it |
+//! | [`bound`] | how long a download took at the least |
+//! | [`meter`] | how fast bytes come, and came at best |
+//! | [`senders`] | whether another holder brings more |
 //! | [`waiting`] | why a download waits, and when it gives up |
 //! | [`calls`] | which calls to the file system hang, and which are not begun for that |
 //! | [`retry`] | when to try again |
@@ -32,12 +36,15 @@
 pub mod advertise;
 pub mod announce;
 pub mod binding;
+pub mod bound;
 pub mod callers;
 pub mod calls;
 pub mod folder;
 pub mod holder_view;
 pub mod lease;
+pub mod limiting;
 pub mod memory;
+pub mod meter;
 pub mod neighbours;
 pub mod pace;
 pub mod priority;
@@ -45,6 +52,7 @@ pub mod rate;
 pub mod retry;
 pub mod schedule;
 pub mod seek;
+pub mod senders;
 pub mod slots;
 pub mod streams;
 pub mod turns;

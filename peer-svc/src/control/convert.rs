@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use drizzle_engine::{priority::Priority, schedule::Offence};
+use drizzle_engine::{bound::Bound, limiting::Cause, priority::Priority, schedule::Offence};
 use drizzle_proto::{ChunkRanges, FileName, Layout, RateLimit, WireError, rate::RateError, wire};
 use wire::download_event::Event as WireEvent;
 
@@ -150,7 +150,34 @@ impl From<&Progress> for wire::DownloadProgress {
             bytes_recorded: progress.recorded,
             bytes_unchecked: (progress.unchecked > 0).then_some(progress.unchecked),
             sources: progress.sources.iter().map(Into::into).collect(),
+            limited_by: limited_by(progress.limited_by),
         }
+    }
+}
+
+fn limited_by(cause: Option<Cause>) -> i32 {
+    use wire::LimitedBy as Wire;
+    let wire = match cause {
+        None => Wire::Unspecified,
+        Some(Cause::Tracker) => Wire::Tracker,
+        Some(Cause::NoHolder) => Wire::NoHolder,
+        Some(Cause::Source) => Wire::Source,
+        Some(Cause::Peers) => Wire::Peers,
+        Some(Cause::Downlink) => Wire::Downlink,
+        Some(Cause::Link) => Wire::Link,
+        Some(Cause::Disk) => Wire::Disk,
+        Some(Cause::Memory) => Wire::Memory,
+        Some(Cause::Shortage) => Wire::Shortage,
+        Some(Cause::OwnLimit) => Wire::OwnLimit,
+    };
+    wire.into()
+}
+
+fn bound(bound: Bound) -> wire::DownloadBound {
+    wire::DownloadBound {
+        downlink_millis: bound.downlink.map(millis),
+        source_millis: bound.source.map(millis),
+        swarm_millis: bound.swarm.map(millis),
     }
 }
 
@@ -220,13 +247,18 @@ impl From<&DownloadEvent> for wire::DownloadEvent {
             }
             DownloadEvent::Waiting(reason) => WireEvent::Waiting(wire::DownloadWaiting { reason: reason_text(reason) }),
             DownloadEvent::Working(text) => WireEvent::Waiting(wire::DownloadWaiting { reason: text.clone() }),
-            DownloadEvent::Done { path, bytes, elapsed, sources, blamed } => WireEvent::Done(wire::DownloadDone {
-                path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-                bytes: *bytes,
-                elapsed_millis: millis(*elapsed),
-                sources: sources.iter().map(Into::into).collect(),
-                blamed: blamed.iter().map(Into::into).collect(),
-            }),
+            DownloadEvent::Done { path, bytes, elapsed, sources, blamed, figures } => {
+                WireEvent::Done(wire::DownloadDone {
+                    path: path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+                    bytes: *bytes,
+                    elapsed_millis: millis(*elapsed),
+                    sources: sources.iter().map(Into::into).collect(),
+                    blamed: blamed.iter().map(Into::into).collect(),
+                    bound: figures.map(|figures| bound(figures.bound)),
+                    limited_by: limited_by(figures.map(|figures| figures.limited.by)),
+                    limited_percent: figures.map_or(0, |figures| figures.limited.percent.into()),
+                })
+            }
             DownloadEvent::Failed { kind, reason, chunks, blamed } => WireEvent::Failed(wire::DownloadFailed {
                 kind: wire::download_failed::Kind::from(*kind).into(),
                 reason: reason.clone(),

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use drizzle_engine::schedule::{Fetch, FetchId};
+use drizzle_engine::{
+    meter::Intake,
+    schedule::{Fetch, FetchId},
+};
 use drizzle_proto::{ChunkSet, PeerId, RateLimit};
 
 use super::{events::DownloadEvent, failure::Failure};
@@ -45,6 +48,10 @@ pub(super) enum Input {
         wire: u64,
         /// What this peer itself holds it to.
         own: Bounds,
+        /// Chunks that came and wait to be written.
+        at_disk: usize,
+        /// What this machine takes in, over all its downloads.
+        intake: Intake,
     },
     /// Without progress it is to give up after this long from now on.
     Patience(Duration),

@@ -61,7 +61,6 @@ pub(super) async fn finish(
     run: Run<'_>,
 ) -> DownloadEvent {
     let job = transfer.job().clone();
-    let elapsed = || run.start.elapsed();
     let finished = match (ended, job.destination.is_some()) {
         (Ended::Complete, true) => {
             let step = Arc::new(LastStep::default());
@@ -104,7 +103,9 @@ pub(super) async fn finish(
         Ok(path) => {
             let sources = transfer.contributions();
             let bytes = sources.iter().map(|source| source.bytes).sum();
-            DownloadEvent::Done { path, bytes, elapsed: elapsed(), sources, blamed: transfer.blamed() }
+            let elapsed = run.start.elapsed();
+            let figures = transfer.figures(run.start, elapsed);
+            DownloadEvent::Done { path, bytes, elapsed, sources, blamed: transfer.blamed(), figures }
         }
         Err(failure) => {
             let missing = bytes_of(&job.manifest, transfer.missing());

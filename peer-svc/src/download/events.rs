@@ -14,7 +14,12 @@ use drizzle_proto::{Address, ChunkIndex, ChunkRanges, FileInfo};
 use tokio::sync::broadcast;
 use tokio_stream::{Stream, StreamExt, wrappers::BroadcastStream};
 
-use drizzle_engine::{schedule::Offence, waiting::Reason};
+use drizzle_engine::{
+    bound::Bound,
+    limiting::{Cause, Limited},
+    schedule::Offence,
+    waiting::Reason,
+};
 
 /// Events that a watcher may lag behind.
 const BACKLOG: usize = 4096;
@@ -58,6 +63,8 @@ pub(crate) enum DownloadEvent {
         sources: Vec<Contribution>,
         /// Which holders misbehaved on the way.
         blamed: Vec<Blamed>,
+        /// How near it came to its bound, and why no nearer; `None` if nothing was fetched, or too quickly to tell.
+        figures: Option<Figures>,
     },
     /// The last event of a bad end.
     Failed {
@@ -120,6 +127,17 @@ pub(crate) struct Progress {
     pub(crate) unchecked: u64,
     /// Every holder that was asked.
     pub(crate) sources: Vec<Contribution>,
+    /// What limits it at present.
+    pub(crate) limited_by: Option<Cause>,
+}
+
+/// How near a download came to its bound, and why no nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// How long it took at the least.
+    pub(crate) bound: Bound,
+    /// What had most of its time.
+    pub(crate) limited: Limited,
 }
 
 /// What one holder gave.

@@ -3,10 +3,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
+use drizzle_engine::meter::Downlink;
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, client::TrackerClient};
 use tokio::sync::{Semaphore, watch};
 
@@ -53,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) ranks: Arc<Ranks>,
     /// Verified bytes since the start.
     pub(crate) downloaded: AtomicU64,
+    /// What all downloads together take in.
+    pub(crate) downlink: Mutex<Downlink>,
 }
 
 /// One download.

@@ -26,8 +26,8 @@ mod transfer;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, PoisonError,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -137,6 +137,8 @@ pub(crate) async fn run(
         parts: Parts::new(context.parts.clone()),
         received: HashMap::new(),
         wire: Arc::default(),
+        taken_in: 0,
+        at_disk: Arc::default(),
         had: HashMap::new(),
         held_up: HashMap::new(),
         memory: context.memory.account(rank.clone()),
@@ -180,6 +182,10 @@ struct Driver {
     received: HashMap<PeerId, Arc<AtomicU64>>,
     /// Bytes that came over the connections of this download.
     wire: Arc<AtomicU64>,
+    /// Of these, those that the machine's downlink was told of.
+    taken_in: u64,
+    /// Chunks that came and wait to be written.
+    at_disk: Arc<AtomicUsize>,
     /// Bytes that are here of each chunk that is being fetched.
     had: HashMap<FetchId, Arc<AtomicU32>>,
     /// For how long the limit held each of them up.
@@ -248,10 +254,16 @@ impl Driver {
         }
     }
 
-    fn count(&self) -> Input {
+    fn count(&mut self) -> Input {
+        let wire = self.wire.load(Ordering::Relaxed);
+        let new = wire - std::mem::replace(&mut self.taken_in, wire);
+        let intake = {
+            // No change of it can panic half-way.
+            let mut downlink = self.context.downlink.lock().unwrap_or_else(PoisonError::into_inner);
+            downlink.came(new, Instant::now())
+        };
         let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
         let had = self.had.iter().map(|(id, had)| (*id, had.load(Ordering::Relaxed)));
-        let wire = self.wire.load(Ordering::Relaxed);
         let most = Limits::for_chunks_of(self.partial.manifest().layout().chunk_size()).in_flight;
         let own = Bounds {
             limit: self.context.limits.down.limit(),
@@ -263,6 +275,8 @@ impl Driver {
             had: had.filter(|(_, had)| *had != NOT_ASKED).collect(),
             wire,
             own,
+            at_disk: self.at_disk.load(Ordering::Relaxed),
+            intake,
         }
     }
 
@@ -310,6 +324,7 @@ impl Driver {
                 let gauges = Gauges {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
                     wire: self.wire.clone(),
+                    at_disk: self.at_disk.clone(),
                     had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
                     held_up: self.held_up.entry(id).or_default().clone(),
                 };

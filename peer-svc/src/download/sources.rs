@@ -52,6 +52,11 @@ impl Sources {
         }
     }
 
+    /// Holders that were asked, and their verified bytes.
+    pub(super) fn verified(&self) -> impl Iterator<Item = (PeerId, u64)> {
+        self.0.iter().map(|(holder, account)| (*holder, account.verified))
+    }
+
     /// Where a holder that was asked is reached.
     pub(super) fn address(&self, holder: PeerId) -> Option<&Address> {
         self.0.get(&holder).map(|account| &account.address)

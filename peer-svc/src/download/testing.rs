@@ -50,6 +50,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         limits: Limits::new(RateLimit::UNLIMITED, RateLimit::UNLIMITED),
         ranks: Arc::default(),
         downloaded: AtomicU64::new(0),
+        downlink: Default::default(),
     }
 }
 

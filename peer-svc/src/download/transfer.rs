@@ -10,13 +10,16 @@
 //!   was proved by its hash since; a chunk that fails the proof is missing again;
 //! - each fetch is started once and ends once; after [`Effect::End`] there are no further effects.
 
+mod fetched;
+mod figures;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use drizzle_engine::{
-    schedule::{Bound, Fetch, FetchId, Limits, Offence, Outcome, Scheduler},
+    schedule::{Fetch, FetchId, Limits, Scheduler},
     seek::Seek,
     streams::Streams,
     waiting::{Fetches, Reason, Waiting},
@@ -24,6 +27,7 @@ use drizzle_engine::{
 use drizzle_proto::{ChunkSet, holder::HolderChange};
 use rand::{SeedableRng, rngs::StdRng};
 
+use self::figures::Account;
 use super::{
     effects::{Bounds, Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
@@ -31,12 +35,7 @@ use super::{
     job::{Job, bytes_of},
     sources::Sources,
 };
-use crate::{
-    fetch::{FetchFailure, News, error::FetchError},
-    locate::Located,
-    shortage::Shortage,
-    store::write::StoredChunk,
-};
+use crate::{locate::Located, shortage::Shortage};
 
 /// Stored chunks are synced and recorded this often: what a power cut can cost.
 pub(super) const RECORD: Duration = Duration::from_secs(1);
@@ -76,6 +75,7 @@ pub(super) struct Transfer {
     shortage: Option<Shortage>,
     located: bool,
     seek: Seek,
+    account: Account,
     told: Progress,
     ended: bool,
     rng: StdRng,
@@ -107,6 +107,7 @@ impl Transfer {
             shortage: None,
             located: false,
             seek: Seek::default(),
+            account: Account::new(now),
             told: Progress::default(),
             ended: false,
             rng: StdRng::seed_from_u64(job.seed),
@@ -139,7 +140,7 @@ impl Transfer {
         let tells_progress = matches!(input, Input::Counted { .. });
         match self.happened(input, now, &mut effects) {
             Ok(()) => self.go_on(tells_progress, now, &mut effects),
-            Err(failure) => self.end(Ended::Failed(failure), &mut effects),
+            Err(failure) => self.end(Ended::Failed(failure), now, &mut effects),
         }
         effects
     }
@@ -161,7 +162,11 @@ impl Transfer {
             Input::Cancelled => return Err(Failure::Cancelled),
             Input::Shutdown => return Err(Failure::Shutdown),
             Input::Located(Located::Change(change)) => self.locate(change, effects),
-            Input::Located(Located::Synced) => self.located = true,
+            Input::Located(Located::Synced) => {
+                self.look(now);
+                self.account.located(now);
+                self.located = true;
+            }
             Input::Located(Located::Withdrawn(withdrawal)) => return Err(Failure::Withdrawn(withdrawal)),
             Input::LocatingEnded => {
                 return Err(Failure::Internal("the watch of the file's holders ended".to_owned()));
@@ -174,21 +179,27 @@ impl Transfer {
                 }
                 self.record_from = now + RECORD.max(took * RECORD_SHARE);
             }
-            Input::Proved { checked, sound } => self.proved(&checked, &sound, effects),
+            Input::Proved { checked, sound } => {
+                self.look(now);
+                self.proved(&checked, &sound, effects);
+            }
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire, own } => {
+            Input::Counted { received, had, wire, own, at_disk, intake } => {
                 self.sources.received(&received);
+                self.account.counted(&received, at_disk, intake, now);
                 self.moved(&had, now);
                 self.held_to(own, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
+                self.look(now);
             }
             Input::Patience(patience) => self.waiting.be_patient(patience),
             Input::Woken => {}
             Input::Slept(asleep) => {
                 self.waiting.slept(asleep);
                 self.scheduler.slept(asleep);
+                self.account.slept(asleep);
                 self.slept_through.extend(self.running.keys().copied());
             }
         }
@@ -204,7 +215,7 @@ impl Transfer {
         }
         self.start_fetches(now, effects);
         if self.scheduler.is_complete() && self.unproved.is_empty() {
-            return self.end(Ended::Complete, effects);
+            return self.end(Ended::Complete, now, effects);
         }
         // Chunks that are read again are progress enough: the disk answers or fails.
         if self.scheduler.is_complete() {
@@ -220,7 +231,7 @@ impl Transfer {
         };
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
-            return self.end(Ended::Failed(Failure::GaveUp { why, patience }), effects);
+            return self.end(Ended::Failed(Failure::GaveUp { why, patience }), now, effects);
         }
         let stands_still = self.located && fetches.ask_no_peer() && !self.scheduler.is_complete();
         let reason = stands_still.then(reason);
@@ -252,8 +263,9 @@ impl Transfer {
         }
     }
 
-    fn end(&mut self, ended: Ended, effects: &mut Vec<Effect>) {
+    fn end(&mut self, ended: Ended, now: Instant, effects: &mut Vec<Effect>) {
         self.ended = true;
+        self.account.ended(now);
         self.tell_progress(effects);
         effects.extend(std::mem::take(&mut self.running).into_keys().map(Effect::Abort));
         effects.push(Effect::End(ended));
@@ -287,6 +299,8 @@ impl Transfer {
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
             self.sources.asked(&fetch.holder);
+            let holder = fetch.holder.id();
+            self.account.asked(holder, self.scheduler.is_full_holder(holder), now);
             self.running.insert(fetch.id, fetch.clone());
             effects.push(Effect::Tell(DownloadEvent::Chunk {
                 step: Step::Requested,
@@ -297,115 +311,8 @@ impl Transfer {
         }
     }
 
-    fn fetched(
-        &mut self,
-        id: FetchId,
-        result: Result<StoredChunk, FetchFailure>,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Failure> {
-        let Some(fetch) = self.running.remove(&id) else { return Ok(()) };
-        self.without_memory.remove(&id);
-        // Not what it was asked for at first: its holder may have chosen.
-        let chunk = self.scheduler.chunk(id).unwrap_or(fetch.chunk);
-        let outcome = match result {
-            Ok(stored) => {
-                if stored.chunk() != chunk || stored.file() != self.job.manifest.id() {
-                    let text = format!("chunk {} was written where chunk {chunk} was fetched", stored.chunk());
-                    return Err(Failure::Internal(text));
-                }
-                self.stored_from(&fetch, stored, now, effects);
-                Outcome::Stored
-            }
-            Err(FetchFailure::Holder(FetchError::Busy)) => Outcome::Busy,
-            Err(FetchFailure::Holder(FetchError::Unclear)) => {
-                self.waiting.chunk_spoiled(chunk);
-                Outcome::Cancelled
-            }
-            Err(FetchFailure::Holder(FetchError::Short(shortage))) => {
-                self.shortage = Some(shortage);
-                Outcome::Unasked
-            }
-            Err(FetchFailure::Holder(FetchError::Offence(offence, detail))) => {
-                let peer = fetch.holder.address().clone();
-                if offence == Offence::WrongBytes {
-                    self.waiting.chunk_spoiled(chunk);
-                }
-                let step = Step::Failed { offence, detail };
-                // The other end gave up a peer that did not answer while it was stopped: that is no offence.
-                let is_excused = matches!(offence, Offence::Stalled | Offence::BrokeOff | Offence::Unreachable);
-                if is_excused && self.slept_through.contains(&id) {
-                    Outcome::Cancelled
-                } else {
-                    effects.push(Effect::Tell(DownloadEvent::Chunk { step, chunk, peer }));
-                    Outcome::Failed(offence)
-                }
-            }
-            Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(error)),
-            Err(FetchFailure::Internal(text)) => return Err(Failure::Internal(text)),
-            Err(FetchFailure::Stopping) => return Err(Failure::Shutdown),
-        };
-        self.slept_through.remove(&id);
-        self.sources.landed(fetch.holder.id());
-        for loser in self.scheduler.finished(id, outcome, now, &mut self.rng) {
-            self.give_up(loser, now, effects);
-        }
-        Ok(())
-    }
-
-    /// Ends a fetch that is not needed any more.
-    fn give_up(&mut self, id: FetchId, now: Instant, effects: &mut Vec<Effect>) {
-        if let Some(fetch) = self.running.remove(&id) {
-            self.without_memory.remove(&id);
-            self.slept_through.remove(&id);
-            self.sources.landed(fetch.holder.id());
-            effects.push(Effect::Abort(id));
-        }
-        self.scheduler.finished(id, Outcome::Cancelled, now, &mut self.rng);
-    }
-
     fn fetches(&self) -> Fetches {
         Fetches { under_way: self.running.len(), without_memory: self.without_memory.len() }
-    }
-
-    fn news(&mut self, id: FetchId, news: News, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(fetch) = self.running.get(&id) else { return };
-        match news {
-            // Its holder is not slow, and cannot be: it was not asked yet.
-            News::AwaitsRoom => {
-                self.without_memory.insert(id);
-                self.scheduler.held_back(id);
-            }
-            News::HasRoom => {
-                if self.fetches().wait_for_memory() {
-                    self.waiting.waits_for_itself(now);
-                }
-                self.without_memory.remove(&id);
-                self.scheduler.asked(id, now);
-            }
-            News::Bound(chunk) => {
-                let asked = self.scheduler.chunk(id);
-                if self.scheduler.bound(id, chunk) == Bound::NotWanted {
-                    self.give_up(id, now, effects);
-                } else if asked != Some(chunk) {
-                    let peer = fetch.holder.address().clone();
-                    effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Requested, chunk, peer }));
-                }
-            }
-        }
-    }
-
-    fn stored_from(&mut self, fetch: &Fetch, stored: StoredChunk, now: Instant, effects: &mut Vec<Effect>) {
-        let len = u64::from(self.job.manifest.layout().chunk_len(stored.chunk()));
-        self.sources.stored(fetch.holder.id(), len);
-        if self.stored.insert(stored.chunk()) {
-            self.stored_bytes += len;
-        }
-        self.waiting.chunk_stored(now);
-        self.shortage = None;
-        let peer = fetch.holder.address().clone();
-        effects.push(Effect::Offer(stored));
-        effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));
     }
 
     fn proved(&mut self, checked: &ChunkSet, sound: &ChunkSet, effects: &mut Vec<Effect>) {
@@ -443,6 +350,7 @@ impl Transfer {
             longest = longest.max(self.scheduler.held_up(id, total, now));
         }
         self.waiting.held_up(longest, now);
+        self.account.held_up(longest);
     }
 
     fn progress(&self) -> Progress {
@@ -450,7 +358,8 @@ impl Transfer {
         let recorded = bytes_of(&self.job.manifest, &recorded);
         let unchecked = self.job.wanted.intersection(&self.unproved);
         let unchecked = bytes_of(&self.job.manifest, &unchecked);
-        Progress { stored: self.stored_bytes, recorded, unchecked, sources: self.sources.asked_so_far() }
+        let (sources, limited_by) = (self.sources.asked_so_far(), self.account.live());
+        Progress { stored: self.stored_bytes, recorded, unchecked, sources, limited_by }
     }
 
     /// What each holder gave in this run, verified bytes only.

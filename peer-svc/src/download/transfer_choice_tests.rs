@@ -1,6 +1,7 @@
 //! Fetches whose holder chooses the chunk.
 
 use super::{tests::*, *};
+use crate::fetch::News;
 
 /// Marked by what was asked for, the file would be done with a chunk that never came.
 #[test]

@@ -1,5 +1,6 @@
 //! What a peer holds its own download to: a limit of the rate, and a priority.
 
+use drizzle_engine::meter::Intake;
 use proptest::prelude::*;
 
 use super::{tests::*, *};
@@ -8,12 +9,26 @@ use super::{tests::*, *};
 fn held_up(bench: &Bench, total: Duration) -> Input {
     let held_up = bench.fetches.iter().map(|fetch| (fetch.id, total)).collect();
     let own = Bounds { held_up, ..Bounds::default() };
-    Input::Counted { received: BTreeMap::new(), had: BTreeMap::new(), wire: 0, own }
+    Input::Counted {
+        received: BTreeMap::new(),
+        had: BTreeMap::new(),
+        wire: 0,
+        own,
+        at_disk: 0,
+        intake: Intake::default(),
+    }
 }
 
 fn allowed(streams: Option<usize>) -> Input {
     let own = Bounds { streams, ..Bounds::default() };
-    Input::Counted { received: BTreeMap::new(), had: BTreeMap::new(), wire: 0, own }
+    Input::Counted {
+        received: BTreeMap::new(),
+        had: BTreeMap::new(),
+        wire: 0,
+        own,
+        at_disk: 0,
+        intake: Intake::default(),
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whatever happens to a transfer, its promises hold; what happened is recorded, and replays to the same decisions.
 
-use drizzle_engine::schedule::Offence;
+use drizzle_engine::{meter::Intake, schedule::Offence};
 use drizzle_proto::{ChunkSet, holder::Holder};
 use proptest::prelude::*;
 
@@ -9,6 +9,10 @@ use drizzle_proto::ChunkIndex;
 use super::{
     tests::{Bench, MS, peer},
     *,
+};
+use crate::{
+    fetch::{FetchFailure, News, error::FetchError},
+    store::write::StoredChunk,
 };
 
 /// What may happen to a download, chosen by a number where it depends on the state.
@@ -77,9 +81,14 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, had, wire, own } => {
-            Input::Counted { received: received.clone(), had: had.clone(), wire: *wire, own: own.clone() }
-        }
+        Input::Counted { received, had, wire, own, at_disk, intake } => Input::Counted {
+            received: received.clone(),
+            had: had.clone(),
+            wire: *wire,
+            own: own.clone(),
+            at_disk: *at_disk,
+            intake: *intake,
+        },
         Input::Slept(asleep) => Input::Slept(*asleep),
         Input::News(id, news) => Input::News(*id, *news),
         Input::Woken => Input::Woken,
@@ -169,7 +178,8 @@ impl Recorder {
                 let received = self.bench.fetches.iter().map(|fetch| (fetch.holder.id(), bytes)).collect();
                 let had = |fetch: &Fetch| (fetch.id, 1000 * u32::try_from(bytes).unwrap());
                 let had = self.bench.fetches.iter().map(had).collect();
-                Input::Counted { received, had, wire: bytes, own: Bounds::default() }
+                let intake = Intake { rate: bytes as f64, best: 20.0 };
+                Input::Counted { received, had, wire: bytes, own: Bounds::default(), at_disk: 0, intake }
             }
             Happening::Slept(ms) => {
                 let asleep = Duration::from_millis(ms);

@@ -1,11 +1,15 @@
 //! A transfer driven by hand: no store, no tracker, no runtime, no clock.
 
-use drizzle_engine::{holder_view::Withdrawal, schedule::Offence, waiting::GivesUp};
+use drizzle_engine::{holder_view::Withdrawal, meter::Intake, schedule::Offence, waiting::GivesUp};
 use drizzle_proto::{
     Address, ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerId, PeerInfo, holder::Holder,
 };
 
 use super::*;
+use crate::{
+    fetch::{FetchFailure, News, error::FetchError},
+    store::write::StoredChunk,
+};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -21,7 +25,14 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted { received, had: BTreeMap::new(), wire: 0, own: Bounds::default() }
+    Input::Counted {
+        received,
+        had: BTreeMap::new(),
+        wire: 0,
+        own: Bounds::default(),
+        at_disk: 0,
+        intake: Intake::default(),
+    }
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -264,7 +275,14 @@ fn wrong_bytes_and_no_honest_holder_is_a_matter_of_integrity() {
 /// What is here of the chunk of each fetch.
 fn had(bench: &Bench, had: u32) -> Input {
     let had = bench.fetches.iter().map(|fetch| (fetch.id, had)).collect();
-    Input::Counted { received: BTreeMap::new(), had, wire: 0, own: Bounds::default() }
+    Input::Counted {
+        received: BTreeMap::new(),
+        had,
+        wire: 0,
+        own: Bounds::default(),
+        at_disk: 0,
+        intake: Intake::default(),
+    }
 }
 
 #[test]

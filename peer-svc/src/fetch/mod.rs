@@ -20,7 +20,7 @@ pub(crate) mod pool;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64},
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use drizzle_engine::schedule::{Fetch, FetchId};
@@ -87,6 +87,24 @@ pub(crate) struct Gauges {
     pub(crate) had: Arc<AtomicU32>,
     /// For how long the limit of this peer held it up.
     pub(crate) held_up: Arc<HeldUp>,
+    /// Chunks of the whole download that came and wait to be written.
+    pub(crate) at_disk: Arc<AtomicUsize>,
+}
+
+/// A chunk that waits to be written, until this is dropped.
+struct AtDisk<'a>(&'a AtomicUsize);
+
+impl<'a> AtDisk<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for AtDisk<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What happens to a fetch before it ends.
@@ -133,6 +151,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     let choice = Choice { fetch: &fetch, news: &news };
     let verified = connections.fetch(manifest, &fetch, &parts, (&gauges, &intake), &choice).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
+    let _at_disk = AtDisk::new(&gauges.at_disk);
     let partial = partial.clone();
     let written = lanes.disk.run(move || {
         let stored = partial.write(&verified);

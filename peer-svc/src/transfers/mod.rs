@@ -345,6 +345,7 @@ impl Transfers {
                 elapsed: Duration::ZERO,
                 sources: Vec::new(),
                 blamed: Vec::new(),
+                figures: None,
             },
         ]))
     }

@@ -11,6 +11,7 @@ mod callers;
 mod crash;
 mod elsewhere;
 mod exits;
+mod figures;
 mod folder;
 mod full_disk;
 mod health;

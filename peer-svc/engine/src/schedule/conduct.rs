@@ -108,6 +108,11 @@ impl Conduct {
         self.gone
     }
 
+    /// Whether its slots were taken when it was asked last; it may carry up to `most` otherwise.
+    pub(super) fn refuses(&self, most: usize) -> bool {
+        self.busy_streak > 0 || self.room < most
+    }
+
     /// Until when the holder rests; set until [`Conduct::awake`] is called.
     pub(super) fn rest_until(&self) -> Option<Instant> {
         self.rest_until

@@ -46,7 +46,7 @@ impl Held {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Nothing => true,
             Self::All => false,

@@ -31,6 +31,7 @@ mod conduct;
 mod flight;
 mod holders;
 mod offence;
+mod picture;
 mod rarity;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ use self::{
 pub use self::{
     binding::{Bound, MOST_ALTERNATIVES},
     offence::{Blame, Offence},
+    picture::{Picture, Side},
 };
 
 /// Bytes of small chunks that are fetched at once.

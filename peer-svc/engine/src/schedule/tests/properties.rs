@@ -305,7 +305,26 @@ impl Model {
             assert_eq!(scheduler.chunk(fetch.id), Some(fetch.chunk));
         }
         scheduler.holders.check(&scheduler.order, &waiting);
+        self.check_picture(&waiting);
         scheduler.begun.check(scheduler.missing());
+    }
+
+    /// What is kept for a quick look, looked up chunk by chunk.
+    fn check_picture(&self, waiting: &ChunkSet) {
+        let scheduler = &self.bench.scheduler;
+        let picture = scheduler.picture(self.bench.now);
+        let in_parts =
+            |chunk| scheduler.holders.iter().any(|h| matches!(&h.held, Held::Part(held) if held.contains(chunk)));
+        let also_partial = waiting.iter().filter(|&chunk| in_parts(chunk)).count();
+        assert_eq!(picture.only_full, waiting.iter().count() - also_partial);
+        assert_eq!(picture.also_partial, also_partial > 0);
+        let asked = scheduler.flights.values().filter(|flight| !flight.held_back).count();
+        assert_eq!(picture.full.fetches + picture.partial.fetches, asked);
+        for side in [picture.full, picture.partial] {
+            assert!(side.shut <= side.refusing && side.refusing <= side.able, "{side:?}");
+        }
+        let full = |h: &&holders::Holder| matches!(h.held, Held::All) && !h.conduct.is_avoided(self.bench.now);
+        assert_eq!(picture.full.able, scheduler.holders.iter().filter(full).count());
     }
 }
 
