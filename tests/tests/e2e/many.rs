@@ -38,7 +38,9 @@ async fn one_peer_downloads_thirty_two_files_at_once() {
     let options = contents.iter().fold(Options::default(), |o, c| o.file(c.name.as_str(), &c.bytes));
     let _one = cluster.peer_with("one", options).await;
     let two = cluster.peer("two").await;
-    cluster.until_held("file-31", 1).await;
+    for content in &contents {
+        cluster.until_held(content.name.as_str(), 1).await;
+    }
     let downloads: Vec<Running> = contents.iter().map(|c| two.start_cli(["download", c.name.as_str()])).collect();
     for (download, content) in downloads.into_iter().zip(&contents) {
         download.ended().await.expect(0);
