@@ -150,7 +150,7 @@ enum Ended {
     Renewed(u64, Result<Renewal, ClientError>),
     /// At which address this peer is reached now, looked up under this lease.
     Looked(u64, Result<Told, AdvertiseError>),
-    Announced(u64, Vec<FileChunks>, Result<Vec<FileOutcome>, ClientError>),
+    Announced(u64, Vec<FileChunks>, Result<(Vec<FileOutcome>, Duration), ClientError>),
 }
 
 impl Membership {
@@ -231,7 +231,10 @@ impl Membership {
             Call::Announce(id) => {
                 let batch = self.holdings.take_batch();
                 calls.spawn(async move {
-                    let told = if batch.is_empty() { Ok(Vec::new()) } else { tracker.register_chunk(id, &batch).await };
+                    let told = match batch.is_empty() {
+                        true => Ok((Vec::new(), Duration::ZERO)),
+                        false => tracker.announce(id, &batch).await,
+                    };
                     Ended::Announced(id, batch, told)
                 });
             }
@@ -300,7 +303,10 @@ impl Membership {
                 match result {
                     // What an earlier lease was told, or was not, is told again under the next one.
                     _ if lease.id() != Some(id) => {}
-                    Ok(outcomes) => {
+                    Ok((outcomes, pause)) => {
+                        if !batch.is_empty() {
+                            lease.gather(pause);
+                        }
                         let applied = self.holdings.apply(batch, outcomes);
                         unsaid.extend(applied.refusals.into_iter().map(Notice::Refused));
                         if applied.stuck {

@@ -82,7 +82,7 @@ impl tracker_server::Tracker for FakeTracker {
         }
         let status = wire::file_result::Status::Registered.into();
         let results = request.files.into_iter().map(|_| wire::FileResult { status, ..Default::default() });
-        Ok(Response::new(wire::RegisterChunkResponse { results: results.collect() }))
+        Ok(Response::new(wire::RegisterChunkResponse { results: results.collect(), pause_millis: 0 }))
     }
 
     async fn renew_lease(

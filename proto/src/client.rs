@@ -180,12 +180,22 @@ impl TrackerClient {
 
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
     pub async fn register_chunk(&mut self, lease: u64, files: &[FileChunks]) -> Result<Vec<FileOutcome>, ClientError> {
+        Ok(self.announce(lease, files).await?.0)
+    }
+
+    /// [`TrackerClient::register_chunk`], and how long to wait before the next one.
+    pub async fn announce(
+        &mut self,
+        lease: u64,
+        files: &[FileChunks],
+    ) -> Result<(Vec<FileOutcome>, Duration), ClientError> {
         let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
         let answer = call(self.inner().register_chunk(timed(request))).await?;
         if answer.results.len() != files.len() {
             return Err(WireError::Bounds("results").into());
         }
-        Ok(answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?)
+        let outcomes = answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?;
+        Ok((outcomes, Duration::from_millis(answer.pause_millis.into())))
     }
 
     /// Keeps a lease alive.

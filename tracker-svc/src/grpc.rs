@@ -69,7 +69,8 @@ impl tracker_server::Tracker for Service {
         let wire::RegisterChunkRequest { lease_id, files } = request.into_inner();
         let (entries, malformed) = entries(files)?;
         let outcomes = self.registry.announce(lease_id, entries, Instant::now()).await?;
-        Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed) }))
+        let pause_millis = u32::try_from(self.registry.announce_pause().as_millis()).unwrap_or(u32::MAX);
+        Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed), pause_millis }))
     }
 
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {

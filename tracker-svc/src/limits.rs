@@ -8,6 +8,9 @@ pub const MAX_WITHDRAWN: u64 = 100_000;
 
 /// Most live peers. A lease costs about 500 bytes plus 32 for each file that it holds.
 pub const MAX_PEERS: usize = 100_000;
+/// Announcements in a second that the peers together are asked to keep to: a quarter of what a core carries.
+pub const ANNOUNCEMENTS: u64 = 2000;
+
 /// Most processes that are remembered for one peer id, and of those that claim it: more than two are rare.
 pub const MAX_SESSIONS: usize = 8;
 /// Most released files kept for a peer that has yet to be told; older ones are forgotten: the catalogue

@@ -12,8 +12,8 @@
 //! - a lease under which the tracker knows an old address is given up at once, like one that the tracker does not know;
 //! - a lease that the tracker does not know is given up at once, whichever call finds out; a new one is asked for
 //!   at once too, but after a pause that grows if the last one was lost before its first renewal was due;
-//! - news is told at once, but [`BATCH`] after the last that was told: meanwhile it is gathered; and after a failure it
-//!   waits for a pause that grows, whatever renewals do.
+//! - news is told at once, but [`BATCH`], or as long as the tracker wants up to [`LONGEST`], after the last that was told:
+//!   meanwhile it is gathered; and after a failure it waits for a pause that grows, whatever renewals do.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use crate::retry::{self, Backoff};
 
 /// News is told this long after the last news at the soonest.
 pub const BATCH: Duration = Duration::from_millis(40);
+/// And no later than this, however large its fleet is to the tracker.
+pub const LONGEST: Duration = Duration::from_secs(5);
 /// A renewal that gets no answer is given up after the time between renewals, so that two more fit into a lease of
 /// three times that; but not before this, which a busy machine may need.
 pub const LEAST_DEADLINE: Duration = Duration::from_secs(1);
@@ -95,7 +97,9 @@ pub struct Lease {
     register_from: Instant,
     /// Each kind of failure has pauses of its own: a call that succeeds says nothing of the others.
     pauses: Pauses,
-    /// News is gathered this long.
+    /// News is gathered this long at least.
+    least_batch: Duration,
+    /// And this long at present.
     batch: Duration,
     rng: StdRng,
 }
@@ -124,6 +128,7 @@ impl Lease {
                 announce: Backoff::new(retry::TRACKER),
                 no_room: Backoff::new(retry::NO_ROOM),
             },
+            least_batch: BATCH,
             batch: BATCH,
             rng: StdRng::seed_from_u64(seed),
         }
@@ -132,7 +137,12 @@ impl Lease {
     /// The same, but news is gathered for another time than [`BATCH`]: for a simulation that asks what that changes.
     #[must_use]
     pub fn gathering(self, batch: Duration) -> Self {
-        Self { batch, ..self }
+        Self { least_batch: batch, batch, ..self }
+    }
+
+    /// The tracker wants to hear news no more often than once in this time.
+    pub fn gather(&mut self, pause: Duration) {
+        self.batch = pause.min(LONGEST).max(self.least_batch);
     }
 
     /// The lease that is held, whether or not the tracker answers at present.

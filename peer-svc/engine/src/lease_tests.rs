@@ -57,6 +57,24 @@ fn an_unknown_lease_is_replaced_at_once_and_late_answers_are_ignored() {
 }
 
 #[test]
+fn news_is_gathered_for_as_long_as_the_tracker_wants_within_bounds() {
+    let start = Instant::now();
+    for (wanted, gathered) in [(Duration::ZERO, BATCH), (20 * BATCH, 20 * BATCH), (100 * LONGEST, LONGEST)] {
+        let mut lease = Lease::new(1, start);
+        lease.next(start);
+        lease.registered(Terms { renew_every: 10 * LONGEST, ..TERMS }, start);
+        lease.gather(wanted);
+        lease.has_news();
+        assert_eq!(lease.next(start), Some(Call::Announce(7)), "the first at once");
+        lease.announced(7, Answer::Taken, start);
+        lease.has_news();
+        let again = start + gathered;
+        assert_eq!(lease.next(again - Duration::from_millis(1)), None);
+        assert_eq!(lease.next(again), Some(Call::Announce(7)));
+    }
+}
+
+#[test]
 fn a_peer_that_moved_registers_at_once_but_not_in_a_tight_loop() {
     let start = Instant::now();
     let mut lease = held(start);

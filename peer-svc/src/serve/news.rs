@@ -1,13 +1,11 @@
 //! Tells another peer which chunks of a file are held here, as they come.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
+use drizzle_engine::neighbours::gathering;
 use drizzle_proto::{ChunkSet, FileId, wire};
 use tokio::{
     sync::mpsc,
@@ -19,10 +17,6 @@ use tonic::Status;
 
 use super::ServeError;
 use crate::holdings::{Holdings, ReadError};
-
-/// A chunk is told at once, but this long after the last news: meanwhile others are gathered. A neighbour that hears of
-/// a chunk later than about a chunk's time asks others for what it could have from here.
-const GATHER: Duration = Duration::from_millis(20);
 
 /// Peers that may listen at once: far more than a peer has neighbours.
 const MOST: usize = 1024;
@@ -62,9 +56,8 @@ impl NewsDesk {
         let (sender, messages) = mpsc::channel(1);
         let (holdings, stop) = (self.holdings.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let _listener = listener;
             let end = tokio::select! {
-                end = tell(&holdings, file, held, &sender) => end,
+                end = tell(&holdings, file, held, &sender, &listener.0) => end,
                 () = stop.cancelled() => Some(ServeError::Stopping),
                 () = sender.closed() => None,
             };
@@ -83,12 +76,13 @@ async fn tell(
     file: FileId,
     first: ChunkSet,
     sender: &mpsc::Sender<Message>,
+    listeners: &AtomicUsize,
 ) -> Option<ServeError> {
     let mut bell = holdings.listen(file);
     let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
     let mut told = first;
     sender.send(message(true, &told)).await.ok()?;
-    let mut quiet_until = Instant::now() + GATHER;
+    let mut quiet_until = Instant::now() + gathering(listeners.load(Ordering::Relaxed));
     loop {
         bell.borrow_and_update();
         let Some(held) = holdings.chunks_of(file) else { return Some(ReadError::UnknownFile(file).into()) };
@@ -100,7 +94,7 @@ async fn tell(
             let (more, fewer) = (held.difference(&told), told.difference(&held));
             let news = if fewer.is_empty() { message(false, &more) } else { message(true, &held) };
             sender.send(news).await.ok()?;
-            (told, quiet_until) = (held, Instant::now() + GATHER);
+            (told, quiet_until) = (held, Instant::now() + gathering(listeners.load(Ordering::Relaxed)));
         }
         if told.is_full() {
             return None;

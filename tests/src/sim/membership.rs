@@ -143,6 +143,7 @@ impl World {
                         peer.announcements.wants_hashes(&told.file.name, told.file.id, &told.held, from);
                     }
                 }
+                peer.lease.gather(self.tracker.announce_pause());
                 peer.lease.announced(id, answer, now);
             }
         }

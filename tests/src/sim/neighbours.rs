@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use drizzle_engine::neighbours::{Silence, Step};
+use drizzle_engine::neighbours::{Silence, Step, gathering};
 use drizzle_proto::{
     ChunkSet,
     holder::{ChunkNews, HolderChanges},
@@ -111,8 +111,10 @@ impl World {
 
     /// When a peer that has news tells its neighbours.
     pub(super) fn plan_telling(&mut self, peer: u32, file: usize) {
-        let (now, gather) = (self.clock.now(), millis(self.options.news));
+        let now = self.clock.now();
         let share = &mut self.peers[peer as usize].shares[file];
+        let by_engine = gathering(share.listeners.len()).as_secs_f64() * 1000.0;
+        let gather = millis(self.options.news.unwrap_or(by_engine));
         if share.tells_at.is_none() {
             let at = share.told_at.map_or(now, |told| now.max(told + gather));
             share.tells_at = Some(at);

@@ -73,9 +73,10 @@ pub struct Options {
     /// The tracker gathers changes this long before it pushes them, in ms
     #[arg(long, value_name = "MS", default_value_t = 50.0)]
     pub push: f64,
-    /// A peer gathers its news for its neighbours this long, in ms; the first is told at once
-    #[arg(long, value_name = "MS", default_value_t = 20.0)]
-    pub news: f64,
+    /// A peer gathers its news for its neighbours this long, in ms; the first is told at once. As the engine says if not
+    /// given
+    #[arg(long, value_name = "MS")]
+    pub news: Option<f64>,
     /// Neighbours that each peer asks for; 0: it is told of every holder and each of its chunks by the tracker
     #[arg(long, value_name = "N", default_value_t = WANTED, value_parser = clap::value_parser!(u32).range(0..=256))]
     pub neighbours: u32,

@@ -63,6 +63,11 @@ impl Tracker {
         self.runtime.block_on(self.registry.announce(lease, entries, now))
     }
 
+    /// How long a peer should wait between two announcements.
+    pub fn announce_pause(&self) -> Duration {
+        self.registry.announce_pause()
+    }
+
     /// Ends a lease.
     pub fn leave(&self, lease: u64) {
         self.registry.leave(lease);

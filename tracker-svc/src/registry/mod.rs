@@ -45,7 +45,7 @@ use crate::{
     catalogue::{Catalogue, Record},
     census::{Census, Counts},
     error::Error,
-    limits::{HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
+    limits::{ANNOUNCEMENTS, HOLDERS_BUDGET, MAX_WRITING, NAMES_BUDGET},
     live::{Live, News, Opened, identities::Ruling},
     verdict::same_address,
 };
@@ -127,6 +127,12 @@ impl Registry {
             warn!(%peer, "{warning}");
         }
         Ok(lease)
+    }
+
+    /// How long each peer should wait between two announcements, so that all together keep to [`ANNOUNCEMENTS`].
+    pub fn announce_pause(&self) -> Duration {
+        let peers = self.inner.with(|guarded| guarded.live.peers()) as u64;
+        Duration::from_millis(peers * 1000 / ANNOUNCEMENTS)
     }
 
     /// What the operator of a lease's peer should look into.
