@@ -245,6 +245,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         tracker: tracker.clone(),
         identity: identity.clone(),
         standing: standing.subscribe(),
+        labels: labels.clone(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
         parts: Arc::new(Semaphore::new(PARTS_KIB)),

@@ -82,6 +82,20 @@ impl Labels {
         self.0.get(key).map(String::as_str)
     }
 
+    /// Whether peers with these labels and those are far from each other: in another zone; or in another rack, if neither
+    /// names a zone. Links within a place are taken to be wide, and links between places thin. Peers that do not say where
+    /// they are are far from none.
+    pub fn is_far_from(&self, other: &Self) -> bool {
+        for key in ["zone", "rack"] {
+            match (self.get(key), other.get(key)) {
+                (Some(here), Some(there)) => return here != there,
+                (None, None) => {}
+                _ => return false,
+            }
+        }
+        false
+    }
+
     /// Keys and values, by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
@@ -125,6 +139,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn far_is_another_zone_or_another_rack_where_no_zone_is_told() {
+        let labels = |text: &str| text.parse::<Labels>().unwrap();
+        for (one, other, far) in [
+            ("zone=a,rack=1", "zone=a,rack=2", false),
+            ("zone=a,rack=1", "zone=b,rack=1", true),
+            ("rack=1", "rack=2", true),
+            ("rack=1", "rack=1,row=2", false),
+            ("", "zone=a", false),
+            ("row=1", "row=2", false),
+            ("zone=a", "rack=1", false),
+        ] {
+            assert_eq!(labels(one).is_far_from(&labels(other)), far, "{one} {other}");
+            assert_eq!(labels(other).is_far_from(&labels(one)), far, "{other} {one}");
+        }
+    }
 
     #[test]
     fn texts_are_checked() {

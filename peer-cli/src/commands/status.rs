@@ -72,6 +72,9 @@ struct Source<'a> {
     bytes: u64,
     chunks: u32,
     in_flight: u32,
+    /// In another zone or rack; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    far: bool,
 }
 
 /// How often the state is shown again.
@@ -169,7 +172,13 @@ fn transfer(transfer: &wire::Transfer) -> Option<Transfer<'_>> {
         limited_by: transfer.progress.as_ref().and_then(|progress| figures::cause(progress.limited_by())),
         sources: sources
             .iter()
-            .map(|from| Source { peer: &from.peer, bytes: from.bytes, chunks: from.chunks, in_flight: from.in_flight })
+            .map(|from| Source {
+                peer: &from.peer,
+                bytes: from.bytes,
+                chunks: from.chunks,
+                in_flight: from.in_flight,
+                far: from.far,
+            })
             .collect(),
     })
 }

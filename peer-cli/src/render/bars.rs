@@ -183,8 +183,13 @@ mod tests {
     fn progress(name: &str, sources: usize) -> Progress {
         let mut progress = Progress::new(name.into());
         progress.apply(&Event::Started(wire::DownloadStarted { bytes_wanted: 1 << 30, ..Default::default() }));
-        let source =
-            |at: usize| SourceProgress { peer: format!("10.0.0.{at}:7401"), bytes: at as u64, chunks: 5, in_flight: 1 };
+        let source = |at: usize| SourceProgress {
+            peer: format!("10.0.0.{at}:7401"),
+            bytes: at as u64,
+            chunks: 5,
+            in_flight: 1,
+            far: false,
+        };
         progress.apply(&Event::Progress(wire::DownloadProgress {
             bytes_stored: 1 << 29,
             sources: (0..sources).map(source).collect(),

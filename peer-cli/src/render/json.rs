@@ -111,6 +111,9 @@ struct Source<'a> {
     peer: &'a str,
     bytes: u64,
     chunks: u32,
+    /// In another zone or rack; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    far: bool,
 }
 
 #[derive(Serialize)]
@@ -119,6 +122,9 @@ struct LiveSource<'a> {
     bytes: u64,
     chunks: u32,
     in_flight: u32,
+    /// In another zone or rack; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    far: bool,
 }
 
 #[derive(Serialize)]
@@ -194,11 +200,17 @@ impl View for Json {
 }
 
 fn fetched(source: &wire::SourceProgress) -> Source<'_> {
-    Source { peer: &source.peer, bytes: source.bytes, chunks: source.chunks }
+    Source { peer: &source.peer, bytes: source.bytes, chunks: source.chunks, far: source.far }
 }
 
 fn live(source: &wire::SourceProgress) -> LiveSource<'_> {
-    LiveSource { peer: &source.peer, bytes: source.bytes, chunks: source.chunks, in_flight: source.in_flight }
+    LiveSource {
+        peer: &source.peer,
+        bytes: source.bytes,
+        chunks: source.chunks,
+        in_flight: source.in_flight,
+        far: source.far,
+    }
 }
 
 fn step(step: Step) -> Option<&'static str> {

@@ -66,7 +66,12 @@ fn summary(out: &mut Out, name: &str, done: &wire::DownloadDone, width: Option<u
     }
     for source in &done.sources {
         let (received, chunks) = (bytes(source.bytes), count(source.chunks, "chunk"));
-        out.line(&format!("  from {}: {received}, {chunks}", clean(&source.peer)))?;
+        let far = if source.far { ", far" } else { "" };
+        out.line(&format!("  from {}: {received}, {chunks}{far}", clean(&source.peer)))?;
+    }
+    let of = |is_far: bool| done.sources.iter().filter(|source| source.far == is_far).map(|source| source.bytes).sum();
+    if done.sources.iter().any(|source| source.far) {
+        out.line(&format!("  near {}, far {}", bytes(of(false)), bytes(of(true))))?;
     }
     for blame in &done.blamed {
         out.line(&format!("  misbehaved: {}", blame_line(blame)))?;

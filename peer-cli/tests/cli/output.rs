@@ -376,3 +376,18 @@ fn help_and_completions() {
         assert!(ran.stdout.contains("peer-cli") && ran.stdout.contains("locations"), "{shell}");
     }
 }
+
+#[test]
+fn what_came_from_near_and_from_afar_is_told() {
+    let sources = vec![source(8), wire::SourceProgress { peer: "10.1.0.2:7401".into(), far: true, ..source(2) }];
+    let done = Event::Done(wire::DownloadDone { bytes: 10 * MIB, elapsed_millis: 40, sources, ..Default::default() });
+    let script = || Script { download: vec![done.clone()].into(), ..Script::default() };
+    let ran = Daemon::start(script()).run(&["download", "a"]);
+    for line in ["  from 10.0.0.2:7401: 8.00 MiB, 8 chunks\n", "  from 10.1.0.2:7401: 2.00 MiB, 2 chunks, far\n"] {
+        assert!(ran.stdout.contains(line), "{}", ran.stdout);
+    }
+    assert!(ran.stdout.contains("  near 8.00 MiB, far 2.00 MiB\n"), "{}", ran.stdout);
+    let events = Daemon::start(script()).run(&["download", "a", "--json"]).json();
+    assert_eq!(events[0]["sources"][1]["far"], true);
+    assert_eq!(events[0]["sources"][0].get("far"), None);
+}

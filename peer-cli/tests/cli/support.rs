@@ -295,7 +295,13 @@ pub(crate) fn started(name: &str) -> Event {
 }
 
 pub(crate) fn source(chunks: u32) -> wire::SourceProgress {
-    wire::SourceProgress { peer: "10.0.0.2:7401".into(), bytes: u64::from(chunks) * MIB, chunks, in_flight: 1 }
+    wire::SourceProgress {
+        peer: "10.0.0.2:7401".into(),
+        bytes: u64::from(chunks) * MIB,
+        chunks,
+        in_flight: 1,
+        far: false,
+    }
 }
 
 pub(crate) fn progress(chunks: u32) -> Event {

@@ -11,6 +11,7 @@
 //! | [`announce`] | what to tell the tracker next |
 //! | [`folder`] | what becomes of a file in the shared folder, and when it is looked at |
 //! | [`holder_view`] | which holders a new snapshot leaves in doubt |
+//! | [`locality`] | which chunks to ask of far peers |
 //! | [`neighbours`] | which neighbours to listen to, and what holds of their chunks |
 //! | [`seek`] | when to look for holders beyond the neighbours |
 //! | [`streams`] | how many chunks to fetch at once |
@@ -43,6 +44,7 @@ pub mod folder;
 pub mod holder_view;
 pub mod lease;
 pub mod limiting;
+pub mod locality;
 pub mod memory;
 pub mod meter;
 pub mod neighbours;

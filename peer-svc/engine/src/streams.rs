@@ -4,6 +4,7 @@
 //! What holds (each line has a test):
 //! - as many run as come within [`COMFORT`] each at the measured rate, at least 1 and at most the limit;
 //! - beyond that one more is tried at times, and kept only if more comes by it: slow holders are not a slow link;
+//! - the link is called slow only after a look at what came, and while fewer than half of the most fit;
 //! - while nothing comes at all one more is tried, so that a silent holder does not stop a download;
 //! - under a limit no more run than that lets through within [`COMFORT`] each, at least 1, whatever rate is measured: what
 //!   has come and waits in a buffer for the limit looks like a fast link.
@@ -36,6 +37,8 @@ pub struct Streams {
     rests: u32,
     /// Whether the streams beyond what fits were found to be worth it.
     is_checked: bool,
+    /// Whether fewer than half of the most came in good time, when that was looked at last.
+    is_slow: bool,
 }
 
 impl Streams {
@@ -44,12 +47,28 @@ impl Streams {
         let room = usize::try_from(AT_FIRST / chunk_size.max(1)).unwrap_or(most).clamp(1, most.max(1));
         let chunk_size = f64::from(chunk_size.max(1));
         let (most, limit) = (most.max(1), RateLimit::UNLIMITED);
-        Self { chunk_size, most, limit, room, since: now, bytes: 0, before: None, rests: 0, is_checked: false }
+        Self {
+            chunk_size,
+            most,
+            limit,
+            room,
+            since: now,
+            bytes: 0,
+            before: None,
+            rests: 0,
+            is_checked: false,
+            is_slow: false,
+        }
     }
 
     /// How many may run.
     pub fn room(&self) -> usize {
         self.room.min(self.most())
+    }
+
+    /// Whether the link, or all holders together, is so slow that fewer than half of the most streams fit.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
     }
 
     /// No more than this comes from now on.
@@ -76,6 +95,7 @@ impl Streams {
         // More is allowed at once; that it is too much shows only after a while.
         if fits > self.room && came as f64 >= self.chunk_size / 4.0 {
             (self.room, self.before, self.is_checked) = (fits, None, false);
+            self.is_slow = 2 * fits < self.most;
         } else if took < PERIOD {
             return;
         } else if running < self.room {
@@ -84,6 +104,7 @@ impl Streams {
         } else if came == 0 {
             (self.room, self.before) = ((self.room + 1).min(self.most()), None);
         } else {
+            self.is_slow = 2 * fits < self.most;
             self.judge(rate, fits);
         }
         (self.since, self.bytes) = (now, bytes);
@@ -144,6 +165,19 @@ mod tests {
             assert!((1..=8).contains(&streams.room()));
         }
         (streams.room(), highest)
+    }
+
+    #[test]
+    fn a_link_is_slow_once_little_came_over_it_and_not_before() {
+        let start = Instant::now();
+        for (rate, slow) in [(125_000, true), (250_000, true), (12_500_000, false)] {
+            let mut streams = Streams::new(256 << 10, 8, start);
+            assert!(!streams.is_slow(), "nothing is known");
+            for second in 1..=10 {
+                streams.counted(rate * second, 8, start + Duration::from_secs(second));
+            }
+            assert_eq!(streams.is_slow(), slow, "{rate}");
+        }
     }
 
     #[test]

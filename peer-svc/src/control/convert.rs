@@ -139,7 +139,13 @@ impl From<Reason> for wire::share_skipped::Reason {
 
 impl From<&Contribution> for wire::SourceProgress {
     fn from(source: &Contribution) -> Self {
-        Self { peer: source.peer.to_string(), bytes: source.bytes, chunks: source.chunks, in_flight: source.in_flight }
+        Self {
+            peer: source.peer.to_string(),
+            bytes: source.bytes,
+            chunks: source.chunks,
+            in_flight: source.in_flight,
+            far: source.is_far,
+        }
     }
 }
 

@@ -145,6 +145,8 @@ pub(crate) struct Figures {
 pub(crate) struct Contribution {
     /// Where it is reached.
     pub(crate) peer: Address,
+    /// Whether its labels name another place than this peer's.
+    pub(crate) is_far: bool,
     /// Bytes of this run: received so far, or verified in the last event.
     pub(crate) bytes: u64,
     /// Verified chunks of this run.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use drizzle_engine::meter::Downlink;
-use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, client::TrackerClient};
+use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -40,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) identity: Identity,
     /// How it stands with the tracker.
     pub(crate) standing: watch::Receiver<Standing>,
+    /// What this peer says of where it is.
+    pub(crate) labels: Labels,
     /// What is held, recorded and offered here.
     pub(crate) sharer: Arc<Sharer>,
     /// Threads for work that blocks.

@@ -124,7 +124,8 @@ pub(crate) async fn run(
     let locating = tokio::spawn(locate(sought, located_to));
     // The file stays open as long as the download runs.
     let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
-    let mut transfer = Transfer::new(job, stored, unproved, Instant::now());
+    let mut transfer =
+        Transfer::new(job, stored, unproved, Instant::now()).at(context.identity.id(), context.labels.clone());
     let (news, fetch_news) = mpsc::channel(NEWS);
     let mut driver = Driver {
         context: context.clone(),

@@ -10,6 +10,7 @@ use super::events::Contribution;
 #[derive(Debug)]
 struct Account {
     address: Address,
+    is_far: bool,
     verified: u64,
     received: u64,
     chunks: u32,
@@ -22,12 +23,12 @@ pub(super) struct Sources(BTreeMap<PeerId, Account>);
 
 impl Sources {
     /// A holder is asked for a chunk.
-    pub(super) fn asked(&mut self, holder: &PeerInfo) {
+    pub(super) fn asked(&mut self, holder: &PeerInfo, is_far: bool) {
         let address = holder.address().clone();
-        let new = Account { address: address.clone(), verified: 0, received: 0, chunks: 0, in_flight: 0 };
+        let new = Account { address: address.clone(), is_far, verified: 0, received: 0, chunks: 0, in_flight: 0 };
         let account = self.0.entry(holder.id()).or_insert(new);
         account.in_flight += 1;
-        account.address = address;
+        (account.address, account.is_far) = (address, is_far);
     }
 
     /// A fetch from a holder is no longer on its way.
@@ -66,6 +67,7 @@ impl Sources {
     pub(super) fn asked_so_far(&self) -> Vec<Contribution> {
         let told = self.0.values().map(|account| Contribution {
             peer: account.address.clone(),
+            is_far: account.is_far,
             bytes: account.received.max(account.verified),
             chunks: account.chunks,
             in_flight: account.in_flight,
@@ -78,6 +80,7 @@ impl Sources {
         let gave = self.0.values().filter(|account| account.chunks > 0);
         gave.map(|account| Contribution {
             peer: account.address.clone(),
+            is_far: account.is_far,
             bytes: account.verified,
             chunks: account.chunks,
             in_flight: 0,

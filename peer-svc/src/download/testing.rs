@@ -43,6 +43,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         connections: Arc::new(Connections::new(transport, identity.clone(), standing.clone())),
         identity,
         standing,
+        labels: drizzle_proto::Labels::default(),
         sharer: Arc::new(sharer),
         lanes: Lanes::new(1).unwrap(),
         memory: ChunkMemory::new(1),

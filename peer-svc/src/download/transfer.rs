@@ -19,12 +19,16 @@ use std::{
 };
 
 use drizzle_engine::{
+    locality::Locality,
     schedule::{Fetch, FetchId, Limits, Scheduler},
     seek::Seek,
     streams::Streams,
     waiting::{Fetches, Reason, Waiting},
 };
-use drizzle_proto::{ChunkSet, holder::HolderChange};
+use drizzle_proto::{
+    ChunkSet, Labels, PeerId,
+    holder::{Holder, HolderChange},
+};
 use rand::{SeedableRng, rngs::StdRng};
 
 use self::figures::Account;
@@ -60,6 +64,7 @@ pub(super) struct Transfer {
     recorded: ChunkSet,
     recording: Option<ChunkSet>,
     record_from: Instant,
+    locality: Locality,
     scheduler: Scheduler,
     streams: Streams,
     /// Streams that it may run because of its priority.
@@ -88,6 +93,8 @@ impl Transfer {
         let resumed_bytes = bytes_of(&job.manifest, &job.wanted.intersection(&stored));
         let limits = Limits::for_chunks_of(job.manifest.layout().chunk_size());
         Self {
+            // Nowhere, until it is said where.
+            locality: Locality::new(PeerId::from_bytes([0; 16]), Labels::default(), missing.count()),
             scheduler: Scheduler::new(&missing, limits),
             allowed: limits.in_flight,
             streams: Streams::new(job.manifest.layout().chunk_size(), limits.in_flight, now),
@@ -113,6 +120,12 @@ impl Transfer {
             rng: StdRng::seed_from_u64(job.seed),
             job,
         }
+    }
+
+    /// The download of this peer, with these labels.
+    pub(super) fn at(mut self, own: PeerId, labels: Labels) -> Self {
+        self.locality = Locality::new(own, labels, self.job.wanted.count());
+        self
     }
 
     /// What it is for.
@@ -214,6 +227,8 @@ impl Transfer {
             effects.push(Effect::Prove(first(&self.unproved, fit.clamp(1, PROVE_AT_ONCE))));
         }
         self.start_fetches(now, effects);
+        self.take_over(now);
+        self.start_fetches(now, effects);
         if self.scheduler.is_complete() && self.unproved.is_empty() {
             return self.end(Ended::Complete, now, effects);
         }
@@ -233,7 +248,11 @@ impl Transfer {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), now, effects);
         }
-        let stands_still = self.located && fetches.ask_no_peer() && !self.scheduler.is_complete();
+        // What near peers are to bring is not waited for in vain: it is taken over.
+        let stands_still = self.located
+            && fetches.ask_no_peer()
+            && !self.scheduler.is_complete()
+            && self.locality.withheld(self.scheduler.missing()).is_empty();
         let reason = stands_still.then(reason);
         match &reason {
             Some(Reason::NoSupply(supply)) if !supply.unheld.is_empty() => {
@@ -277,30 +296,48 @@ impl Transfer {
 
     fn locate(&mut self, change: HolderChange, effects: &mut Vec<Effect>) {
         let count = self.job.wanted.count();
-        match change {
-            HolderChange::Is(holder) if holder.chunks.count() == count => {
-                self.scheduler.holder_is(holder.peer, holder.chunks);
-            }
-            HolderChange::Added(peer, chunks) if chunks.count() == count => self.scheduler.holder_added(peer, &chunks),
-            HolderChange::Gone(peer) | HolderChange::Parted(peer) => {
-                self.scheduler.holder_gone(peer);
-                effects.push(Effect::Forget(peer));
-            }
+        match &change {
             // Chunks of some other file: the tracker is confused, the holder is not asked.
+            HolderChange::Is(Holder { chunks, .. }) | HolderChange::Added(_, chunks) if chunks.count() != count => {
+                return;
+            }
+            HolderChange::Gone(peer) | HolderChange::Parted(peer) => effects.push(Effect::Forget(*peer)),
             HolderChange::Is(_) | HolderChange::Added(..) => {}
+        }
+        let told = self.locality.apply(change);
+        self.tell_scheduler(told);
+    }
+
+    fn tell_scheduler(&mut self, told: Vec<HolderChange>) {
+        for change in told {
+            match change {
+                HolderChange::Is(holder) => self.scheduler.holder_is(holder.peer, holder.chunks),
+                HolderChange::Added(peer, chunks) => self.scheduler.holder_added(peer, &chunks),
+                HolderChange::Gone(peer) | HolderChange::Parted(peer) => self.scheduler.holder_gone(peer),
+            }
+        }
+    }
+
+    /// While nothing is under way, takes over what near peers do not bring from afar.
+    fn take_over(&mut self, now: Instant) {
+        if self.located && self.running.is_empty() && !self.scheduler.is_complete() {
+            let told = self.locality.stands_still(self.scheduler.missing(), now, &mut self.rng);
+            self.tell_scheduler(told);
+        } else {
+            self.locality.goes_on();
         }
     }
 
     /// Asks for as much as the scheduler lets run.
     fn start_fetches(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.scheduler.allow(self.streams.room().min(self.allowed));
+        self.scheduler.allow(self.streams.room().min(self.allowed), self.streams.is_slow());
         // Before the whole picture is there, the rarest chunk is not known.
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
-            self.sources.asked(&fetch.holder);
+            self.sources.asked(&fetch.holder, self.locality.is_far(fetch.holder.labels()));
             let holder = fetch.holder.id();
-            self.account.asked(holder, self.scheduler.is_full_holder(holder), now);
+            self.account.asked(holder, self.scheduler.is_full_holder(holder) || self.locality.is_full(holder), now);
             self.running.insert(fetch.id, fetch.clone());
             effects.push(Effect::Tell(DownloadEvent::Chunk {
                 step: Step::Requested,

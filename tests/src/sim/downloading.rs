@@ -2,7 +2,7 @@
 
 use drizzle_engine::{
     holder_view::Located,
-    schedule::{Bound, Fetch, Offence, Outcome},
+    schedule::{Bound, Fetch, Offence, Outcome, Scheduler},
 };
 use drizzle_proto::{ChunkSet, Digest, holder::HolderChange};
 
@@ -21,6 +21,16 @@ fn digest(file: &File, chunk: drizzle_proto::ChunkIndex, wrong: bool) -> Digest 
     if wrong { Digest::from_bytes(right.as_bytes().map(|byte| !byte)) } else { right }
 }
 
+fn tell(scheduler: &mut Scheduler, told: Vec<HolderChange>) {
+    for change in told {
+        match change {
+            HolderChange::Is(holder) => scheduler.holder_is(holder.peer, holder.chunks),
+            HolderChange::Added(holder, chunks) => scheduler.holder_added(holder, &chunks),
+            HolderChange::Gone(holder) | HolderChange::Parted(holder) => scheduler.holder_gone(holder),
+        }
+    }
+}
+
 impl World {
     /// The user of a peer asks for every file.
     pub(super) fn begin_downloads(&mut self, index: u32) {
@@ -31,7 +41,7 @@ impl World {
         for (nth, file) in self.files.iter().enumerate() {
             let seed = seed_for(self.options.seed, index, 16 + nth as u64);
             let peer = &mut self.peers[index as usize];
-            let mut download = Box::new(Download::new(file, peer.info.id(), seed, now));
+            let mut download = Box::new(Download::new(file, &peer.info, seed, now));
             download.streams.limit(self.options.down_limit.unwrap_or_default());
             peer.shares[nth].download = Some(download);
         }
@@ -53,11 +63,8 @@ impl World {
             Located::Synced => return download.located = true,
             Located::Withdrawn(_) => return,
         };
-        match change {
-            HolderChange::Is(holder) => download.scheduler.holder_is(holder.peer, holder.chunks),
-            HolderChange::Added(holder, chunks) => download.scheduler.holder_added(holder, &chunks),
-            HolderChange::Gone(holder) | HolderChange::Parted(holder) => download.scheduler.holder_gone(holder),
-        }
+        let told = download.locality.apply(change);
+        tell(&mut download.scheduler, told);
     }
 
     /// Asks for as much as the scheduler lets run.
@@ -68,7 +75,7 @@ impl World {
             if download.ended.is_some() {
                 return;
             }
-            download.scheduler.allow(download.streams.room());
+            download.scheduler.allow(download.streams.room(), download.streams.is_slow());
             match download.scheduler.next(now, &mut download.rng) {
                 Some(fetch) => self.fetch(peer, file, fetch),
                 None => break,
@@ -284,6 +291,12 @@ impl World {
         // Whole bytes of a positive number.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         download.streams.counted(wire as u64, under_way, now);
+        if under_way == 0 && download.located {
+            let told = download.locality.stands_still(download.scheduler.missing(), now, &mut download.rng);
+            tell(&mut download.scheduler, told);
+        } else {
+            download.locality.goes_on();
+        }
         self.pump(peer, file);
     }
 

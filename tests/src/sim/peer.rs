@@ -9,6 +9,7 @@ use drizzle_engine::{
     announce::Announcements,
     binding::Sent,
     lease::Lease,
+    locality::Locality,
     neighbours::Neighbours,
     schedule::{FetchId, Limits, Scheduler},
     slots::{Grant, Slots},
@@ -98,6 +99,8 @@ pub type TransferId = Handle<Transfer>;
 /// A download of one file.
 #[derive(Debug)]
 pub struct Download {
+    /// What the scheduler hears of far peers.
+    pub locality: Locality,
     /// What to ask for, and of whom.
     pub scheduler: Scheduler,
     /// How much at once.
@@ -126,10 +129,11 @@ pub struct Download {
 
 impl Download {
     /// One that begins now and knows no holder.
-    pub fn new(file: &File, own: PeerId, seed: u64, now: std::time::Instant) -> Self {
+    pub fn new(file: &File, own: &PeerInfo, seed: u64, now: std::time::Instant) -> Self {
         let layout = file.manifest.layout();
         let limits = Limits::for_chunks_of(layout.chunk_size());
         Self {
+            locality: Locality::new(own.id(), own.labels().clone(), file.count()),
             scheduler: Scheduler::new(&ChunkSet::full(file.count()), limits),
             streams: Streams::new(layout.chunk_size(), limits.in_flight, now),
             rng: StdRng::seed_from_u64(seed),
@@ -137,7 +141,7 @@ impl Download {
             received: 0.0,
             parts: BTreeMap::new(),
             whole_only: Vec::new(),
-            neighbours: Neighbours::new(own),
+            neighbours: Neighbours::new(own.id()),
             listens_at: None,
             located: false,
             wake: None,

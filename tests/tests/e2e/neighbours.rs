@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drizzle_proto::{ChunkSet, client::PeerClient, holder::ChunkNews, net::transport::Transport};
-use drizzle_tests::{Cluster, Content, FakePeer, Peer, cli::Given};
+use drizzle_tests::{Cluster, Content, FakePeer, Peer, cli::Given, cluster::Options};
 use tokio_stream::{Stream, StreamExt};
 
 const CHUNKS: usize = 8;
@@ -69,4 +69,31 @@ async fn chunks_spread_from_neighbour_to_neighbour_though_the_tracker_died_befor
         |run: &BTreeMap<String, Given>| run.get(&source.address.to_string()).map_or(0, |given| given.chunks);
     let all = from_source(&first) + from_source(&second);
     assert!(all < 2 * CHUNKS as u64, "something came from the other one: {first:?}, {second:?}");
+}
+
+/// Two in one zone, and the only source in another: each brings a part from afar, and gets the rest from the other.
+#[tokio::test]
+async fn what_comes_from_another_zone_is_shared_out_among_the_near_peers_and_told() {
+    const MANY: usize = 64;
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, MANY);
+    let source = cluster.peer_with("source", Options::default().args(["--label", "zone=a"])).await;
+    source.share(&a).await;
+    cluster.until_held("A", 1).await;
+    let one = cluster.peer_with("one", Options::default().args(["--label", "zone=b"])).await;
+    let two = cluster.peer_with("two", Options::default().args(["--label", "zone=b,rack=2"])).await;
+    let (first, second) = (one.start_cli(["download", "A"]), two.start_cli(["download", "A"]));
+    let mut far = 0;
+    for run in [first, second] {
+        let run = run.ended().await.expect(0);
+        for given in run.last("done")["sources"].as_array().unwrap() {
+            let is_far = given["peer"] == source.address().to_string();
+            assert_eq!(given["far"] == true, is_far, "{given}");
+            far += if is_far { given["chunks"].as_u64().unwrap() } else { 0 };
+        }
+    }
+    assert!(far >= MANY as u64, "each chunk came over at least once");
+    assert!(far < 2 * MANY as u64, "{far} chunks came from afar: what was near was fetched there");
+    a.assert_at(&one.path("A"));
+    a.assert_at(&two.path("A"));
 }

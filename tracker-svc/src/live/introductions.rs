@@ -12,6 +12,8 @@
 //! together like a chain.) A source is a member like any other: some know it, and none is known by all. A link is mutual;
 //! a holder that does not watch is not told of it.
 //!
+//! Three quarters of the neighbours are near, by the labels, where there are so many.
+//!
 //! What holds (each line has a property test):
 //! - a watcher is linked with as many as it wants when it comes, if so many are there that have room, and loses no more
 //!   than a quarter of them before it is linked with others;
@@ -23,7 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drizzle_proto::{PeerId, PeerInfo};
+use drizzle_proto::{Labels, PeerId, PeerInfo};
 use rand::{
     RngExt,
     rngs::StdRng,
@@ -36,11 +38,16 @@ pub const MOST: usize = 256;
 /// A peer has so many times the links that it wants at most: some come with a watcher, or when a peer leaves.
 const SPREAD: usize = 3;
 
+/// This part of a watcher's neighbours are near, if there are so many.
+const NEAR: usize = 3;
+const OF: usize = 4;
+
 /// Draws for each neighbour that is wanted, before every peer is looked at.
 const DRAWS: usize = 8;
 
 #[derive(Debug, Default)]
 struct Member {
+    labels: Labels,
     links: BTreeSet<PeerId>,
     is_holder: bool,
     watch: Option<Watching>,
@@ -91,11 +98,11 @@ pub enum Link {
 
 impl Introductions {
     /// Among these holders.
-    pub fn new(holders: impl IntoIterator<Item = PeerId>, rng: StdRng) -> Self {
+    pub fn new<'a>(holders: impl IntoIterator<Item = &'a PeerInfo>, rng: StdRng) -> Self {
         let mut new =
             Self { members: BTreeMap::new(), drawn: Vec::new(), watching: BTreeMap::new(), rung: BTreeSet::new(), rng };
         for holder in holders {
-            new.member(holder).is_holder = true;
+            new.enter(holder).is_holder = true;
         }
         new
     }
@@ -119,8 +126,9 @@ impl Introductions {
     /// nothing more.
     pub fn watch(&mut self, serial: u64, peer: PeerInfo, wanted: usize, known: &[PeerId]) {
         let id = peer.id();
+        let member = self.enter(&peer);
         let watching = Watching { serial, peer, wanted: wanted.min(MOST), untold: BTreeSet::new(), is_begun: false };
-        let before = self.member(id).watch.replace(watching);
+        let before = member.watch.replace(watching);
         if let Some(before) = before {
             self.watching.remove(&before.serial);
         }
@@ -151,7 +159,7 @@ impl Introductions {
     /// A peer holds something, which it did not before.
     pub fn appeared(&mut self, holder: &PeerInfo) {
         let id = holder.id();
-        let member = self.member(id);
+        let member = self.enter(holder);
         member.is_holder = true;
         let has_moved = match &mut member.watch {
             Some(watching) if watching.peer != *holder => {
@@ -162,7 +170,7 @@ impl Introductions {
         };
         if member.links.is_empty() {
             let wanted = self.watching.values().map(|watcher| self.wanted(*watcher)).max().unwrap_or(0);
-            self.draw(id, wanted.div_ceil(2), |member| member.watch.is_some());
+            self.draw(id, wanted.div_ceil(2), |member, _| member.watch.is_some());
         }
         if has_moved {
             self.tell_all(id);
@@ -217,12 +225,17 @@ impl Introductions {
         self.members.get(&peer).and_then(|member| member.watch.as_ref()).map_or(0, |watching| watching.wanted)
     }
 
-    fn member(&mut self, peer: PeerId) -> &mut Member {
-        let drawn = &mut self.drawn;
-        self.members.entry(peer).or_insert_with(|| {
-            drawn.push(peer);
+    /// The peer as a member, from now on with these labels.
+    fn enter(&mut self, peer: &PeerInfo) -> &mut Member {
+        let (id, drawn) = (peer.id(), &mut self.drawn);
+        let member = self.members.entry(id).or_insert_with(|| {
+            drawn.push(id);
             Member::default()
-        })
+        });
+        if member.labels != *peer.labels() {
+            member.labels = peer.labels().clone();
+        }
+        member
     }
 
     /// A watcher hears of a peer; others hear nothing.
@@ -241,7 +254,7 @@ impl Introductions {
 
     fn link(&mut self, one: PeerId, other: PeerId) {
         for (from, to) in [(one, other), (other, one)] {
-            if self.member(from).links.insert(to) {
+            if self.members.get_mut(&from).is_some_and(|member| member.links.insert(to)) {
                 self.tell(from, to);
             }
         }
@@ -249,7 +262,7 @@ impl Introductions {
 
     fn part(&mut self, one: PeerId, other: PeerId) {
         for (from, to) in [(one, other), (other, one)] {
-            if self.member(from).links.remove(&to) {
+            if self.members.get_mut(&from).is_some_and(|member| member.links.remove(&to)) {
                 self.tell(from, to);
             }
         }
@@ -278,13 +291,17 @@ impl Introductions {
         let wanted = self.wanted(watcher);
         let has = self.links_of(watcher);
         if 4 * has < 3 * wanted {
-            self.draw(watcher, wanted - has, |_| true);
+            // Most of them near, so that chunks spread there; and some far, so that each chunk comes there.
+            let near = (wanted * NEAR / OF).saturating_sub(self.near_links_of(watcher));
+            self.draw(watcher, near.min(wanted - has), |_, is_near| is_near);
+            let has = self.links_of(watcher);
+            self.draw(watcher, wanted.saturating_sub(has), |_, _| true);
         }
     }
 
     /// Links a peer with so many others at random. Two that have as many links as they want and know each other part for
-    /// it, so that they keep their number.
-    fn draw(&mut self, peer: PeerId, mut wanted: usize, fits: impl Fn(&Member) -> bool) {
+    /// it, so that they keep their number, near and far. `fits` is also told whether the other one is near.
+    fn draw(&mut self, peer: PeerId, mut wanted: usize, fits: impl Fn(&Member, bool) -> bool) {
         while wanted > 0 {
             let drawn = (0..DRAWS).find_map(|_| {
                 let other = self.drawn[self.rng.random_range(0..self.drawn.len())];
@@ -304,18 +321,30 @@ impl Introductions {
     }
 
     /// A link of a peer that has enough of them, with another one that has enough and that a newcomer does not know.
-    fn replaceable(&mut self, newcomer: PeerId, peer: PeerId, fits: impl Fn(&Member) -> bool) -> Option<PeerId> {
+    fn replaceable(&mut self, newcomer: PeerId, peer: PeerId, fits: impl Fn(&Member, bool) -> bool) -> Option<PeerId> {
         let enough = self.wanted(newcomer);
         if self.links_of(peer) < enough.max(self.wanted(peer)) {
             return None;
         }
+        let is_near = self.are_near(newcomer, peer);
         let has_enough = |other: &PeerId| {
-            let fits = self.members.get(other).is_some_and(&fits);
-            fits && self.links_of(*other) >= enough.max(self.wanted(*other))
-                && self.has_room(newcomer, *other, |_| true)
+            self.are_near(peer, *other) == is_near
+                && self.are_near(newcomer, *other) == is_near
+                && self.links_of(*other) >= enough.max(self.wanted(*other))
+                && self.has_room(newcomer, *other, &fits)
         };
         let third: Vec<PeerId> = self.members[&peer].links.iter().filter(|other| has_enough(other)).copied().collect();
         third.choose(&mut self.rng).copied()
+    }
+
+    fn are_near(&self, one: PeerId, other: PeerId) -> bool {
+        let (one, other) = (self.members.get(&one), self.members.get(&other));
+        one.zip(other).is_none_or(|(one, other)| !one.labels.is_far_from(&other.labels))
+    }
+
+    fn near_links_of(&self, peer: PeerId) -> usize {
+        let links = self.members.get(&peer).into_iter().flat_map(|member| &member.links);
+        links.filter(|other| self.are_near(peer, **other)).count()
     }
 
     fn links_of(&self, peer: PeerId) -> usize {
@@ -323,9 +352,11 @@ impl Introductions {
     }
 
     /// Whether another peer may have one more link, with this one.
-    fn has_room(&self, peer: PeerId, other: PeerId, fits: impl Fn(&Member) -> bool) -> bool {
+    fn has_room(&self, peer: PeerId, other: PeerId, fits: impl Fn(&Member, bool) -> bool) -> bool {
         let most = SPREAD * self.wanted(peer).max(self.wanted(other));
-        let has_room = |member: &Member| fits(member) && member.links.len() < most && !member.links.contains(&peer);
+        let has_room = |member: &Member| {
+            fits(member, self.are_near(peer, other)) && member.links.len() < most && !member.links.contains(&peer)
+        };
         other != peer && self.members.get(&other).is_some_and(has_room)
     }
 }

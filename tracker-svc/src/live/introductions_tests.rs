@@ -42,7 +42,7 @@ fn hear(introductions: &mut Introductions, serial: u64, known: &mut BTreeSet<Pee
 
 #[test]
 fn in_a_small_swarm_everyone_knows_everyone() {
-    let mut swarm = Introductions::new([peer(0)], StdRng::seed_from_u64(1));
+    let mut swarm = Introductions::new([&info(0)], StdRng::seed_from_u64(1));
     for n in 1..=24 {
         swarm.watch(n.into(), info(n), 24, &[]);
     }
@@ -53,7 +53,7 @@ fn in_a_small_swarm_everyone_knows_everyone() {
 
 #[test]
 fn the_only_source_of_a_crowd_is_known_to_some_and_the_crowd_hangs_together() {
-    let mut swarm = Introductions::new([peer(0)], StdRng::seed_from_u64(1));
+    let mut swarm = Introductions::new([&info(0)], StdRng::seed_from_u64(1));
     for n in 1..=2000 {
         swarm.watch(n.into(), info(n), 24, &[]);
     }
@@ -65,6 +65,26 @@ fn the_only_source_of_a_crowd_is_known_to_some_and_the_crowd_hangs_together() {
         next.extend(swarm.members[&peer].links.iter().filter(|link| met.insert(**link)));
     }
     assert_eq!(met.len(), 2001);
+}
+
+#[test]
+fn most_neighbours_are_near_and_some_far() {
+    let mut swarm = none(1);
+    let place = |n: u16| -> Labels { format!("zone=z{}", n % 5).parse().unwrap() };
+    for n in 1..=500 {
+        let watcher = PeerInfo::new(peer(n), Address::new(&format!("host{n}:1")).unwrap(), place(n));
+        swarm.watch(n.into(), watcher, 24, &[]);
+    }
+    let (mut near, mut all) = (0usize, 0usize);
+    for (id, member) in &swarm.members {
+        assert!((18..=30).contains(&member.links.len()), "{}", member.links.len());
+        let far = member.links.len() - swarm.near_links_of(*id);
+        assert!(far >= 2, "{far} far ones");
+        near += member.links.len() - far;
+        all += member.links.len();
+    }
+    let share = near as f64 / all as f64;
+    assert!((0.65..0.8).contains(&share), "{share}");
 }
 
 #[test]

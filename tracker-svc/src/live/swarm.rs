@@ -103,6 +103,11 @@ impl Swarm {
         self.holders.iter().map(|member| member.peer.id())
     }
 
+    /// The same, as others know them.
+    pub fn infos(&self) -> impl Iterator<Item = &PeerInfo> {
+        self.holders.iter().map(|member| &member.peer)
+    }
+
     /// Whether announcing this set makes its sender a holder.
     pub fn makes_holder(held: &ChunkSet) -> bool {
         // An empty file is held in full by each peer that says so.

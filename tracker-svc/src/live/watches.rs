@@ -77,10 +77,10 @@ impl Live {
                 self.serials += 1;
                 // A seed of its own for each swarm: which links are drawn need not be secret.
                 let seed = entry.serial;
-                let holders = || entry.swarm.peers().collect::<Vec<_>>();
+                let holders = entry.swarm.infos();
                 let introductions = entry
                     .introductions
-                    .get_or_insert_with(|| Box::new(Introductions::new(holders(), StdRng::seed_from_u64(seed))));
+                    .get_or_insert_with(|| Box::new(Introductions::new(holders, StdRng::seed_from_u64(seed))));
                 introductions.watch(self.serials, peer, newcomer.wanted, &newcomer.known);
                 entry.ring(&mut self.news);
                 Kind::Neighbours(self.serials)

@@ -8,6 +8,8 @@ use super::holders::Key;
 
 /// No second copy before the first has taken this long, however fast chunks usually come.
 const MIN_PATIENCE: Duration = Duration::from_millis(300);
+/// On a slow link no second copy before the first stood still for so long.
+const SLOW_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a chunk is taken to need before any has come.
 const TYPICAL_AT_FIRST: Duration = Duration::from_secs(1);
 
@@ -54,9 +56,14 @@ impl Flight {
     }
 
     /// From when on a second copy is worth its bytes. A holder that moves on is left alone unless the rest takes
-    /// longer than a whole chunk may take.
-    pub(super) fn overdue_at(&self, typical: Option<Duration>) -> Instant {
-        let patience = (2 * typical.unwrap_or(TYPICAL_AT_FIRST)).max(MIN_PATIENCE);
+    /// longer than a whole chunk may take. On a slow link it is left alone as long as it moves at all, and longer: its
+    /// bytes stand in a queue behind those of others, where a copy would stand too.
+    pub(super) fn overdue_at(&self, typical: Option<Duration>, is_link_slow: bool) -> Instant {
+        let typical_or = typical.unwrap_or(TYPICAL_AT_FIRST);
+        if is_link_slow {
+            return self.moved_at + (2 * typical_or).max(SLOW_PATIENCE);
+        }
+        let patience = (2 * typical_or).max(MIN_PATIENCE);
         let took = self.moved_at - self.since;
         let is_slow = match (typical, self.had) {
             (Some(_), Some((first, had, len))) if had > first => {
@@ -81,6 +88,19 @@ mod tests {
         Flight { chunk, holder, is_open, since: now, moved_at: now, had: None, held_back, held_up, is_copy }
     }
 
+    #[test]
+    fn on_a_slow_link_a_chunk_is_overdue_only_once_it_stands_still() {
+        let start = Instant::now();
+        let mut slow = flight(start);
+        let typical = Some(Duration::from_secs(1));
+        for second in 1..=60 {
+            slow.moved(second * 300, 1 << 20, start + Duration::from_secs(second.into()));
+        }
+        let now = start + Duration::from_secs(60);
+        assert!(slow.overdue_at(typical, false) < now, "a second copy at a fast holder is there long before the rest");
+        assert_eq!(slow.overdue_at(typical, true), now + SLOW_PATIENCE);
+    }
+
     proptest! {
         /// A chunk that comes with pauses for this peer's own limit is overdue just as late after them as one that came
         /// without.
@@ -99,7 +119,7 @@ mod tests {
                 limited.moved(had, 1 << 20, now + waited);
                 waited += Duration::from_millis(waits);
                 limited.held_up(waited, now + waited);
-                prop_assert_eq!(limited.overdue_at(typical), plain.overdue_at(typical) + waited);
+                prop_assert_eq!(limited.overdue_at(typical, false), plain.overdue_at(typical, false) + waited);
             }
         }
     }

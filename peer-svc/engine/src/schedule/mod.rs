@@ -127,6 +127,7 @@ pub struct Scheduler {
     limits: Limits,
     /// Fetches that may run at present, second copies apart.
     room: usize,
+    is_link_slow: bool,
     missing: ChunkSet,
     order: RarityOrder,
     begun: Begun,
@@ -145,6 +146,7 @@ impl Scheduler {
         Self {
             limits,
             room: limits.in_flight,
+            is_link_slow: false,
             missing: wanted.clone(),
             order: RarityOrder::new(wanted),
             begun: Begun::default(),
@@ -156,8 +158,10 @@ impl Scheduler {
         }
     }
 
-    /// So many fetches may run from now on, within the limits; second copies do not count. Those that run go on.
-    pub fn allow(&mut self, fetches: usize) {
+    /// So many fetches may run from now on, within the limits; second copies do not count, and over a slow link they come
+    /// late. Those that run go on.
+    pub fn allow(&mut self, fetches: usize, is_link_slow: bool) {
+        self.is_link_slow = is_link_slow;
         self.room = fetches.clamp(1, self.limits.in_flight);
     }
 
@@ -322,7 +326,7 @@ impl Scheduler {
         }
         let overdue = self.in_endgame().then(|| {
             let asked = self.single_copies().filter(|flight| !flight.held_back);
-            asked.map(|flight| flight.overdue_at(self.typical)).filter(|&at| at > now).min()
+            asked.map(|flight| flight.overdue_at(self.typical, self.is_link_slow)).filter(|&at| at > now).min()
         });
         self.holders.next_wake().into_iter().chain(overdue.flatten()).min()
     }
@@ -429,7 +433,7 @@ impl Scheduler {
         // Those that delivered come first: one that never did may be as silent as the one to be rescued.
         let (proved, others) = (self.holders.rescuers(true), self.holders.rescuers(false));
         let mut rarest: Vec<(ChunkIndex, Key)> = Vec::new();
-        let overdue = |flight: &&Flight| !flight.held_back && now >= flight.overdue_at(self.typical);
+        let overdue = |flight: &&Flight| !flight.held_back && now >= flight.overdue_at(self.typical, self.is_link_slow);
         for flight in self.single_copies().filter(overdue) {
             let by_rarity =
                 rarest.first().map(|&(chunk, _)| self.order.rarity(flight.chunk).cmp(&self.order.rarity(chunk)));
