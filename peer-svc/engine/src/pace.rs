@@ -56,6 +56,15 @@ pub fn was_asleep(due: Instant, now: Instant) -> bool {
     now.saturating_duration_since(due) >= ASLEEP
 }
 
+/// What all streams of a download moved together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Since the one that is judged moved last.
+    pub since_moved: u64,
+    /// Since its window began.
+    pub in_window: u64,
+}
+
 /// The pace of one stream.
 #[derive(Debug, Clone)]
 pub struct Pace {
@@ -115,16 +124,24 @@ impl Pace {
         Verdict::Fine
     }
 
-    /// As [`Pace::look`], for one of several streams: `others` is what all of them together moved since this one moved last.
-    pub fn look_beside(&mut self, others: u64, now: Instant) -> Verdict {
-        let silence = now.saturating_duration_since(self.moved_at);
-        let in_that_time = |rate: u64| rate.saturating_mul(silence.as_secs());
-        let is_slow = (in_that_time(TRAFFIC)..in_that_time(SLOW_LINK)).contains(&others);
-        let is_starved = silence < STARVED && is_slow;
+    /// As [`Pace::look`], for one of several streams.
+    pub fn look_beside(&mut self, others: Others, now: Instant) -> Verdict {
+        let (silence, window) =
+            (now.saturating_duration_since(self.moved_at), now.saturating_duration_since(self.window_from));
+        let is_slow = |bytes: u64, time: Duration| {
+            let in_that_time = |rate: u64| rate.saturating_mul(time.as_secs());
+            (in_that_time(TRAFFIC)..in_that_time(SLOW_LINK)).contains(&bytes)
+        };
         match self.look(now) {
-            Verdict::Silent | Verdict::Drips(_) if is_starved => Verdict::Fine,
+            Verdict::Silent if silence < STARVED && is_slow(others.since_moved, silence) => Verdict::Fine,
+            Verdict::Drips(_) if is_slow(others.in_window, window) => Verdict::Fine,
             verdict => verdict,
         }
+    }
+
+    /// When the present window began.
+    pub fn window_from(&self) -> Instant {
+        self.window_from
     }
 
     /// When [`Pace::look`] may have something new to say.
@@ -143,12 +160,35 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
+    fn a_stream_that_drips_while_others_fill_a_slow_link_is_no_offence() {
+        let start = Instant::now();
+        let verdicts = |rate: u64| -> Vec<Verdict> {
+            let (mut pace, mut now) = (Pace::new(RECEIVING, start), start);
+            let looks = (1..=64).map(|second| {
+                now += Duration::from_secs(1);
+                if second % 4 == 0 {
+                    pace.moved(100, now);
+                }
+                // The window is over each 8 s.
+                let window = now.saturating_duration_since(pace.window_from()).as_secs();
+                pace.look_beside(Others { since_moved: 0, in_window: window * rate }, now)
+            });
+            looks.filter(|verdict| *verdict != Verdict::Fine).collect()
+        };
+        assert_eq!(verdicts(0).first(), Some(&Verdict::Drips(200)));
+        assert_eq!(verdicts(100 << 10), [], "the others had the link");
+        assert_eq!(verdicts(10 << 20).first(), Some(&Verdict::Drips(200)));
+    }
+
+    #[test]
     fn a_stream_that_others_starve_on_a_slow_link_is_no_offence_for_a_minute() {
         let start = Instant::now();
         let looks = |others: fn(u64) -> u64| {
             let mut pace = Pace::new(RECEIVING, start);
-            let verdicts = (1..=70)
-                .map(move |second| (second, pace.look_beside(others(second), start + Duration::from_secs(second))));
+            let verdicts = (1..=70).map(move |second| {
+                let others = Others { since_moved: others(second), in_window: 0 };
+                (second, pace.look_beside(others, start + Duration::from_secs(second)))
+            });
             verdicts.filter(|(_, verdict)| *verdict != Verdict::Fine).map(|(second, _)| second).next()
         };
         for nothing in [|_| 0, |_| 1000] {

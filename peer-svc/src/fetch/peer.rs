@@ -10,7 +10,7 @@ use std::{
 };
 
 use drizzle_engine::{
-    pace::{self, Pace, Verdict},
+    pace::{self, Others, Pace, Verdict},
     schedule::{Fetch, Offence},
 };
 use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
@@ -133,6 +133,8 @@ struct Watch {
     pace: Pace,
     /// What the download had got when a byte came last.
     wire_before: u64,
+    /// And when this window began.
+    wire_in_window: (Instant, u64),
     /// [`MESSAGE_PATIENCE`]; a test has less.
     patience: Duration,
 }
@@ -143,7 +145,8 @@ impl Watch {
         let seen = connection.client.received();
         let pace = Pace::new(pace::RECEIVING, Instant::now());
         let wire_before = gauges.wire.load(Ordering::Relaxed);
-        Self { connection, gauges, seen, pace, wire_before, patience: MESSAGE_PATIENCE }
+        let wire_in_window = (pace.window_from(), wire_before);
+        Self { connection, gauges, seen, pace, wire_before, wire_in_window, patience: MESSAGE_PATIENCE }
     }
 
     /// Waits for something to come, as long as the connection keeps its pace.
@@ -166,7 +169,7 @@ impl Watch {
             if self.connection.streams() > 1 && now >= since + self.patience {
                 return Err(FetchError::no_message(self.patience));
             }
-            let others = self.gauges.wire.load(Ordering::Relaxed).saturating_sub(self.wire_before);
+            let others = self.others();
             match self.pace.look_beside(others, now) {
                 Verdict::Fine => {}
                 Verdict::Silent => return Err(FetchError::silent()),
@@ -179,6 +182,18 @@ impl Watch {
     fn held_up(&mut self, time: Duration) {
         if !time.is_zero() {
             self.pace.held_up(time, Instant::now());
+        }
+    }
+
+    /// What all streams of the download got beside this one.
+    fn others(&mut self) -> Others {
+        let wire = self.gauges.wire.load(Ordering::Relaxed);
+        if self.wire_in_window.0 != self.pace.window_from() {
+            self.wire_in_window = (self.pace.window_from(), wire);
+        }
+        Others {
+            since_moved: wire.saturating_sub(self.wire_before),
+            in_window: wire.saturating_sub(self.wire_in_window.1),
         }
     }
 
