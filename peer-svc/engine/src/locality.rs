@@ -82,6 +82,10 @@ impl Locality {
 
     /// What the scheduler is to be told when this changes, about that holder and others.
     pub fn apply(&mut self, change: HolderChange) -> Vec<HolderChange> {
+        // A peer that does not say where it is is far from none: nothing is kept for it.
+        if self.labels.is_empty() {
+            return vec![change];
+        }
         let before = self.told_of_far();
         let mut told = Vec::new();
         match change {
@@ -188,7 +192,7 @@ impl Locality {
         self.near_held = ChunkSet::empty(count);
         self.near.values().for_each(|held| self.near_held.union_with(held));
         // While some near peer has all, nothing comes from afar.
-        if self.near_held.is_full() || self.labels.is_empty() {
+        if self.near_held.is_full() {
             return;
         }
         let mut part = ChunkSet::empty(count);

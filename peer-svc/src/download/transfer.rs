@@ -227,8 +227,9 @@ impl Transfer {
             effects.push(Effect::Prove(first(&self.unproved, fit.clamp(1, PROVE_AT_ONCE))));
         }
         self.start_fetches(now, effects);
-        self.take_over(now);
-        self.start_fetches(now, effects);
+        if self.takes_over(now) {
+            self.start_fetches(now, effects);
+        }
         if self.scheduler.is_complete() && self.unproved.is_empty() {
             return self.end(Ended::Complete, now, effects);
         }
@@ -318,14 +319,16 @@ impl Transfer {
         }
     }
 
-    /// While nothing is under way, takes over what near peers do not bring from afar.
-    fn take_over(&mut self, now: Instant) {
-        if self.located && self.running.is_empty() && !self.scheduler.is_complete() {
-            let told = self.locality.stands_still(self.scheduler.missing(), now, &mut self.rng);
-            self.tell_scheduler(told);
-        } else {
+    /// While nothing is under way, takes over what near peers do not bring from afar; whether there is more to ask for now.
+    fn takes_over(&mut self, now: Instant) -> bool {
+        if !self.located || !self.running.is_empty() || self.scheduler.is_complete() {
             self.locality.goes_on();
+            return false;
         }
+        let told = self.locality.stands_still(self.scheduler.missing(), now, &mut self.rng);
+        let is_more = !told.is_empty();
+        self.tell_scheduler(told);
+        is_more
     }
 
     /// Asks for as much as the scheduler lets run.

@@ -5,10 +5,8 @@ use proptest::prelude::*;
 
 use super::{tests::*, *};
 
-/// All fetches that run were held up for so long so far, and nothing came.
-fn held_up(bench: &Bench, total: Duration) -> Input {
-    let held_up = bench.fetches.iter().map(|fetch| (fetch.id, total)).collect();
-    let own = Bounds { held_up, ..Bounds::default() };
+/// Nothing came, and the peer holds the download to this.
+fn held_to(own: Bounds) -> Input {
     Input::Counted {
         received: BTreeMap::new(),
         had: BTreeMap::new(),
@@ -19,16 +17,14 @@ fn held_up(bench: &Bench, total: Duration) -> Input {
     }
 }
 
+/// All fetches that run were held up for so long so far, and nothing came.
+fn held_up(bench: &Bench, total: Duration) -> Input {
+    let held_up = bench.fetches.iter().map(|fetch| (fetch.id, total)).collect();
+    held_to(Bounds { held_up, ..Bounds::default() })
+}
+
 fn allowed(streams: Option<usize>) -> Input {
-    let own = Bounds { streams, ..Bounds::default() };
-    Input::Counted {
-        received: BTreeMap::new(),
-        had: BTreeMap::new(),
-        wire: 0,
-        own,
-        at_disk: 0,
-        intake: Intake::default(),
-    }
+    held_to(Bounds { streams, ..Bounds::default() })
 }
 
 #[test]

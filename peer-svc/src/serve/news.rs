@@ -8,7 +8,7 @@ use std::sync::{
 use drizzle_engine::neighbours::gathering;
 use drizzle_proto::{ChunkSet, FileId, wire};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -52,12 +52,14 @@ impl NewsDesk {
         if self.listeners.fetch_add(1, Ordering::Relaxed) >= MOST {
             return Err(ServeError::Listeners(MOST));
         }
+        // In this order no chunk comes unheard between the two.
+        let bell = self.holdings.listen(file);
         let held = self.holdings.chunks_of(file).ok_or(ReadError::UnknownFile(file))?;
         let (sender, messages) = mpsc::channel(1);
         let (holdings, stop) = (self.holdings.clone(), self.stop.clone());
         tokio::spawn(async move {
             let end = tokio::select! {
-                end = tell(&holdings, file, held, &sender, &listener.0) => end,
+                end = tell(&holdings, file, held, bell, &sender, &listener.0) => end,
                 () = stop.cancelled() => Some(ServeError::Stopping),
                 () = sender.closed() => None,
             };
@@ -74,33 +76,30 @@ impl NewsDesk {
 async fn tell(
     holdings: &Holdings,
     file: FileId,
-    first: ChunkSet,
+    mut told: ChunkSet,
+    mut bell: watch::Receiver<()>,
     sender: &mpsc::Sender<Message>,
     listeners: &AtomicUsize,
 ) -> Option<ServeError> {
-    let mut bell = holdings.listen(file);
     let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
-    let mut told = first;
     sender.send(message(true, &told)).await.ok()?;
     let mut quiet_until = Instant::now() + gathering(listeners.load(Ordering::Relaxed));
-    loop {
+    while !told.is_full() {
+        bell.changed().await.ok()?;
+        sleep_until(quiet_until).await;
+        // What came meanwhile goes with it.
         bell.borrow_and_update();
         let Some(held) = holdings.chunks_of(file) else { return Some(ReadError::UnknownFile(file).into()) };
         let (more, fewer) = (held.difference(&told), told.difference(&held));
-        if !more.is_empty() || !fewer.is_empty() {
-            sleep_until(quiet_until).await;
-            // What came meanwhile goes with it.
-            let held = holdings.chunks_of(file).unwrap_or(held);
-            let (more, fewer) = (held.difference(&told), told.difference(&held));
-            let news = if fewer.is_empty() { message(false, &more) } else { message(true, &held) };
-            sender.send(news).await.ok()?;
-            (told, quiet_until) = (held, Instant::now() + gathering(listeners.load(Ordering::Relaxed)));
-        }
-        if told.is_full() {
-            return None;
-        }
-        bell.changed().await.ok()?;
+        let news = match (more.is_empty(), fewer.is_empty()) {
+            (true, true) => continue,
+            (false, true) => message(false, &more),
+            (_, false) => message(true, &held),
+        };
+        sender.send(news).await.ok()?;
+        (told, quiet_until) = (held, Instant::now() + gathering(listeners.load(Ordering::Relaxed)));
     }
+    None
 }
 
 #[cfg(test)]

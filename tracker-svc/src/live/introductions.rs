@@ -83,6 +83,8 @@ pub struct Telling {
     pub begins: bool,
     /// What became of these peers.
     pub peers: Vec<(PeerId, Link)>,
+    /// There is nothing more to tell now.
+    pub is_all: bool,
 }
 
 /// How a watcher stands to a peer.
@@ -201,24 +203,18 @@ impl Introductions {
         let id = self.watching.get(&serial)?;
         let watching = self.members.get_mut(id)?.watch.as_mut()?;
         let begins = !std::mem::replace(&mut watching.is_begun, true);
-        let untold: Vec<PeerId> = watching.untold.iter().take(most).copied().collect();
+        let untold: Vec<PeerId> = std::iter::from_fn(|| watching.untold.pop_first()).take(most).collect();
         if untold.is_empty() && !begins {
             return None;
         }
-        watching.untold.retain(|peer| !untold.contains(peer));
+        let is_all = watching.untold.is_empty();
         let links = &self.members[id].links;
         let link = |peer: &PeerId| match self.members.get(peer) {
             None => Link::Gone,
             Some(_) if !links.contains(peer) => Link::Parted,
             Some(member) => Link::Linked(member.watch.as_ref().map(|watching| watching.peer.clone())),
         };
-        Some(Telling { begins, peers: untold.iter().map(|peer| (*peer, link(peer))).collect() })
-    }
-
-    /// Whether a watch has more to tell.
-    pub fn has_more(&self, serial: u64) -> bool {
-        let member = self.watching.get(&serial).and_then(|peer| self.members.get(peer));
-        member.and_then(|member| member.watch.as_ref()).is_some_and(|watching| !watching.untold.is_empty())
+        Some(Telling { begins, peers: untold.iter().map(|peer| (*peer, link(peer))).collect(), is_all })
     }
 
     fn wanted(&self, peer: PeerId) -> usize {

@@ -100,7 +100,7 @@ impl Swarm {
 
     /// Every peer that holds some of the file.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.holders.iter().map(|member| member.peer.id())
+        self.infos().map(PeerInfo::id)
     }
 
     /// The same, as others know them.

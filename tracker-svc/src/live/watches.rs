@@ -194,7 +194,7 @@ impl LiveSwarm {
         let count = self.swarm.file().layout.chunk_count();
         let most = MESSAGE_BUDGET / (INTRODUCTION + count.get() as usize / 8);
         let introductions = self.introductions.as_mut()?;
-        let Telling { begins, peers } = introductions.next_telling(serial, most.max(1))?;
+        let Telling { begins, peers, is_all } = introductions.next_telling(serial, most.max(1))?;
         let changes = peers.into_iter().filter_map(|(peer, link)| match link {
             Link::Gone => Some(HolderChange::Gone(peer)),
             Link::Parted => Some(HolderChange::Parted(peer)),
@@ -205,6 +205,6 @@ impl LiveSwarm {
             }
         });
         let changes = changes.collect();
-        Some(HolderChanges { reset: begins, changes, synced: !introductions.has_more(serial), introduces: true })
+        Some(HolderChanges { reset: begins, changes, synced: is_all, introduces: true })
     }
 }
