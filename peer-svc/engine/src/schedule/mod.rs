@@ -2,8 +2,8 @@
 //!
 //! Events go in (which holder has what, how a fetch ended), fetches come out. The daemon drives it with tokio,
 //! tests drive it with a virtual clock. The policy and its measurements are in the swarm engine's
-//! design: rarest first with random ties, a random holder among the least loaded, few streams per
-//! holder, a second copy only at the very end.
+//! design: rarest first with random ties, a random holder among the least loaded, the only source where no other holder
+//! has room, few streams per holder, a second copy only at the very end.
 //!
 //! What holds at all times (the tests of this module check each line under random events):
 //! - no more fetches run than [`Limits`] allows, whole and per holder;
@@ -14,6 +14,7 @@
 //!   among those that some available holder has;
 //! - a chunk is in flight at most twice, at two holders, and the second copy is asked for only when
 //!   every chunk that some holder has is already requested;
+//! - the only holder of the whole file is asked for a chunk only where no other available holder has it;
 //! - each missing chunk is either waiting in the rarity order or in flight;
 //! - what a fetch may bring in place of its chunk is told in `binding.rs`.
 //!

@@ -108,6 +108,13 @@ impl Model {
         self.held.iter().filter(able).map(|(&holder, _)| holder).collect()
     }
 
+    /// Whether it is the only holder of the whole file. One that came to have all of it chunk by chunk is not taken for one.
+    fn is_only_source(&self, holder: PeerId) -> bool {
+        let holders = &self.bench.scheduler.holders;
+        let key = holders.find(holder).expect("it is known");
+        holders.seeds() == 1 && matches!(holders.get(key).held, Held::All)
+    }
+
     fn tell(&mut self, holder: u8, chunks: &ChunkSet) {
         let denied = self.denied.iter().filter(|(denied, _)| *denied == peer(holder)).map(|&(_, chunk)| chunk);
         let mut chunks = chunks.clone();
@@ -128,7 +135,8 @@ impl Model {
         let able = self.able(fetch.chunk);
         assert!(!self.stored.contains(fetch.chunk), "stored already");
         assert!(able.contains(&fetch.holder.id()), "{} is not able", fetch.holder.id());
-        let least = able.iter().map(|&holder| self.load(holder)).min();
+        let others: Vec<_> = able.iter().filter(|&&holder| !self.is_only_source(holder)).copied().collect();
+        let least = if others.is_empty() { &able } else { &others }.iter().map(|&holder| self.load(holder)).min();
         if waiting.contains(&fetch.chunk) {
             let begun: Vec<_> = waiting.iter().filter(|&chunk| self.begun.contains(chunk)).copied().collect();
             let is_begun = begun.contains(&fetch.chunk);
@@ -136,6 +144,7 @@ impl Model {
             let rarest = waiting.iter().filter(|&&chunk| !self.able(chunk).is_empty()).map(|&chunk| self.rarity(chunk));
             assert!(is_begun || rarest.min() == Some(self.rarity(fetch.chunk)), "not the rarest");
             assert_eq!(least, Some(self.load(fetch.holder.id())), "not the least loaded");
+            assert!(others.is_empty() || !self.is_only_source(fetch.holder.id()), "the only source is not spared");
         } else {
             assert!(waiting.iter().all(|&chunk| self.rarity(chunk) == 0), "a copy before the endgame");
             assert_eq!(self.copies(fetch.chunk), 1, "a third copy");
@@ -154,10 +163,7 @@ impl Model {
     }
 
     fn check_alternatives(&self, fetch: &Fetch, waiting: &[ChunkIndex]) {
-        // A holder that came to have all of it chunk by chunk is not taken for one of the whole file.
-        let holders = &self.bench.scheduler.holders;
-        let key = holders.find(fetch.holder.id()).expect("it is known");
-        let sole = holders.seeds() == 1 && matches!(holders.get(key).held, Held::All);
+        let sole = self.is_only_source(fetch.holder.id());
         if !waiting.contains(&fetch.chunk) || !sole || self.begun.contains(&fetch.chunk) {
             assert_eq!(fetch.alternatives, [], "nothing to choose");
             return;
