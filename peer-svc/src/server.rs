@@ -255,9 +255,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         downlink: Default::default(),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
-    let news = NewsDesk::new(holdings.clone(), stop.clone());
     let slots = config.upload_slots.into();
     let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), slots, pace::SENDING, limits.up.clone()));
+    let news = NewsDesk::new(holdings.clone(), uploads.idle(), stop.clone());
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
     transfers.restore().map_err(BindError::state)?;

@@ -19,6 +19,7 @@
 //! | [`rate`] | which bytes go at which moment under a limit |
 //! | [`priority`] | which of several downloads goes first |
 //! | [`turns`] | which job reads and hashes next |
+//! | [`telling`] | when a peer tells its neighbours what it has got |
 //! | [`uplink`] | how many upload slots the uplink carries |
 //! | [`callers`] | how long a download waits for its callers, and when it ends because they left |
 //! | [`limiting`] | what limits a download, and what limited it |
@@ -57,6 +58,7 @@ pub mod seek;
 pub mod senders;
 pub mod slots;
 pub mod streams;
+pub mod telling;
 pub mod turns;
 pub mod uplink;
 pub mod waiting;

@@ -36,16 +36,6 @@ pub const MOST: usize = 64;
 /// Between attempts to listen: it may only just begin its download, or it is gone and the tracker does not know yet.
 const LISTEN: Limits = Limits { first: Duration::from_millis(200), max: Duration::from_secs(10) };
 
-/// News of chunks is gathered this long, for each peer that it is told to: a message costs both ends some 50 µs.
-const GATHER_EACH: Duration = Duration::from_millis(4);
-
-/// How long after the last news the next one is told, to so many peers. The first is told at once. A neighbour that hears
-/// of a chunk later than about a chunk's time asks others for what it could have from here.
-pub fn gathering(listeners: usize) -> Duration {
-    let each = GATHER_EACH.saturating_mul(u32::try_from(listeners).unwrap_or(u32::MAX));
-    each.clamp(Duration::from_millis(20), Duration::from_millis(200))
-}
-
 /// Something to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {

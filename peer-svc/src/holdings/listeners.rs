@@ -32,12 +32,13 @@ impl Holdings {
         self.lock().bells.listen(id)
     }
 
-    /// The chunks that are held of some content, under any name; nothing if it is not known here.
-    pub(crate) fn chunks_of(&self, id: FileId) -> Option<ChunkSet> {
+    /// The chunks that are held of some content, under any name, and the bytes of one; nothing if it is not known here.
+    pub(crate) fn chunks_of(&self, id: FileId) -> Option<(ChunkSet, u32)> {
         let inner = self.lock();
         let mut entries = inner.by_id.get(&id)?.iter().filter_map(|name| inner.files.get(name));
-        let mut chunks = entries.next()?.chunks.clone();
+        let first = entries.next()?;
+        let (mut chunks, size) = (first.chunks.clone(), first.manifest.layout().chunk_size());
         entries.for_each(|entry| chunks.union_with(&entry.chunks));
-        Some(chunks)
+        Some((chunks, size))
     }
 }

@@ -39,7 +39,11 @@ use drizzle_proto::{
     limits::MAX_ALTERNATIVES,
     wire,
 };
-use tokio::{runtime::Handle, sync::mpsc, task::JoinError};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::JoinError,
+};
 use tonic::{Status, metadata::MetadataValue};
 
 use self::{
@@ -144,6 +148,7 @@ pub(crate) struct Uploads {
     holdings: Arc<Holdings>,
     lanes: Arc<Lanes>,
     slots: Arc<Mutex<Slots>>,
+    idle: watch::Sender<bool>,
     /// All that is sent goes through it.
     gate: Arc<Gate<Requester>>,
     choices: Choices,
@@ -195,6 +200,7 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
 #[derive(Debug)]
 struct Slot {
     slots: Arc<Mutex<Slots>>,
+    idle: watch::Sender<bool>,
     requester: Requester,
     grant: Option<Grant>,
 }
@@ -209,9 +215,17 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(grant) = self.grant.take() {
-            lock(&self.slots).release(grant);
+            let mut slots = lock(&self.slots);
+            slots.release(grant);
+            note_idle(&slots, &self.idle);
         }
     }
+}
+
+/// Tells whether no slot is taken. Under the lock of the slots, so that what is told last is so.
+fn note_idle(slots: &Slots, idle: &watch::Sender<bool>) {
+    let is_idle = slots.taken() == 0;
+    idle.send_if_modified(|told| std::mem::replace(told, is_idle) != is_idle);
 }
 
 /// No change of the slots can panic half-way.
@@ -232,12 +246,18 @@ impl Uploads {
             holdings,
             lanes,
             slots: Arc::new(Mutex::new(Slots::new(slots))),
+            idle: watch::Sender::new(true),
             gate,
             choices: Choices::default(),
             limits,
             sent: Arc::default(),
             readers: Mutex::default(),
         }
+    }
+
+    /// Whether no slot is taken, as it changes.
+    pub(crate) fn idle(&self) -> watch::Receiver<bool> {
+        self.idle.subscribe()
     }
 
     /// How many slots there are and are taken, and what was sent.
@@ -264,7 +284,10 @@ impl Uploads {
         let answer = slots.ask(requester, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
         match answer {
-            Answer::Granted(grant) => Ok(Slot { slots: self.slots.clone(), requester, grant: Some(grant) }),
+            Answer::Granted(grant) => {
+                note_idle(&slots, &self.idle);
+                Ok(Slot { slots: self.slots.clone(), idle: self.idle.clone(), requester, grant: Some(grant) })
+            }
             Answer::Busy => Err(ServeError::Busy(slots.count())),
         }
     }

@@ -1,11 +1,11 @@
-//! Tells another peer which chunks of a file are held here, as they come.
+//! Tells another peer which chunks of a file are held here, as they come. When is decided by [`drizzle_engine::telling`].
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use drizzle_engine::neighbours::gathering;
+use drizzle_engine::telling::News;
 use drizzle_proto::{ChunkSet, FileId, wire};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,6 +26,8 @@ const MOST: usize = 1024;
 pub(crate) struct NewsDesk {
     holdings: Arc<Holdings>,
     listeners: Arc<AtomicUsize>,
+    /// Whether no upload slot is taken.
+    idle: watch::Receiver<bool>,
     stop: CancellationToken,
 }
 
@@ -41,9 +43,9 @@ impl Drop for Listener {
 type Message = Result<wire::WatchChunksResponse, Status>;
 
 impl NewsDesk {
-    /// Tells of these holdings until the daemon stops.
-    pub(crate) fn new(holdings: Arc<Holdings>, stop: CancellationToken) -> Self {
-        Self { holdings, listeners: Arc::default(), stop }
+    /// Tells of these holdings until the daemon stops, the sooner while it uploads nothing.
+    pub(crate) fn new(holdings: Arc<Holdings>, idle: watch::Receiver<bool>, stop: CancellationToken) -> Self {
+        Self { holdings, listeners: Arc::default(), idle, stop }
     }
 
     /// The messages for one peer, from a task that ends with the stream, with the file, or when the daemon stops.
@@ -54,12 +56,14 @@ impl NewsDesk {
         }
         // In this order no chunk comes unheard between the two.
         let bell = self.holdings.listen(file);
-        let held = self.holdings.chunks_of(file).ok_or(ReadError::UnknownFile(file))?;
+        let (held, _) = self.holdings.chunks_of(file).ok_or(ReadError::UnknownFile(file))?;
         let (sender, messages) = mpsc::channel(1);
-        let (holdings, stop) = (self.holdings.clone(), self.stop.clone());
+        let (desk, stop) = (self.clone(), self.stop.clone());
         tokio::spawn(async move {
+            // Counted for as long as it listens.
+            let _listener = listener;
             let end = tokio::select! {
-                end = tell(&holdings, file, held, bell, &sender, &listener.0) => end,
+                end = desk.tell(file, held, bell, &sender) => end,
                 () = stop.cancelled() => Some(ServeError::Stopping),
                 () = sender.closed() => None,
             };
@@ -72,34 +76,65 @@ impl NewsDesk {
     }
 }
 
-/// Tells until every chunk is held, or none is any more: then why.
-async fn tell(
-    holdings: &Holdings,
-    file: FileId,
-    mut told: ChunkSet,
-    mut bell: watch::Receiver<()>,
-    sender: &mpsc::Sender<Message>,
-    listeners: &AtomicUsize,
-) -> Option<ServeError> {
-    let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
-    sender.send(message(true, &told)).await.ok()?;
-    let mut quiet_until = Instant::now() + gathering(listeners.load(Ordering::Relaxed));
-    while !told.is_full() {
-        bell.changed().await.ok()?;
-        sleep_until(quiet_until).await;
-        // What came meanwhile goes with it.
-        bell.borrow_and_update();
-        let Some(held) = holdings.chunks_of(file) else { return Some(ReadError::UnknownFile(file).into()) };
-        let (more, fewer) = (held.difference(&told), told.difference(&held));
-        let news = match (more.is_empty(), fewer.is_empty()) {
-            (true, true) => continue,
-            (false, true) => message(false, &more),
-            (_, false) => message(true, &held),
-        };
-        sender.send(news).await.ok()?;
-        (told, quiet_until) = (held, Instant::now() + gathering(listeners.load(Ordering::Relaxed)));
+impl NewsDesk {
+    /// Tells until every chunk is held, or none is any more: then why.
+    async fn tell(
+        mut self,
+        file: FileId,
+        mut told: ChunkSet,
+        mut bell: watch::Receiver<()>,
+        sender: &mpsc::Sender<Message>,
+    ) -> Option<ServeError> {
+        let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
+        sender.send(message(true, &told)).await.ok()?;
+        let mut told_at = Instant::now();
+        while !told.is_full() {
+            bell.changed().await.ok()?;
+            // However much there will be, it is not told sooner; nothing is looked at until then.
+            let plenty = News { listeners: self.listeners(), bytes: u64::MAX, is_last: true };
+            self.pause(plenty, told_at).await;
+            loop {
+                bell.borrow_and_update();
+                let Some((held, chunk_size)) = self.holdings.chunks_of(file) else {
+                    return Some(ReadError::UnknownFile(file).into());
+                };
+                let (more, fewer) = (held.difference(&told), told.difference(&held));
+                let bytes = u64::from(more.len()) * u64::from(chunk_size);
+                let news = News { listeners: self.listeners(), bytes, is_last: held.is_full() };
+                let message = match (more.is_empty(), fewer.is_empty()) {
+                    (true, true) => break,
+                    (false, true) => {
+                        tokio::select! {
+                            () = self.pause(news, told_at) => message(false, &more),
+                            more = bell.changed() => {
+                                more.ok()?;
+                                continue;
+                            }
+                        }
+                    }
+                    (_, false) => message(true, &held),
+                };
+                sender.send(message).await.ok()?;
+                (told, told_at) = (held, Instant::now());
+                break;
+            }
+        }
+        None
     }
-    None
+
+    fn listeners(&self) -> usize {
+        self.listeners.load(Ordering::Relaxed)
+    }
+
+    /// Until this news is to be told.
+    async fn pause(&mut self, news: News, told_at: Instant) {
+        let idle = async { self.idle.wait_for(|idle| *idle).await.is_ok() };
+        tokio::select! {
+            biased;
+            () = sleep_until(told_at + news.pause(false)) => {}
+            _ = idle => sleep_until(told_at + news.pause(true)).await,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -115,12 +150,14 @@ mod tests {
         write::{PartialFile, StoredChunk},
     };
 
-    /// A desk, what it tells of, and a partial file there with these chunks.
-    fn desk(first: &str) -> (NewsDesk, Arc<Holdings>, Manifest) {
+    /// A desk, what it tells of, a partial file there with these chunks, and whether the peer is idle.
+    fn desk(first: &str, is_idle: bool) -> (NewsDesk, Arc<Holdings>, Manifest, watch::Sender<bool>) {
         let (holdings, manifest) = (Arc::new(Holdings::default()), content(1).1);
         let partial = Arc::new(PartialFile::at("/partial".as_ref(), manifest.clone(), Disk::default()));
         holdings.insert_partial(name(), partial, set(&manifest, first));
-        (NewsDesk::new(holdings.clone(), CancellationToken::new()), holdings, manifest)
+        let idle = watch::Sender::new(is_idle);
+        let desk = NewsDesk::new(holdings.clone(), idle.subscribe(), CancellationToken::new());
+        (desk, holdings, manifest, idle)
     }
 
     fn name() -> FileName {
@@ -143,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_told_and_then_what_comes_until_all_is_there() {
-        let (desk, holdings, manifest) = desk("1");
+        let (desk, holdings, manifest, _idle) = desk("1", true);
         let mut stream = desk.open(manifest.id()).unwrap();
         assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
         holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)));
@@ -158,9 +195,26 @@ mod tests {
         assert_eq!(desk.listeners.load(Ordering::Relaxed), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_peer_gathers_small_news_and_an_idle_one_does_not() {
+        let (desk, holdings, manifest, idle) = desk("1", false);
+        let (mut stream, _other) = (desk.open(manifest.id()).unwrap(), desk.open(manifest.id()).unwrap());
+        assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
+        let news = |is_last| News { listeners: 2, bytes: 1 << 14, is_last };
+        let began = Instant::now();
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)));
+        assert_eq!(next(&mut stream).await, (false, "0".to_owned()));
+        assert!(began.elapsed() >= news(false).pause(false));
+        let told_at = Instant::now();
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)));
+        idle.send_replace(true);
+        assert_eq!(next(&mut stream).await, (false, "2".to_owned()));
+        assert!(told_at.elapsed() < news(true).pause(false));
+    }
+
     #[tokio::test]
     async fn a_file_that_is_not_held_is_not_found_also_in_the_middle() {
-        let (desk, holdings, manifest) = desk("1");
+        let (desk, holdings, manifest, _idle) = desk("1", true);
         let other = content(2).1.id();
         assert_eq!(Status::from(desk.open(other).unwrap_err()).code(), Code::NotFound);
         let mut stream = desk.open(manifest.id()).unwrap();
@@ -172,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_listen() {
-        let (desk, _, manifest) = desk("1");
+        let (desk, _, manifest, _idle) = desk("1", true);
         let open = || desk.open(manifest.id());
         let streams: Vec<_> = (0..MOST).map(|_| open().unwrap()).collect();
         assert_eq!(Status::from(open().unwrap_err()).code(), Code::ResourceExhausted);
@@ -186,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn listeners_are_told_that_the_daemon_stops() {
-        let (desk, _, manifest) = desk("1");
+        let (desk, _, manifest, _idle) = desk("1", true);
         let mut stream = desk.open(manifest.id()).unwrap();
         next(&mut stream).await;
         desk.stop.cancel();

@@ -3,7 +3,10 @@
 
 use std::rc::Rc;
 
-use drizzle_engine::neighbours::{Silence, Step, gathering};
+use drizzle_engine::{
+    neighbours::{Silence, Step},
+    telling::News,
+};
 use drizzle_proto::{
     ChunkSet,
     holder::{ChunkNews, HolderChanges},
@@ -109,14 +112,21 @@ impl World {
         self.clock.plan(at, Event::Silent { peer: to, file: nth(file), from, silence });
     }
 
-    /// When a peer that has news tells its neighbours.
+    /// When a peer that has news tells its neighbours: the more there is, and the less it serves, the sooner.
     pub(super) fn plan_telling(&mut self, peer: u32, file: usize) {
-        let now = self.clock.now();
-        let share = &mut self.peers[peer as usize].shares[file];
-        let by_engine = gathering(share.listeners.len()).as_secs_f64() * 1000.0;
-        let gather = millis(self.options.news.unwrap_or(by_engine));
-        if share.tells_at.is_none() {
-            let at = share.told_at.map_or(now, |told| now.max(told + gather));
+        let (now, chunk) = (self.clock.now(), u64::from(self.files[file].manifest.layout().chunk_size()));
+        let peer_state = &mut self.peers[peer as usize];
+        let is_idle = peer_state.slots.taken() == 0;
+        let share = &mut peer_state.shares[file];
+        let unsaid = u64::from(share.unsaid.len());
+        if unsaid == 0 {
+            return;
+        }
+        let news = News { listeners: share.listeners.len(), bytes: unsaid * chunk, is_last: share.held.is_full() };
+        let by_engine = news.pause(is_idle).as_secs_f64() * 1000.0;
+        let pause = millis(self.options.news.unwrap_or(by_engine));
+        let at = share.told_at.map_or(now, |told| now.max(told + pause));
+        if share.tells_at.is_none_or(|planned| at < planned) {
             share.tells_at = Some(at);
             self.clock.plan(at, Event::Tell { peer, file: nth(file) });
         }
@@ -124,7 +134,8 @@ impl World {
 
     /// A peer tells its neighbours what is new.
     pub(super) fn tell(&mut self, peer: u32, file: usize) {
-        if !self.peers[peer as usize].alive {
+        let state = &self.peers[peer as usize];
+        if !state.alive || state.shares[file].tells_at != Some(self.clock.now()) {
             return;
         }
         let (now, empty) = (self.clock.now(), ChunkSet::empty(self.files[file].count()));

@@ -167,7 +167,9 @@ impl World {
     fn free_slot(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         if let Some(grant) = transfer.grant.take() {
-            self.peers[transfer.from as usize].slots.release(grant);
+            let (from, file) = (transfer.from, transfer.file);
+            self.peers[from as usize].slots.release(grant);
+            self.plan_telling(from, file);
         }
     }
 

@@ -176,6 +176,17 @@ fn the_load_is_spread_over_the_holders() {
 }
 
 #[test]
+fn the_only_source_is_spared_while_another_holder_has_room() {
+    let asked_of_source = |in_flight| {
+        let most = some(100, 0..99);
+        let mut bench = Bench::new(100, limits(in_flight, 4), &[(1, full(100)), (2, most.clone()), (3, most)]);
+        bench.all().iter().filter(|fetch| fetch.holder.id() == peer(1)).count()
+    };
+    assert_eq!(asked_of_source(8), 1, "for what nobody else has");
+    assert_eq!(asked_of_source(16), 4, "for what the others have no room for, too");
+}
+
+#[test]
 fn a_busy_holder_is_not_polled() {
     let mut bench = Bench::new(100, limits(8, 4), &[(1, full(100))]);
     let running = bench.all();
