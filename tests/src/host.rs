@@ -19,6 +19,29 @@ pub struct Host {
     name: String,
 }
 
+/// What a link does, in the words of `tc`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// Bits a second, such as `1mbit`.
+    pub rate: &'a str,
+    /// Bytes that pass at once, such as `4kb`.
+    pub burst: &'a str,
+    /// How much waits before it, as time, such as `400ms`; the rest is lost.
+    pub queue: &'a str,
+}
+
+impl<'a> Shape<'a> {
+    /// A slow line with a long queue before it, as consumers have.
+    pub fn slow(rate: &'a str) -> Self {
+        Self { rate, burst: "4kb", queue: "400ms" }
+    }
+
+    /// A line with a short queue before it, as in a data centre.
+    pub fn fast(rate: &'a str) -> Self {
+        Self { rate, burst: "80kb", queue: "50ms" }
+    }
+}
+
 impl Host {
     /// A host with only a loopback interface. `hosts` are the lines of its `/etc/hosts`. `None` if this process may
     /// not make namespaces; the test that wants one then has nothing to test.
@@ -70,20 +93,27 @@ impl Host {
         self.run(&["sysctl", "-qw", setting]);
     }
 
-    /// Lets so much through what leaves by this interface, in the words of `tc`, such as `1mbit`; a queue of 400 ms
-    /// stands before it. `false`, once said why, if this kernel cannot.
+    /// Lets so much through what leaves by this interface. `false`, once said why, if this kernel cannot.
     ///
     /// # Panics
     /// If there is no `ip`.
     #[must_use]
-    pub fn slow_down(&self, interface: &str, rate: &str) -> bool {
-        let shape = ["qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, "burst", "4kb", "latency", "400ms"];
+    pub fn shape(&self, interface: &str, Shape { rate, burst, queue }: Shape<'_>) -> bool {
+        let shape = ["qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, "burst", burst, "latency", queue];
         let output = Command::new("ip").args(["netns", "exec", &self.name, "tc"]).args(shape).output();
         let output = output.expect("ip starts");
         if !output.status.success() {
             skipped(format_args!("tc says {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
         output.status.success()
+    }
+
+    /// Bytes that went out by this interface, with all headers.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn sent(&self, interface: &str) -> u64 {
+        self.counted(interface, "tx_bytes")
     }
 
     /// Bytes that came in by this interface, without the headers of Ethernet, IPv4 and TCP.
@@ -93,11 +123,13 @@ impl Host {
     pub fn came_in(&self, interface: &str) -> u64 {
         /// With TCP's timestamps.
         const HEADERS: u64 = 14 + 20 + 32;
-        let count = |what: &str| -> u64 {
-            let text = self.run(&["cat", &format!("/sys/class/net/{interface}/statistics/{what}")]);
-            text.trim().parse().expect("a number")
-        };
-        count("rx_bytes").saturating_sub(count("rx_packets") * HEADERS)
+        let packets = self.counted(interface, "rx_packets");
+        self.counted(interface, "rx_bytes").saturating_sub(packets * HEADERS)
+    }
+
+    fn counted(&self, interface: &str, what: &str) -> u64 {
+        let text = self.run(&["cat", &format!("/sys/class/net/{interface}/statistics/{what}")]);
+        text.trim().parse().expect("a number")
     }
 
     /// Runs a command in it; its output.

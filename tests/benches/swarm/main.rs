@@ -4,6 +4,9 @@
 //! | module | gives |
 //! |---|---|
 //! | [`swarm`] | one source, one or many downloaders: daemons of their own for each run |
+//! | [`shaped`] | a sweep of swarms over slow links, each peer on a host of its own |
+//! | [`fleet`] | what the tracker needs for a thousand peers |
+//! | [`decisions`] | what a decision of the engine costs |
 //! | [`scale`] | what the same machine does without Drizzle: hashing, and a plain copy over TCP |
 //! | [`machine`] | what it ran on |
 //!
@@ -12,13 +15,16 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is the answer, progress goes beside it")]
 
+mod decisions;
+mod fleet;
 mod machine;
 mod scale;
+mod shaped;
 mod swarm;
 
 use std::{env, fs, path::Path, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use drizzle_tests::content::random;
 
 /// Binary megabytes.
@@ -26,8 +32,10 @@ const MIB: u64 = 1 << 20;
 
 /// Measures Drizzle on this machine and prints a table in Markdown.
 #[derive(Debug, Parser)]
-#[command(name = "tests/bench")]
+#[command(name = "tests/bench", args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Size of the file, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     size: u64,
@@ -43,6 +51,14 @@ struct Options {
     /// What cargo says to a benchmark
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What is measured in place of the pace over loopback.
+#[derive(Debug, Subcommand)]
+enum What {
+    Swarm(shaped::Sweep),
+    Tracker(fleet::Fleet),
+    Decisions(decisions::Decisions),
 }
 
 /// One measurement.
@@ -63,6 +79,16 @@ struct Sample {
 #[tokio::main]
 async fn main() {
     let options = Options::parse();
+    if let Some(what) = options.what {
+        let table = match what {
+            What::Swarm(sweep) => sweep.measure().await,
+            What::Tracker(fleet) => Some(fleet.measure().await),
+            What::Decisions(decisions) => Some(decisions.measure()),
+        };
+        // Why not was said.
+        print!("{}", table.unwrap_or_else(|| std::process::exit(1)));
+        return;
+    }
     // `cargo test --all-targets` starts benchmarks too, to see that they start.
     if !options.bench {
         return;
@@ -147,11 +173,11 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-fn sorted(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Vec<f64> {
+fn sorted<T>(samples: &[T], of: impl Fn(&T) -> f64) -> Vec<f64> {
     sorted_some(samples, |sample| Some(of(sample)))
 }
 
-fn sorted_some(samples: &[Sample], of: impl Fn(&Sample) -> Option<f64>) -> Vec<f64> {
+fn sorted_some<T>(samples: &[T], of: impl Fn(&T) -> Option<f64>) -> Vec<f64> {
     let mut values: Vec<f64> = samples.iter().filter_map(of).collect();
     values.sort_by(f64::total_cmp);
     values

@@ -2,7 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use drizzle_tests::{Place, content::random, host::Host, process::Process};
+use drizzle_tests::{
+    Place,
+    content::random,
+    host::{Host, Shape},
+    process::Process,
+};
 use rustix::process::Signal;
 
 const CHUNK: u32 = 256 << 10;
@@ -23,7 +28,7 @@ impl SlowLink {
         let addresses: Vec<String> = (1..=holders + 1).map(|n| format!("10.9.0.{n}/24")).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let (switch, hosts) = Host::network(&addresses, &["127.0.0.1 localhost"])?;
-        if !switch.slow_down(&format!("port{holders}"), rate) {
+        if !switch.shape(&format!("port{holders}"), Shape::slow(rate)) {
             return None;
         }
         let (place, bytes) = (Place::new(), random(1, size as usize));

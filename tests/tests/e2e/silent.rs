@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_tests::{Cluster, Content, FakePeer, Manner, Place, content::random, host::Host, until};
+use drizzle_tests::{
+    Cluster, Content, FakePeer, Manner, Place,
+    content::random,
+    host::{Host, Shape},
+    until,
+};
 
 const CHUNKS: u32 = 32;
 
@@ -88,7 +93,7 @@ async fn a_receiver_that_hardly_reads_does_not_hold_up_another_one_of_the_same_s
     let Some((switch, hosts)) = Host::network(&addresses, &["127.0.0.1 localhost"]) else { return };
     let [source, slow, fast] = &hosts[..] else { unreachable!("one host for each address") };
     // A chunk takes it a minute.
-    if !switch.slow_down("port1", "1mbit") {
+    if !switch.shape("port1", Shape::slow("1mbit")) {
         return;
     }
     let place = Place::new();
