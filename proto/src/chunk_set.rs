@@ -159,7 +159,7 @@ impl ChunkSet {
     /// The chunks in the set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
         let count = self.count;
-        (0u32..).zip(&self.words).flat_map(move |(at, &word)| {
+        (0u32..).zip(&self.words).filter(|(_, word)| **word != 0).flat_map(move |(at, &word)| {
             let mut rest = word;
             std::iter::from_fn(move || {
                 let bit = (rest != 0).then(|| rest.trailing_zeros())?;

@@ -202,7 +202,7 @@ impl Holders {
                 return;
             }
             Held::Part(old) if !chunks.is_full() => {
-                self.gain(key, &chunks.difference(&old), order);
+                chunks.difference(&old).iter().for_each(|chunk| self.gain(key, chunk, order));
                 self.lose(&old.difference(&chunks), order);
                 self.all[key].held = Held::Part(chunks);
             }
@@ -218,7 +218,7 @@ impl Holders {
                     self.all[key].bound = 0;
                     self.all[key].held = Held::All;
                 } else {
-                    self.gain(key, &chunks, order);
+                    chunks.iter().for_each(|chunk| self.gain(key, chunk, order));
                     self.all[key].held = Held::Part(chunks);
                 }
             }
@@ -232,12 +232,12 @@ impl Holders {
             Held::All => self.all[key].held = Held::All,
             Held::Nothing => self.set(key, chunks.clone(), order),
             Held::Part(mut held) => {
-                let mut new = chunks.difference(&held);
-                for &denied in &self.all[key].denied {
-                    new.remove(denied);
+                // News is small against the file: nothing is done for what it does not tell.
+                for chunk in chunks.iter() {
+                    if !self.all[key].denied.contains(&chunk) && held.insert(chunk) {
+                        self.gain(key, chunk, order);
+                    }
                 }
-                self.gain(key, &new, order);
-                held.union_with(&new);
                 self.all[key].held = Held::Part(held);
                 self.place(key);
             }
@@ -277,13 +277,11 @@ impl Holders {
         }
     }
 
-    fn gain(&mut self, key: Key, chunks: &ChunkSet, order: &mut RarityOrder) {
-        for chunk in chunks.iter() {
-            order.raise(chunk);
-            if order.is_waiting(chunk) {
-                let bound = &mut self.all[key].bound;
-                *bound = order.rarity(chunk).min(*bound);
-            }
+    fn gain(&mut self, key: Key, chunk: ChunkIndex, order: &mut RarityOrder) {
+        order.raise(chunk);
+        if order.is_waiting(chunk) {
+            let bound = &mut self.all[key].bound;
+            *bound = order.rarity(chunk).min(*bound);
         }
     }
 
