@@ -72,9 +72,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For chunks of so many bytes: of small ones twice as many as of large ones, which hide the round trips between them.
+    /// For chunks of so many bytes: of small ones thrice as many as of large ones, which hide the round trips between them.
+    /// (With 16 of 64 KiB, 16 peers at 12.5 Mbit/s took 1.13 times the bound, with 24 of them 1.11, with 32 1.12.)
     pub fn for_chunks_of(size: u32) -> Self {
-        let in_flight = (IN_FLIGHT / size.max(1)).clamp(8, 16) as usize;
+        let in_flight = (IN_FLIGHT / size.max(1)).clamp(8, 24) as usize;
         Self { in_flight, per_holder: in_flight / 2 }
     }
 }
