@@ -74,9 +74,7 @@ impl NewsDesk {
         });
         Ok(ReceiverStream::new(messages))
     }
-}
 
-impl NewsDesk {
     /// Tells until every chunk is held, or none is any more: then why.
     async fn tell(
         mut self,
@@ -106,8 +104,8 @@ impl NewsDesk {
                     (false, true) => {
                         tokio::select! {
                             () = self.pause(news, told_at) => message(false, &more),
-                            more = bell.changed() => {
-                                more.ok()?;
+                            rung = bell.changed() => {
+                                rung.ok()?;
                                 continue;
                             }
                         }

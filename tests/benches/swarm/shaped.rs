@@ -33,10 +33,10 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [8, 16], value_parser = parse_peers)]
     peers: Vec<usize>,
     /// Rate of each link, each way, in Mbit/s
-    #[arg(long, value_name = "MBIT", default_value_t = 25.0)]
+    #[arg(long, value_name = "MBIT", default_value_t = 25.0, value_parser = parse_rate)]
     rate: f64,
     /// Uplink of the source, in Mbit/s; as the others if not given
-    #[arg(long, value_name = "MBIT")]
+    #[arg(long, value_name = "MBIT", value_parser = parse_rate)]
     source: Option<f64>,
     /// Size of the file, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
@@ -51,6 +51,13 @@ pub(crate) struct Sweep {
 
 fn parse_peers(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|peers| (1..=MOST).contains(peers)).ok_or_else(|| format!("give 1 to {MOST} downloaders"))
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (0.1..=10_000.0).contains(rate))
+        .ok_or_else(|| "give 0.1 to 10000 Mbit/s".to_owned())
 }
 
 /// One distribution.

@@ -31,4 +31,5 @@ mod shutdown;
 mod silent;
 mod sizes;
 mod state;
+mod swarm;
 mod unwritable;
