@@ -245,6 +245,7 @@ mod tests {
         sync::mpsc::{Receiver, Sender, channel},
     };
 
+    use drizzle_engine::priority::Priority;
     use drizzle_proto::{ChunkSet, Manifest};
 
     use super::{
@@ -280,7 +281,8 @@ mod tests {
     /// A download of which every chunk is written.
     fn complete(context: &Context, data: &[u8], manifest: &Manifest) -> (Job, Prepared) {
         let job = Job { destination: Some(Destination::Named), ..job(manifest) };
-        let prepared = prepare(context, &job, &Broadcast::default(), &CancellationToken::new()).unwrap();
+        let prepared =
+            prepare(context, &job, Priority::Normal, &Broadcast::default(), &CancellationToken::new()).unwrap();
         for chunk in 0..3 {
             prepared.partial.write(&verified(data, manifest, chunk)).unwrap();
         }

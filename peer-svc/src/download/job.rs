@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use drizzle_engine::meter::Downlink;
+use drizzle_engine::{meter::Downlink, priority::Priority};
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient};
 use tokio::sync::{Semaphore, watch};
 
@@ -79,7 +79,7 @@ pub(crate) struct Job {
 
 impl Job {
     /// What is noted of it, so that it goes on after a restart.
-    pub(super) fn order(&self) -> Order {
+    pub(super) fn order(&self, priority: Priority) -> Order {
         let ranges = || self.wanted.ranges().iter().collect();
         Order {
             chunks: self.destination.is_none().then(ranges),
@@ -88,6 +88,7 @@ impl Job {
                 Some(Destination::Named) | None => None,
             },
             timeout_millis: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+            priority,
         }
     }
 

@@ -90,7 +90,10 @@ pub(crate) async fn run(
     let start = Instant::now();
     let prepared = loop {
         let (here, job, events, token) = (context.clone(), job.clone(), events.clone(), cancel.clone());
-        let prepare = move || prepare::prepare(&here, &job, &events, &token);
+        let prepare = {
+            let rank = rank.clone();
+            move || prepare::prepare(&here, &job, rank.priority(), &events, &token)
+        };
         let prepared = context.lanes.hashing.run(prepare).await;
         let shortage = match &prepared {
             Ok(Err(Failure::Storage(error))) => Shortage::of_io(error),

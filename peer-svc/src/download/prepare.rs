@@ -7,6 +7,7 @@
 
 use std::{fs::File, io, path::Path, sync::Arc};
 
+use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkSet, FileName, Manifest};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(
     context: &Context,
     job: &Job,
+    priority: Priority,
     events: &Broadcast,
     cancel: &CancellationToken,
 ) -> Result<Prepared, Failure> {
@@ -54,7 +56,7 @@ pub(super) fn prepare(
     let place = Place { journal, partials, cancel, tell: &tell };
     let Opened { partial, file, recorded } = place.open(name, manifest, destination.as_deref().map(folder_above))?;
     let partial = Arc::new(partial);
-    journal.put_order(name, &job.order()).map_err(Failure::Journal)?;
+    journal.put_order(name, &job.order(priority)).map_err(Failure::Journal)?;
     let unproved = recorded;
     let mut stored = unproved.clone();
     copy_local(context, job, &partial, &mut stored, cancel).map_err(|error| Failure::storage(&partial, error))?;
@@ -170,7 +172,7 @@ mod tests {
     }
 
     fn begin(context: &Context, job: &Job) -> Result<Prepared, Failure> {
-        prepare(context, job, &Broadcast::default(), &CancellationToken::new())
+        prepare(context, job, Priority::Normal, &Broadcast::default(), &CancellationToken::new())
     }
 
     fn ranges(chunks: &ChunkSet) -> String {

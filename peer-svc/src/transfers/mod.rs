@@ -122,7 +122,7 @@ impl Transfers {
             (None, None) => Some(Destination::Named),
         };
         self.until_cancelled(&name).await;
-        if let Some(events) = Self::join(&self.lock(), &request, destination.as_ref())? {
+        if let Some(events) = self.join(&self.lock(), &request, destination.as_ref())? {
             return Ok(events);
         }
         let manifest = self.context.tracker.clone().manifest(&name).await;
@@ -163,6 +163,7 @@ impl Transfers {
 
     /// The events of the download of that name, if one runs and does what is asked for.
     fn join(
+        &self,
         running: &BTreeMap<FileName, Arc<Underway>>,
         request: &Request,
         destination: Option<&Destination>,
@@ -172,8 +173,21 @@ impl Transfers {
         if job.destination.as_ref() != destination || job.wanted != wanted(&job.manifest, request)? {
             return Err(StartError::Conflict { name: request.name.clone(), to: transfer.to() });
         }
-        transfer.rank.raise(request.priority);
+        if request.priority > transfer.rank.priority() {
+            transfer.rank.raise(request.priority);
+            self.note_priority(request.name.clone(), request.priority);
+        }
         Ok(Some(transfer.follow(request.caller.clone(), request.timeout)))
+    }
+
+    /// A download that goes on after a restart is as urgent then.
+    fn note_priority(&self, name: FileName, priority: Priority) {
+        let journal = self.context.sharer.journal.clone();
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = journal.raise_order(&name, priority) {
+                tracing::warn!(%name, %error, "cannot record a higher priority; after a restart the download has its old one");
+            }
+        });
     }
 
     fn begin(self: &Arc<Self>, job: Job, request: &Request) -> Result<Subscription, StartError> {
@@ -182,7 +196,7 @@ impl Transfers {
             return Err(StartError::Stopping);
         }
         // Another caller may have been faster while the destination was looked at.
-        if let Some(events) = Self::join(&running, request, job.destination.as_ref())? {
+        if let Some(events) = self.join(&running, request, job.destination.as_ref())? {
             return Ok(events);
         }
         let transfer = self.spawn(&mut running, job, request.priority, Duration::ZERO);
@@ -254,7 +268,7 @@ impl Transfers {
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), JournalError> {
         let Sharer { journal, partials, .. } = &*self.context.sharer;
         for (name, order) in journal.orders()? {
-            let record = journal.partial(&name)?;
+            let (record, priority) = (journal.partial(&name)?, order.priority);
             let is_whole = record.as_ref().is_some_and(|record| partials.is_whole(record).unwrap_or(false));
             let job = record.and_then(|record| Job::noted(name.clone(), record.manifest, order, self.next_seed()));
             let Some(job) = job else {
@@ -265,17 +279,17 @@ impl Transfers {
             tracing::info!(%name, "goes on with an unfinished download");
             if is_whole {
                 let least = job.timeout;
-                self.spawn(&mut self.lock(), job, Priority::Normal, least);
+                self.spawn(&mut self.lock(), job, priority, least);
             } else {
                 // Without its data it may have been put in place just before the crash.
                 let this = self.clone();
-                self.tasks.spawn(async move { this.look_and_resume(job).await });
+                self.tasks.spawn(async move { this.look_and_resume(job, priority).await });
             }
         }
         Ok(())
     }
 
-    async fn look_and_resume(self: Arc<Self>, job: Job) {
+    async fn look_and_resume(self: Arc<Self>, job: Job, priority: Priority) {
         let (this, name) = (self.clone(), job.name.clone());
         let looked = tokio::task::spawn_blocking(move || this.look(&job).map(|place| (job, place))).await;
         match looked.map_err(of_task).and_then(|looked| looked) {
@@ -283,7 +297,7 @@ impl Transfers {
             Ok((job, Place::Free)) => {
                 let (mut running, least) = (self.lock(), job.timeout);
                 if !running.contains_key(&name) && !self.stop.is_cancelled() {
-                    self.spawn(&mut running, job, Priority::Normal, least);
+                    self.spawn(&mut running, job, priority, least);
                 }
             }
             Err(error) => {

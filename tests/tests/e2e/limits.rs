@@ -187,3 +187,24 @@ async fn a_second_caller_raises_the_priority_and_none_lowers_it() {
         caller.ended().await.expect(0);
     }
 }
+
+#[tokio::test]
+async fn a_download_that_goes_on_after_a_restart_is_as_urgent_as_it_was() {
+    let (_cluster, source, mut peer) = pair(&[], &["--down", "16KiB/s"]).await;
+    let files = [("A", "low", Priority::Low), ("B", "high", Priority::High), ("C", "normal", Priority::High)];
+    let mut callers = Vec::new();
+    for (n, (name, asked, _)) in (1..).zip(files) {
+        source.share(&Content::small_chunks(name, n, 8 * MIB / SMALL_CHUNK as usize)).await;
+        let mut caller = peer.start_cli(["download", name, "--priority", asked]);
+        caller.until("the begin", |events| !events.is_empty()).await;
+        callers.push(caller);
+    }
+    // It is raised while it runs.
+    let mut other = peer.start_cli(["download", "C", "--priority", "high"]);
+    other.until("the begin", |events| !events.is_empty()).await;
+    assert_eq!(peer.daemon.terminate().await, 0);
+    peer.restart().await;
+    for (name, _, expected) in files {
+        assert_eq!(until("it goes on", async || priority(&peer, name).await).await, expected, "{name}");
+    }
+}

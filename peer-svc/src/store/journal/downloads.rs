@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkSet, FileId, FileName, Manifest};
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
@@ -83,8 +84,23 @@ impl Journal {
     /// Notes what a download that runs was asked to do. Its record must be there.
     pub(crate) fn put_order(&self, name: &FileName, order: &Order) -> Result<(), JournalError> {
         self.change(|write| {
-            let value = postcard::to_stdvec(order).map_err(|_| damaged("order"))?;
+            let value = order.write().ok_or_else(|| damaged("order"))?;
             write.open_table(ORDERS)?.insert(name.as_str(), &value[..])?;
+            Ok(())
+        })
+    }
+
+    /// A download that was noted is more urgent than it was. Nothing if it has ended.
+    pub(crate) fn raise_order(&self, name: &FileName, priority: Priority) -> Result<(), JournalError> {
+        self.change(|write| {
+            let mut orders = write.open_table(ORDERS)?;
+            let noted = orders.get(name.as_str())?.map(|value| Order::read(value.value()));
+            if let Some(noted) = noted {
+                let order = noted.ok_or_else(|| damaged("order"))?;
+                let order = Order { priority: order.priority.max(priority), ..order };
+                let value = order.write().ok_or_else(|| damaged("order"))?;
+                orders.insert(name.as_str(), &value[..])?;
+            }
             Ok(())
         })
     }
@@ -104,7 +120,7 @@ impl Journal {
 
     /// What the downloads were asked to do that ran when this journal was used last.
     pub(crate) fn orders(&self) -> Result<Vec<(FileName, Order)>, JournalError> {
-        self.rows(ORDERS, |order| postcard::from_bytes(order).map_err(|_| damaged("order")))
+        self.rows(ORDERS, |order| Order::read(order).ok_or_else(|| damaged("order")))
     }
 
     /// Paths of data that no download needs.

@@ -2,10 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkSet, Digest, FileId, FileName, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::store::stamp::Stamp;
+
+/// Priorities as they are written.
+const LOW: u8 = 0;
+const NORMAL: u8 = 1;
+const HIGH: u8 = 2;
 
 /// A file that was hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +56,31 @@ pub(crate) struct Order {
     pub(crate) output: Option<PathBuf>,
     /// Without progress for this long it gives up.
     pub(crate) timeout_millis: u64,
+    /// How urgent it is: a byte of its own after the rest, which records of earlier versions lack.
+    #[serde(skip)]
+    pub(crate) priority: Priority,
+}
+
+impl Order {
+    pub(super) fn write(&self) -> Option<Vec<u8>> {
+        let mut value = postcard::to_stdvec(self).ok()?;
+        value.push(match self.priority {
+            Priority::Low => LOW,
+            Priority::Normal => NORMAL,
+            Priority::High => HIGH,
+        });
+        Some(value)
+    }
+
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        let (order, rest): (Self, _) = postcard::take_from_bytes(value).ok()?;
+        let priority = match rest {
+            [LOW] => Priority::Low,
+            [HIGH] => Priority::High,
+            _ => Priority::Normal,
+        };
+        Some(Self { priority, ..order })
+    }
 }
 
 /// An unfinished download whose record ended.

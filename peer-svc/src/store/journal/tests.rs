@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkSet, Digest, Layout, Manifest};
 
 use super::{
@@ -108,7 +109,8 @@ fn data_beside_a_destination_is_a_leftover_once_no_download_needs_it() {
 fn what_a_download_was_asked_to_do_is_known_until_it_ends() {
     let folder = tempfile::tempdir().unwrap();
     let (name, manifest) = (FileName::new("a").unwrap(), manifest(2));
-    let order = Order { chunks: Some(vec![(0, 1)]), output: Some("/x/a".into()), timeout_millis: 7 };
+    let order =
+        Order { chunks: Some(vec![(0, 1)]), output: Some("/x/a".into()), timeout_millis: 7, priority: Priority::Low };
     {
         let journal = open(folder.path()).unwrap();
         journal.begin_partial(&name, &manifest, None).unwrap();
@@ -116,11 +118,25 @@ fn what_a_download_was_asked_to_do_is_known_until_it_ends() {
     }
     let journal = open(folder.path()).unwrap();
     assert_eq!(journal.orders().unwrap(), [(name.clone(), order.clone())]);
+    for (asked, expected) in [(Priority::High, Priority::High), (Priority::Normal, Priority::High)] {
+        journal.raise_order(&name, asked).unwrap();
+        assert_eq!(journal.orders().unwrap(), [(name.clone(), Order { priority: expected, ..order.clone() })]);
+    }
     journal.forget_order(&name).unwrap();
-    assert_eq!(journal.orders().unwrap(), []);
+    journal.raise_order(&name, Priority::High).unwrap();
+    assert_eq!(journal.orders().unwrap(), [], "one that ended does not come back");
     journal.put_order(&name, &order).unwrap();
     journal.forget_partial(&name).unwrap();
     assert_eq!(journal.orders().unwrap(), [], "it goes with the record");
+}
+
+#[test]
+fn what_an_earlier_version_noted_is_of_normal_priority() {
+    let order = Order { chunks: None, output: None, timeout_millis: 7, priority: Priority::High };
+    let mut value = order.write().unwrap();
+    assert_eq!(Order::read(&value), Some(order.clone()));
+    value.pop();
+    assert_eq!(Order::read(&value), Some(Order { priority: Priority::Normal, ..order }));
 }
 
 #[test]
