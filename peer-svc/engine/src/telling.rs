@@ -1,11 +1,11 @@
 //! When a peer tells its neighbours which chunks it has got.
 //!
 //! A chunk that is known of can be passed on, so news is told soon; but a message costs both ends some 50 µs and
-//! [`MESSAGE`] bytes on the wire, whatever it tells, and goes to every neighbour. So the first news is told at once, and
+//! `MESSAGE` bytes on the wire, whatever it tells, and goes to every neighbour. So the first news is told at once, and
 //! what comes after it is gathered:
-//! - for [`EACH`] a listener, while this peer is idle: nothing keeps its uplink busy, and what it has got may change that;
-//! - for [`EACH_IF_BUSY`] a listener otherwise, as others can have what they know of meanwhile;
-//! - and for [`LITTLE`] if there is so little of it that telling it costs more than a [`SHARE`]th of its bytes. (Small chunks
+//! - for `EACH` a listener, while this peer is idle: nothing keeps its uplink busy, and what it has got may change that;
+//! - for `EACH_IF_BUSY` a listener otherwise, as others can have what they know of meanwhile;
+//! - and for `LITTLE` if there is so little of it that telling it costs more than a `SHARE`th of its bytes. (Small chunks
 //!   over slow links, told nearly one by one to 15 neighbours, took 4 % of the links.)
 
 use std::{ops::RangeInclusive, time::Duration};
