@@ -1,11 +1,11 @@
 //! Runs of `peer-cli --json`: their events as they come, and how they ended.
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{process::Process, until};
+use crate::{process::Process, until, wait::DEADLINE};
 
 /// A `peer-cli` that may still run.
 #[derive(Debug)]
@@ -85,8 +85,13 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub async fn ended(mut self) -> Run {
-        let code = self.process.ended().await;
+    pub async fn ended(self) -> Run {
+        self.ended_within(DEADLINE).await
+    }
+
+    /// The same, for a command that may take so long.
+    pub async fn ended_within(mut self, deadline: Duration) -> Run {
+        let code = self.process.ended_within(deadline).await;
         Run { code, events: parse(&self.process.stdout()), stderr: self.process.stderr() }
     }
 

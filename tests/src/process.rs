@@ -19,7 +19,10 @@ use rustix::{
     process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open},
 };
 
-use crate::{binaries, until};
+use crate::{
+    binaries,
+    wait::{DEADLINE, until_within},
+};
 
 /// Lines of each log that a failing test shows.
 const SHOWN: usize = 60;
@@ -178,8 +181,13 @@ impl Process {
 
     /// Waits for the end; the exit code.
     pub async fn ended(&mut self) -> i32 {
+        self.ended_within(DEADLINE).await
+    }
+
+    /// The same, for a process that may take so long.
+    pub async fn ended_within(&mut self, deadline: Duration) -> i32 {
         let what = format!("the end of {}", self.name);
-        until(&what, async || self.exit_code()).await
+        until_within(deadline, &what, async || self.exit_code()).await
     }
 
     /// Sends a signal to the process, if it still runs.

@@ -12,13 +12,21 @@ const INTERVAL: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// After [`DEADLINE`], saying `what` did not come about.
-pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, what, condition).await
+}
+
+/// [`until`] with a deadline of its own, for what takes long by itself.
+///
+/// # Panics
+/// After it, saying `what` did not come about.
+pub async fn until_within<T>(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = condition().await {
             return answer;
         }
-        assert!(begun.elapsed() < DEADLINE, "waited {} s in vain: {what}", DEADLINE.as_secs());
+        assert!(begun.elapsed() < deadline, "waited {} s in vain: {what}", deadline.as_secs());
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -16,6 +16,7 @@ use drizzle_tests::{
     host::{Host, Shape},
     process::Process,
     sim::bound::{Supply, fluid},
+    wait::DEADLINE,
 };
 use tokio::task::{JoinSet, LocalSet};
 
@@ -155,11 +156,11 @@ impl Sweep {
 
         let cpu = || daemons.iter().chain([&tracker]).map(Process::cpu_time).sum();
         let (before, sent): (Duration, u64) = (cpu(), hosts[1].sent("eth0"));
-        let begun = Instant::now();
+        let (begun, deadline) = (Instant::now(), DEADLINE.max(Duration::from_secs_f64(10.0 * self.bound(peers))));
         let (local, mut downloads) = (LocalSet::new(), JoinSet::new());
         for host in &hosts[2..] {
             let download = host.cli(&["download", "file"], &place.logs());
-            downloads.spawn_local_on(seconds_until_ended(download, begun), &local);
+            downloads.spawn_local_on(seconds_until_ended(download, begun, deadline), &local);
         }
         let mut ended = local.run_until(downloads.join_all()).await;
         let (elapsed, after) = (begun.elapsed(), cpu());
@@ -176,8 +177,8 @@ impl Sweep {
     }
 }
 
-async fn seconds_until_ended(download: Running, begun: Instant) -> f64 {
-    download.ended().await.expect(0);
+async fn seconds_until_ended(download: Running, begun: Instant, deadline: Duration) -> f64 {
+    download.ended_within(deadline).await.expect(0);
     begun.elapsed().as_secs_f64()
 }
 
