@@ -157,6 +157,13 @@ impl Host {
         Some((switch, members))
     }
 
+    /// A network of so many hosts, `10.9.0.1` and on.
+    pub fn numbered(count: usize) -> Option<(Self, Vec<Self>)> {
+        let addresses: Vec<String> = (1..=count).map(|n| format!("10.9.0.{n}/24")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        Self::network(&addresses, &["127.0.0.1 localhost"])
+    }
+
     fn inside(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }

@@ -131,9 +131,7 @@ impl Sweep {
     #[allow(clippy::cast_precision_loss, reason = "figures for a person")]
     async fn distribute(&self, peers: usize) -> Option<Distribution> {
         // The tracker, the source, and the downloaders.
-        let addresses: Vec<String> = (1..=peers + 2).map(|n| format!("10.9.0.{n}/24")).collect();
-        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let (switch, hosts) = Host::network(&addresses, &["127.0.0.1 localhost"])?;
+        let (switch, hosts) = Host::numbered(peers + 2)?;
         for (n, host) in hosts.iter().enumerate().skip(1) {
             let up = if n == 1 { self.source.unwrap_or(self.rate) } else { self.rate };
             let shaped =

@@ -25,9 +25,7 @@ struct SlowLink {
 impl SlowLink {
     /// For a file of so many bytes. `None` if this machine cannot have it.
     async fn start(rate: &str, holders: usize, size: u32, chunk_size: u32) -> Option<Self> {
-        let addresses: Vec<String> = (1..=holders + 1).map(|n| format!("10.9.0.{n}/24")).collect();
-        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let (switch, hosts) = Host::network(&addresses, &["127.0.0.1 localhost"])?;
+        let (switch, hosts) = Host::numbered(holders + 1)?;
         if !switch.shape(&format!("port{holders}"), Shape::slow(rate)) {
             return None;
         }
