@@ -319,6 +319,25 @@ pub const PEER_ID_TRAILER: &str = "drizzle-peer-id";
 /// In the trailers of NOT_FOUND if the file was held and is no longer there: see `peer.proto`.
 pub const GONE_TRAILER: &str = "drizzle-gone";
 
+/// What is asked of a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct ChunkWish<'a> {
+    /// The content.
+    pub file: FileId,
+    /// What is wanted of it.
+    pub chunk: crate::ChunkIndex,
+    /// What would do as well, with an offset of 0; at most [`MAX_ALTERNATIVES`](crate::limits::MAX_ALTERNATIVES).
+    pub alternatives: &'a [crate::ChunkIndex],
+    /// Bytes of the chunk that are here already.
+    pub offset: u32,
+    /// The peer that asks.
+    pub requester: PeerId,
+    /// The peer that is meant, and no other at its address.
+    pub holder: PeerId,
+    /// Chunks that come to the requester at present, if it says so.
+    pub receiving: Option<u32>,
+}
+
 /// Asks one other peer for chunks. Cheap to clone; connects when first used.
 #[derive(Debug, Clone)]
 pub struct PeerClient {
@@ -338,21 +357,21 @@ impl PeerClient {
         self.meter.read()
     }
 
-    /// Streams a chunk from `offset` (bytes) on, from `holder` and no other peer; or, with an offset of 0, one of its
-    /// alternatives, at most [`MAX_ALTERNATIVES`](crate::limits::MAX_ALTERNATIVES), which the first message then names. The bytes are as untrusted as their sender; the caller
-    /// bounds the wait for each message.
+    /// Streams a chunk, or one of its alternatives, which the first message then names. The bytes are as untrusted as
+    /// their sender; the caller bounds the wait for each message.
     pub async fn fetch_chunk(
         &mut self,
-        file: FileId,
-        chunk: crate::ChunkIndex,
-        alternatives: &[crate::ChunkIndex],
-        offset: u32,
-        requester: PeerId,
-        holder: PeerId,
+        wish: ChunkWish<'_>,
     ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
-        let (file_id, requester, holder) = (file.to_string(), requester.to_string(), holder.to_string());
-        let alternatives = alternatives.iter().map(|chunk| chunk.get()).collect();
-        let request = wire::FetchChunkRequest { file_id, chunk: chunk.get(), offset, requester, holder, alternatives };
+        let request = wire::FetchChunkRequest {
+            file_id: wish.file.to_string(),
+            chunk: wish.chunk.get(),
+            offset: wish.offset,
+            requester: wish.requester.to_string(),
+            holder: wish.holder.to_string(),
+            alternatives: wish.alternatives.iter().map(|chunk| chunk.get()).collect(),
+            receiving: wish.receiving,
+        };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`schedule`] | what to fetch next, from which holder, and which holders to avoid |
 //! | [`slots`] | which requests get an upload slot |
+//! | [`need`] | how many slots there are for a requester |
 //! | [`binding`] | which chunk a source sends, where it may choose |
 //! | [`pace`] | when a stream has stalled or drips, on either end |
 //! | [`advertise`] | at which of its addresses other peers are to reach this one |
@@ -48,6 +49,7 @@ pub mod limiting;
 pub mod locality;
 pub mod memory;
 pub mod meter;
+mod need;
 pub mod neighbours;
 pub mod pace;
 pub mod priority;

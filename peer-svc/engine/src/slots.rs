@@ -6,8 +6,8 @@
 //! [`crate::uplink`]. A stream that runs is never ended for another one, whose receiver would throw away what came.
 //!
 //! What holds at all times (each line has a property test):
-//! - what requesters hold up to their fair share takes no more than all slots; the fair share is the slots divided by
-//!   the requesters that hold or want one, rounded up;
+//! - what requesters hold up to their fair share takes no more than all slots, or what [`crate::need`] makes of them for
+//!   the one that asks; the fair share is the slots divided by the requesters that hold or want one, rounded up;
 //! - so a requester alone may have every slot, and one that comes then is served at once beside it: what the first
 //!   one holds beyond its share does not count, and it gets no more before it is back within it;
 //! - no more grants are out than [`Slots::most`];
@@ -29,7 +29,7 @@ use std::{
 
 use drizzle_proto::{PeerId, RateLimit};
 
-use crate::uplink::Uplink;
+use crate::{need::Need, uplink::Uplink};
 
 /// A refused requester counts as waiting for this long: twice the longest pause after which it asks again.
 pub const MEMORY: Duration = Duration::from_secs(1);
@@ -47,6 +47,7 @@ pub type Requester = Option<PeerId>;
 #[derive(Debug)]
 pub struct Slots {
     uplink: Uplink,
+    need: Need,
     most: usize,
     /// Grants that are out, by requester; none is 0.
     held: BTreeMap<Requester, usize>,
@@ -78,7 +79,8 @@ impl Slots {
         let count = count.max(1);
         let most = Self::most(count);
         let (uplink, held) = (Uplink::new(count, most), BTreeMap::new());
-        Self { uplink, most, held, refused: BTreeMap::new(), served: BTreeMap::new() }
+        let need = Need::default();
+        Self { uplink, need, most, held, refused: BTreeMap::new(), served: BTreeMap::new() }
     }
 
     /// No more than this is sent from now on. Streams that run go on.
@@ -116,8 +118,8 @@ impl Slots {
         self.waiting(now).any(|other| other != requester)
     }
 
-    /// A request. Every grant must be released.
-    pub fn ask(&mut self, requester: Requester, now: Instant) -> Answer {
+    /// A request of a peer to which so many chunks come at present, if it says so. Every grant must be released.
+    pub fn ask(&mut self, requester: Requester, receiving: Option<u32>, now: Instant) -> Answer {
         self.refused.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
         self.uplink.look(now);
         let held = self.held.get(&requester).copied().unwrap_or(0);
@@ -128,8 +130,12 @@ impl Slots {
             true => self.held.values().map(|held| share.min(*held)).sum(),
             false => self.taken(),
         };
-        let is_free = counted + self.served_longer_ago(requester) < self.count() && self.taken() < self.most;
-        if is_free && (within_share || !self.others_wait(requester, now)) {
+        let others_wait = self.others_wait(requester, now);
+        // In turn, each gets its chunk, whatever it needs.
+        let receiving = receiving.filter(|_| !self.uplink.is_slow());
+        let slots = self.need.slots(self.count(), receiving, others_wait);
+        let is_free = counted + self.served_longer_ago(requester) < slots && self.taken() < self.most;
+        if is_free && (within_share || !others_wait) {
             self.refused.remove(&requester);
             if self.uplink.is_slow() {
                 remember(&mut self.served, requester, now);
@@ -139,7 +145,7 @@ impl Slots {
             *self.held.entry(requester).or_default() += 1;
             Answer::Granted(Grant { requester })
         } else {
-            if within_share {
+            if within_share && self.taken() >= self.count() {
                 self.uplink.wanted(now);
             }
             self.refuse(requester, now);
@@ -215,76 +221,76 @@ mod tests {
     #[test]
     fn a_lone_requester_may_have_every_slot_and_no_more() {
         let (mut slots, now) = (Slots::new(4), Instant::now());
-        let grants: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
-        assert_eq!(slots.ask(peer(1), now), Answer::Busy, "the fifth is refused");
+        let grants: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), None, now))).collect();
+        assert_eq!(slots.ask(peer(1), None, now), Answer::Busy, "the fifth is refused");
         assert_eq!(slots.taken(), 4);
         for grant in grants {
             slots.release(grant);
         }
         assert_eq!(slots.taken(), 0);
-        let _last = granted(slots.ask(peer(1), now));
+        let _last = granted(slots.ask(peer(1), None, now));
     }
 
     #[test]
     fn no_peer_keeps_every_slot_while_another_one_waits_however_long_its_streams_take() {
         let (mut slots, now) = (Slots::new(4), Instant::now());
-        let mut hog: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
+        let mut hog: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), None, now))).collect();
         // None of its streams ends.
-        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), now))).collect();
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "it has its half");
+        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), None, now))).collect();
+        assert_eq!(slots.ask(peer(2), None, now), Answer::Busy, "it has its half");
         // What it holds beyond its share is not replaced.
         for _ in 0..2 {
             slots.release(hog.pop().unwrap());
-            assert_eq!(slots.ask(peer(1), now), Answer::Busy);
+            assert_eq!(slots.ask(peer(1), None, now), Answer::Busy);
         }
         slots.release(hog.pop().unwrap());
-        hog.push(granted(slots.ask(peer(1), now)));
+        hog.push(granted(slots.ask(peer(1), None, now)));
         assert_eq!((hog.len(), other.len(), slots.taken()), (2, 2, 4));
     }
 
     #[test]
     fn a_slot_that_is_released_goes_to_the_peer_that_waits() {
         let (mut slots, now) = (Slots::new(2), Instant::now());
-        let mut first = vec![granted(slots.ask(peer(1), now))];
-        let _second = granted(slots.ask(peer(2), now));
-        assert_eq!(slots.ask(peer(3), now), Answer::Busy, "each of two peers has its share");
+        let mut first = vec![granted(slots.ask(peer(1), None, now))];
+        let _second = granted(slots.ask(peer(2), None, now));
+        assert_eq!(slots.ask(peer(3), None, now), Answer::Busy, "each of two peers has its share");
         slots.release(first.pop().unwrap());
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "kept for a peer that has none");
-        let _third = granted(slots.ask(peer(3), now));
+        assert_eq!(slots.ask(peer(2), None, now), Answer::Busy, "kept for a peer that has none");
+        let _third = granted(slots.ask(peer(3), None, now));
     }
 
     #[test]
     fn a_peer_that_was_refused_and_went_away_is_forgotten() {
         let (mut slots, now) = (Slots::new(2), Instant::now());
-        let first = granted(slots.ask(peer(1), now));
-        let _second = granted(slots.ask(peer(2), now));
-        assert_eq!(slots.ask(peer(3), now), Answer::Busy);
+        let first = granted(slots.ask(peer(1), None, now));
+        let _second = granted(slots.ask(peer(2), None, now));
+        assert_eq!(slots.ask(peer(3), None, now), Answer::Busy);
         slots.release(first);
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy, "a slot is kept for the one that waits");
-        let _first = granted(slots.ask(peer(2), now + MEMORY));
+        assert_eq!(slots.ask(peer(2), None, now), Answer::Busy, "a slot is kept for the one that waits");
+        let _first = granted(slots.ask(peer(2), None, now + MEMORY));
     }
 
     #[test]
     fn slots_follow_the_uplink_while_slow_receivers_leave_room_in_it() {
         let (mut slots, mut now) = (Slots::new(2), Instant::now());
-        let _slow = [granted(slots.ask(peer(1), now)), granted(slots.ask(peer(2), now))];
+        let _slow = [granted(slots.ask(peer(1), None, now)), granted(slots.ask(peer(2), None, now))];
         let mut fast = None;
         for _ in 0..20 {
             now += MEMORY / 10;
             slots.sent(1000, now);
-            if let Answer::Granted(grant) = slots.ask(peer(3), now) {
+            if let Answer::Granted(grant) = slots.ask(peer(3), None, now) {
                 fast.get_or_insert(grant);
             }
         }
         assert!(fast.is_some(), "a third stream is tried after a window, though each peer has but one");
-        let refused = (0..Slots::most(2) + 1).filter(|_| matches!(slots.ask(peer(4), now), Answer::Busy)).count();
+        let refused = (0..Slots::most(2) + 1).filter(|_| matches!(slots.ask(peer(4), None, now), Answer::Busy)).count();
         assert!(refused > 0, "there is a bound");
     }
 
     #[test]
     fn a_flood_of_requesters_takes_little_memory() {
         let (mut slots, mut now) = (Slots::new(1), Instant::now());
-        let _only = granted(slots.ask(peer(1), now));
+        let _only = granted(slots.ask(peer(1), None, now));
         let stranger = |n: u32| {
             let mut id = [9; 16];
             id[..4].copy_from_slice(&n.to_le_bytes());
@@ -292,22 +298,34 @@ mod tests {
         };
         for n in 0..5_000 {
             now += Duration::from_nanos(1);
-            assert_eq!(slots.ask(stranger(n), now), Answer::Busy);
+            assert_eq!(slots.ask(stranger(n), None, now), Answer::Busy);
             assert!(slots.refused.len() <= REMEMBERED);
         }
         assert!(slots.refused.contains_key(&stranger(4_999)) && !slots.refused.contains_key(&stranger(0)));
     }
 
     #[test]
+    fn a_peer_to_which_little_comes_is_served_beyond_the_slots_and_one_to_which_much_comes_waits_for_others() {
+        let (mut slots, now) = (Slots::new(4), Instant::now());
+        let grants: Vec<_> = (0..4).map(|n| granted(slots.ask(peer(n), Some(8), now))).collect();
+        assert_eq!(slots.ask(peer(8), Some(8), now), Answer::Busy, "as much as usual");
+        let needy = granted(slots.ask(peer(9), Some(0), now));
+        assert_eq!(slots.taken(), 5);
+        grants.into_iter().skip(1).chain([needy]).for_each(|grant| slots.release(grant));
+        assert_eq!(slots.ask(peer(10), Some(64), now), Answer::Busy, "the free slots are for the one that waits");
+        let _next = granted(slots.ask(peer(8), Some(8), now));
+    }
+
+    #[test]
     fn several_downloads_of_one_peer_are_one_requester() {
         let (mut slots, now) = (Slots::new(4), Instant::now());
         // Whichever files they are of: a request has no more than its peer's name.
-        let mut many: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
-        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), now))).collect();
-        assert_eq!(slots.ask(peer(2), now), Answer::Busy);
+        let mut many: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), None, now))).collect();
+        let other: Vec<_> = (0..2).map(|_| granted(slots.ask(peer(2), None, now))).collect();
+        assert_eq!(slots.ask(peer(2), None, now), Answer::Busy);
         (0..3).for_each(|_| slots.release(many.pop().unwrap()));
-        many.push(granted(slots.ask(peer(1), now)));
-        assert_eq!(slots.ask(peer(1), now), Answer::Busy, "half of them, for two peers");
+        many.push(granted(slots.ask(peer(1), None, now)));
+        assert_eq!(slots.ask(peer(1), None, now), Answer::Busy, "half of them, for two peers");
         assert_eq!((many.len(), other.len()), (2, 2));
     }
 
@@ -322,7 +340,7 @@ mod tests {
             for _ in 0..8 {
                 now += every;
                 for n in 0..requesters {
-                    if let Answer::Granted(grant) = slots.ask(peer(n), now) {
+                    if let Answer::Granted(grant) = slots.ask(peer(n), None, now) {
                         out.push((n, grant));
                     }
                 }
@@ -334,7 +352,7 @@ mod tests {
             slots.release(grant);
             got[usize::from(n)] += 1;
             // Nobody is as quick as the one whose chunk has just come.
-            if let Answer::Granted(grant) = slots.ask(peer(n), now) {
+            if let Answer::Granted(grant) = slots.ask(peer(n), None, now) {
                 out.push((n, grant));
             }
         }
@@ -352,14 +370,14 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Event {
-        Ask(u8),
+        Ask(u8, Option<u32>),
         Release(prop::sample::Index),
         Pass(u64),
     }
 
     fn events() -> impl Strategy<Value = Event> {
         prop_oneof![
-            4 => (0u8..12).prop_map(Event::Ask),
+            4 => (0u8..12, prop::option::of(0u32..20)).prop_map(|(peer, receiving)| Event::Ask(peer, receiving)),
             2 => any::<prop::sample::Index>().prop_map(Event::Release),
             1 => (0u64..1500).prop_map(Event::Pass),
         ]
@@ -376,7 +394,7 @@ mod tests {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
                     Event::Release(at) if !grants.is_empty() => slots.release(grants.swap_remove(at.index(grants.len()))),
                     Event::Release(_) => {}
-                    Event::Ask(n) => {
+                    Event::Ask(n, receiving) => {
                         let requester = peer(n);
                         let held = grants.iter().filter(|grant| grant.requester == requester).count();
                         slots.sent(bytes, now);
@@ -385,20 +403,22 @@ mod tests {
                         let competing: BTreeSet<_> =
                             holders.chain(refused.keys().copied()).chain([requester]).collect();
                         let wanted = refused.keys().any(|other| *other != requester);
-                        let answer = slots.ask(requester, now);
+                        let answer = slots.ask(requester, receiving, now);
                         let share = slots.count().div_ceil(competing.len());
                         let others = |other: &Requester| grants.iter().filter(|g| g.requester == *other).count();
                         let within: usize = competing.iter().map(|other| others(other).min(share)).sum();
                         match answer {
                             Answer::Granted(grant) => {
-                                prop_assert!(within < slots.count(), "a slot that was taken was granted");
+                                let most = slots.count() * if receiving.is_some() { 2 } else { 1 };
+                                prop_assert!(within < most, "a slot that was taken was granted");
                                 prop_assert!(!wanted || held < share, "more than a fair share");
                                 refused.remove(&requester);
                                 grants.push(grant);
                             }
                             Answer::Busy => {
                                 let free = within < slots.count() && grants.len() < Slots::most(count);
-                                prop_assert!(!free || held >= share, "refused though there was a slot of its share");
+                                let needs = receiving.is_none() || !wanted;
+                                prop_assert!(!free || !needs || held >= share, "refused though there was a slot of its share");
                                 prop_assert!(wanted || grants.len() >= slots.count(), "refused for no reason");
                                 refused.insert(requester, now);
                             }

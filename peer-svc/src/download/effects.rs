@@ -79,8 +79,8 @@ pub(super) enum Effect {
     Fetch(Fetch),
     /// Give up this fetch; its end needs no report.
     Abort(FetchId),
-    /// Offer this chunk to other peers.
-    Offer(StoredChunk),
+    /// Offer this chunk to other peers; whether it is scarce among them.
+    Offer(StoredChunk, bool),
     /// Stop offering these chunks: they are not what was recorded.
     TakeBack(ChunkSet),
     /// Tell those that watch.

@@ -354,11 +354,11 @@ impl Driver {
                 }
                 self.forget(id);
             }
-            Effect::Offer(stored) => {
+            Effect::Offer(stored, is_scarce) => {
                 let len = partial_len(&self.partial, stored);
                 self.context.downloaded.fetch_add(len, Ordering::Relaxed);
                 if self.offered {
-                    self.context.sharer.holdings.stored(name, stored);
+                    self.context.sharer.holdings.stored(name, stored, is_scarce);
                 }
             }
             Effect::TakeBack(chunks) => {

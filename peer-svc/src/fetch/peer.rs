@@ -13,7 +13,7 @@ use drizzle_engine::{
     pace::{self, Others, Pace, Verdict},
     schedule::{Fetch, Offence},
 };
-use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
+use drizzle_proto::{ChunkIndex, Manifest, client::ChunkWish, limits::MESSAGE_SIZE};
 
 use super::{
     Choice, Gauges,
@@ -76,10 +76,18 @@ impl Connections {
         let offset = begun.verifier().got();
         // The rest of a chunk is no other chunk.
         let alternatives = if offset == 0 { &fetch.alternatives[..] } else { &[] };
-        let mut is_open = true;
+        let mut receiving = None;
         let own = self.own();
         let mut watch = Watch::new(lent, gauges.clone());
-        let begin = lent.0.client.fetch_chunk(manifest.id(), chunk, alternatives, offset, own, peer.id());
+        let begin = lent.0.client.fetch_chunk(ChunkWish {
+            file: manifest.id(),
+            chunk,
+            alternatives,
+            offset,
+            requester: own,
+            holder: peer.id(),
+            receiving: Some(self.receiving()),
+        });
         let answer = watch.over(begin).await?;
         let mut stream = answer.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
         loop {
@@ -89,7 +97,8 @@ impl Connections {
             if len == 0 || len > MESSAGE_SIZE {
                 return Err(FetchError::Offence(Offence::Refused, format!("sent a message of {len} bytes")));
             }
-            if std::mem::take(&mut is_open) {
+            if receiving.is_none() {
+                receiving = Some(self.receive());
                 let sent = chosen(message.chunk, chunk, alternatives)?;
                 if sent != chunk {
                     *begun = parts.begin_anew(manifest, sent, peer.id());
@@ -259,7 +268,9 @@ mod tests {
         let mut client = PeerClient::new(&transport, &address.into()).unwrap();
         let chunk = Layout::new(1, 1 << 14).unwrap().chunk_count().index(0).unwrap();
         let (file, peer) = (FileId::from_digest(Digest::of(b"")), PeerId::from_bytes([1; 16]));
-        let mut stream = client.fetch_chunk(file, chunk, &[], 0, peer, peer).await.unwrap();
+        let (requester, holder) = (peer, peer);
+        let wish = ChunkWish { file, chunk, alternatives: &[], offset: 0, requester, holder, receiving: None };
+        let mut stream = client.fetch_chunk(wish).await.unwrap();
         tokio::spawn(async move {
             while let Ok(Some(_)) = stream.message().await {
                 // Slower than it could: it is only to bring bytes all the time.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -32,6 +32,18 @@ pub(crate) struct Connections {
     /// The address at which it says it is reached.
     standing: watch::Receiver<Standing>,
     pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
+    /// Chunks that come at present, over all of them.
+    receiving: Arc<AtomicU32>,
+}
+
+/// A chunk that comes, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Receiving(Arc<AtomicU32>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One connection to a holder, and how many streams are on it.
@@ -65,11 +77,22 @@ impl Drop for Lent {
 impl Connections {
     /// None yet.
     pub(crate) fn new(transport: Transport, own: Identity, standing: watch::Receiver<Standing>) -> Self {
-        Self { transport, own, standing, pool: Mutex::default() }
+        Self { transport, own, standing, pool: Mutex::default(), receiving: Arc::default() }
     }
 
     pub(super) fn own(&self) -> PeerId {
         self.own.id()
+    }
+
+    /// Chunks that come at present, for all downloads.
+    pub(super) fn receiving(&self) -> u32 {
+        self.receiving.load(Ordering::Relaxed)
+    }
+
+    /// A chunk begins to come.
+    pub(super) fn receive(&self) -> Receiving {
+        self.receiving.fetch_add(1, Ordering::Relaxed);
+        Receiving(self.receiving.clone())
     }
 
     /// The least used connection to a holder, or a new one while there are few.

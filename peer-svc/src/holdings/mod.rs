@@ -40,6 +40,7 @@ pub(crate) use self::{
     counts::Counts,
     lost::{Lost, ReadError},
 };
+pub(crate) use self::listeners::Scarce;
 use self::{listeners::Bells, lost::LostContents};
 use crate::store::{
     calls::Calls,
@@ -197,8 +198,9 @@ impl Holdings {
         self.has_news.notify_one();
     }
 
-    /// Holds one chunk more. Returns whether anything is held under that name (and content) at all.
-    pub(crate) fn stored(&self, name: &FileName, stored: StoredChunk) -> bool {
+    /// Holds one chunk more, which may be scarce among other peers. Returns whether anything is held under that name (and
+    /// content) at all.
+    pub(crate) fn stored(&self, name: &FileName, stored: StoredChunk, is_scarce: bool) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(entry) = inner.files.get_mut(name).filter(|entry| entry.manifest.id() == stored.file()) else {
@@ -208,7 +210,7 @@ impl Holdings {
             let mut one = ChunkSet::empty(entry.chunks.count());
             one.insert(stored.chunk());
             inner.news.held(name, stored.file(), &one, false);
-            inner.bells.ring(stored.file());
+            inner.bells.stored(stored.file(), is_scarce);
             self.has_news.notify_one();
         }
         true

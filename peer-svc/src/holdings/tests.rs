@@ -184,6 +184,6 @@ fn chunks_that_were_taken_back_are_not_served() {
     holdings.take_back(&name(), manifest.id(), &ChunkSet::from_ranges(count, &"1".parse().unwrap()).unwrap());
     assert!(holdings.open_chunk(manifest.id(), 0).is_ok());
     assert!(matches!(holdings.open_chunk(manifest.id(), 1), Err(ReadError::NotHeld(1))));
-    assert!(holdings.stored(&name(), StoredChunk::pretend(manifest.id(), count.index(1).unwrap())));
+    assert!(holdings.stored(&name(), StoredChunk::pretend(manifest.id(), count.index(1).unwrap()), false));
     assert!(holdings.open_chunk(manifest.id(), 1).is_ok());
 }

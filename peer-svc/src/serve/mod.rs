@@ -180,6 +180,8 @@ pub(crate) struct ChunkRequest {
     /// Bytes of the chunk that are not wanted.
     pub(crate) offset: u32,
     pub(crate) requester: Requester,
+    /// Chunks that come to it at present, if it says so.
+    pub(crate) receiving: Option<u32>,
 }
 
 impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
@@ -191,8 +193,8 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
         if request.alternatives.len() > MAX_ALTERNATIVES {
             return Err(WireError::Bounds("alternatives"));
         }
-        let wire::FetchChunkRequest { chunk, alternatives, offset, .. } = request;
-        Ok(Self { file, chunk, alternatives, offset, requester })
+        let wire::FetchChunkRequest { chunk, alternatives, offset, receiving, .. } = request;
+        Ok(Self { file, chunk, alternatives, offset, requester, receiving })
     }
 }
 
@@ -278,11 +280,11 @@ impl Uploads {
         slots
     }
 
-    fn take_slot(&self, requester: Requester) -> Result<Slot, ServeError> {
+    fn take_slot(&self, requester: Requester, receiving: Option<u32>) -> Result<Slot, ServeError> {
         self.free_slots_that_hang();
         let mut slots = self.limited();
-        let answer = slots.ask(requester, Instant::now());
-        tracing::trace!(target: "drizzle::decisions", ?requester, ?answer, taken = slots.taken(), "upload slot");
+        let answer = slots.ask(requester, receiving, Instant::now());
+        tracing::trace!(target: "drizzle::decisions", ?requester, receiving, ?answer, taken = slots.taken(), "upload slot");
         match answer {
             Answer::Granted(grant) => {
                 note_idle(&slots, &self.idle);
@@ -307,8 +309,8 @@ impl Uploads {
 
     /// Begins to stream a chunk from an offset to its end.
     pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
-        let ChunkRequest { file, offset, requester, .. } = request;
-        let slot = self.take_slot(requester)?;
+        let ChunkRequest { file, offset, requester, receiving, .. } = request;
+        let slot = self.take_slot(requester, receiving)?;
         let whole = self.holdings.whole(file);
         let choice = whole.map(|count| self.choices.choose(&request, count)).transpose()?;
         let chunk = choice.as_ref().map_or(request.chunk, Choice::chunk);

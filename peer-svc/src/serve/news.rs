@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::ServeError;
-use crate::holdings::{Holdings, ReadError};
+use crate::holdings::{Holdings, ReadError, Scarce};
 
 /// Peers that may listen at once: far more than a peer has neighbours.
 const MOST: usize = 1024;
@@ -80,25 +80,29 @@ impl NewsDesk {
         mut self,
         file: FileId,
         mut told: ChunkSet,
-        mut bell: watch::Receiver<()>,
+        mut bell: watch::Receiver<Scarce>,
         sender: &mpsc::Sender<Message>,
     ) -> Option<ServeError> {
         let message = |reset, chunks: &ChunkSet| Ok(wire::WatchChunksResponse { reset, chunks: Some(chunks.into()) });
         sender.send(message(true, &told)).await.ok()?;
-        let mut told_at = Instant::now();
+        let (mut told_at, mut told_scarce) = (Instant::now(), *bell.borrow());
         while !told.is_full() {
             bell.changed().await.ok()?;
-            // However much there will be, it is not told sooner; nothing is looked at until then.
-            let plenty = News { listeners: self.listeners(), bytes: u64::MAX, is_last: true };
-            self.pause(plenty, told_at).await;
+            // However much there will be, it is not told sooner, unless a scarce chunk comes; nothing is looked at until then.
+            let plenty = News { listeners: self.listeners(), bytes: u64::MAX, is_last: true, is_scarce: false };
+            tokio::select! {
+                () = self.pause(plenty, told_at) => {}
+                scarce = bell.wait_for(|scarce| *scarce > told_scarce) => drop(scarce.ok()?),
+            }
             loop {
-                bell.borrow_and_update();
+                let scarce = *bell.borrow_and_update();
                 let Some((held, chunk_size)) = self.holdings.chunks_of(file) else {
                     return Some(ReadError::UnknownFile(file).into());
                 };
                 let (more, fewer) = (held.difference(&told), told.difference(&held));
                 let bytes = u64::from(more.len()) * u64::from(chunk_size);
-                let news = News { listeners: self.listeners(), bytes, is_last: held.is_full() };
+                let is_scarce = scarce > told_scarce;
+                let news = News { listeners: self.listeners(), bytes, is_last: held.is_full(), is_scarce };
                 let message = match (more.is_empty(), fewer.is_empty()) {
                     (true, true) => break,
                     (false, true) => {
@@ -113,7 +117,7 @@ impl NewsDesk {
                     (_, false) => message(true, &held),
                 };
                 sender.send(message).await.ok()?;
-                (told, told_at) = (held, Instant::now());
+                (told, told_at, told_scarce) = (held, Instant::now(), scarce);
                 break;
             }
         }
@@ -181,13 +185,13 @@ mod tests {
         let (desk, holdings, manifest, _idle) = desk("1", true);
         let mut stream = desk.open(manifest.id()).unwrap();
         assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
-        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)), false);
         assert_eq!(next(&mut stream).await, (false, "0".to_owned()));
         holdings.take_back(&name(), manifest.id(), &set(&manifest, "1"));
         assert_eq!(next(&mut stream).await, (true, "0".to_owned()), "fewer: told anew");
         // Told together, if it is not told at once.
-        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 1)));
-        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 1)), false);
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)), false);
         assert_eq!(next(&mut stream).await, (false, "1-2".to_owned()));
         assert!(stream.next().await.is_none(), "there is nothing more to tell");
         assert_eq!(desk.listeners.load(Ordering::Relaxed), 0);
@@ -198,16 +202,32 @@ mod tests {
         let (desk, holdings, manifest, idle) = desk("1", false);
         let (mut stream, _other) = (desk.open(manifest.id()).unwrap(), desk.open(manifest.id()).unwrap());
         assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
-        let news = |is_last| News { listeners: 2, bytes: 1 << 14, is_last };
+        let news = |is_last| News { listeners: 2, bytes: 1 << 14, is_last, is_scarce: false };
         let began = Instant::now();
-        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)), false);
         assert_eq!(next(&mut stream).await, (false, "0".to_owned()));
         assert!(began.elapsed() >= news(false).pause(false));
         let told_at = Instant::now();
-        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)));
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)), false);
         idle.send_replace(true);
         assert_eq!(next(&mut stream).await, (false, "2".to_owned()));
         assert!(told_at.elapsed() < news(true).pause(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_peer_tells_of_a_scarce_chunk_without_delay_also_while_it_gathers() {
+        let (desk, holdings, manifest, _idle) = desk("1", false);
+        let mut stream = desk.open(manifest.id()).unwrap();
+        assert_eq!(next(&mut stream).await, (true, "1".to_owned()));
+        let began = Instant::now();
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 0)), false);
+        // It waits for more by now.
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        holdings.stored(&name(), StoredChunk::pretend(manifest.id(), index(&manifest, 2)), true);
+        assert_eq!(next(&mut stream).await, (false, "0,2".to_owned()), "with what it had gathered");
+        let news = |is_scarce| News { listeners: 1, bytes: 1 << 15, is_last: true, is_scarce };
+        assert!(began.elapsed() < news(false).pause(false), "{:?}", began.elapsed());
+        assert!(began.elapsed() >= news(true).pause(false));
     }
 
     #[tokio::test]

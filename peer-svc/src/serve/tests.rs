@@ -34,6 +34,7 @@ fn request(file: FileId, requester: u8) -> ChunkRequest {
         alternatives: Vec::new(),
         offset: 0,
         requester: Some(PeerId::from_bytes([requester; 16])),
+        receiving: None,
     }
 }
 

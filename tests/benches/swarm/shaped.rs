@@ -42,6 +42,9 @@ pub(crate) struct Sweep {
     /// Size of the file, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     size: u64,
+    /// Size of a chunk, as `peer-cli share` takes it; by the size of the file if not given
+    #[arg(long, value_name = "SIZE")]
+    chunk_size: Option<String>,
     /// How often everything is measured; the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
@@ -79,7 +82,7 @@ impl Sweep {
         let numbers: Vec<String> = self.peers.iter().map(ToString::to_string).collect();
         let mut text = format!(
             "{}, {}; {}; medians of {} runs (lowest to highest).\n\
-             Made by `tests/bench swarm --peers {} --rate {} --source {source} --size {} --runs {}`.\n\n\
+             Made by `tests/bench swarm --peers {} --rate {} --source {source} --size {}{} --runs {}`.\n\n\
              | downloaders | time over the bound | last over median | copies on the source's link | processors in use |\n\
              |---|---|---|---|---|\n",
             machine::processor(),
@@ -89,6 +92,7 @@ impl Sweep {
             numbers.join(","),
             self.rate,
             self.size,
+            self.chunk_size.iter().map(|size| format!(" --chunk-size {size}")).collect::<String>(),
             self.runs,
         );
         let mut rows = vec![Vec::new(); self.peers.len()];
@@ -150,7 +154,9 @@ impl Sweep {
         let file = place.path("1/file");
         let bytes = usize::try_from(self.size * MIB).expect("a size that fits into memory");
         fs::write(&file, random(self.size, bytes)).expect("the file can be written");
-        place.cli(&hosts[1], &["share", &file]).await.expect(0);
+        let chunk_size = self.chunk_size.iter().flat_map(|size| ["--chunk-size", size]);
+        let share: Vec<&str> = ["share", &file].into_iter().chain(chunk_size).collect();
+        place.cli(&hosts[1], &share).await.expect(0);
 
         let cpu = || daemons.iter().chain([&tracker]).map(Process::cpu_time).sum();
         let (before, sent): (Duration, u64) = (cpu(), hosts[1].sent("eth0"));

@@ -98,6 +98,7 @@ impl World {
         let (id, chunk) = (fetch.id, fetch.chunk);
         self.log.line(self.clock.now(), || format!("p{peer} asks p{from} for {file}:{chunk}"));
         let part = self.part(peer, file, chunk);
+        let receiving = self.links.flows_on(self.peers[peer as usize].down).len();
         let transfer = Transfer {
             file,
             from,
@@ -105,6 +106,7 @@ impl World {
             fetch: id,
             chunk,
             alternatives: fetch.alternatives,
+            receiving: u32::try_from(receiving).unwrap_or(u32::MAX),
             is_counted: false,
             part,
             grant: None,
@@ -215,6 +217,7 @@ impl World {
         share.unsaid.insert(chunk);
         if let Some(download) = &mut share.download {
             download.parts.remove(&chunk);
+            share.is_scarce |= download.scheduler.is_scarce(chunk);
         }
         self.offer(peer, file, chunk);
         self.finish(&transfer, Outcome::Stored);

@@ -122,7 +122,8 @@ impl World {
         if unsaid == 0 {
             return;
         }
-        let news = News { listeners: share.listeners.len(), bytes: unsaid * chunk, is_last: share.held.is_full() };
+        let (is_last, is_scarce) = (share.held.is_full(), share.is_scarce);
+        let news = News { listeners: share.listeners.len(), bytes: unsaid * chunk, is_last, is_scarce };
         let by_engine = news.pause(is_idle).as_secs_f64() * 1000.0;
         let pause = millis(self.options.news.unwrap_or(by_engine));
         let at = share.told_at.map_or(now, |told| now.max(told + pause));
@@ -140,7 +141,7 @@ impl World {
         }
         let (now, empty) = (self.clock.now(), ChunkSet::empty(self.files[file].count()));
         let share = &mut self.peers[peer as usize].shares[file];
-        (share.tells_at, share.told_at) = (None, Some(now));
+        (share.tells_at, share.told_at, share.is_scarce) = (None, Some(now), false);
         let chunks = Rc::new(std::mem::replace(&mut share.unsaid, empty));
         let (is_full, listeners) = (share.held.is_full(), share.listeners.clone());
         for listener in listeners {

@@ -61,8 +61,9 @@ pub struct Options {
     /// Bytes on the wire for each byte of a chunk
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub overhead: f64,
-    /// A slot is free again when no more than this is left of its chunk, in KiB: what the socket has taken
-    #[arg(long, value_name = "KIB", default_value_t = 32.0)]
+    /// A slot is free again when no more than this is left of its chunk, in KiB: what the socket has taken, unsent (32) and
+    /// under way (10 segments)
+    #[arg(long, value_name = "KIB", default_value_t = 48.0)]
     pub unsent: f64,
     /// Rate of each disk, in MB/s; 0 takes no time
     #[arg(long, value_name = "MB", default_value_t = 0.0)]

@@ -81,6 +81,8 @@ pub struct Transfer {
     pub chunk: ChunkIndex,
     /// What the holder may send in its place.
     pub alternatives: Vec<ChunkIndex>,
+    /// Chunks that came to the requester when it asked.
+    pub receiving: u32,
     /// The holder counts it as sent.
     pub is_counted: bool,
     /// What the requester had of it.
@@ -161,6 +163,8 @@ pub struct Share {
     pub listeners: Vec<u32>,
     /// Chunks that these have not heard of.
     pub unsaid: ChunkSet,
+    /// Whether a scarce one is among them.
+    pub is_scarce: bool,
     /// When they are told.
     pub tells_at: Option<Nanos>,
     /// When they were told last.

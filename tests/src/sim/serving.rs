@@ -28,7 +28,7 @@ impl World {
         if !peer.alive {
             return self.refuse(id, from, Refusal::Unreachable);
         }
-        let answer = peer.slots.ask(Some(requester), now);
+        let answer = peer.slots.ask(Some(requester), Some(transfer.receiving), now);
         let taken = peer.slots.taken();
         match answer {
             Answer::Busy => {

@@ -86,6 +86,7 @@ impl World {
                 download: None,
                 listeners: Vec::new(),
                 unsaid: ChunkSet::empty(file.count()),
+                is_scarce: false,
                 tells_at: None,
                 told_at: None,
             });

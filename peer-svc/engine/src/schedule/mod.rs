@@ -62,6 +62,9 @@ pub use self::{
 /// Bytes of small chunks that are fetched at once.
 const IN_FLIGHT: u32 = 2 << 20;
 
+/// A chunk is scarce that so many peers have at most.
+const SCARCE: u32 = 1;
+
 /// How much may run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -341,6 +344,11 @@ impl Scheduler {
     /// The chunks that are not stored yet, in flight or not.
     pub fn missing(&self) -> &ChunkSet {
         &self.missing
+    }
+
+    /// Whether next to no other peer that is known has this chunk; holders of the whole file apart.
+    pub fn is_scarce(&self, chunk: ChunkIndex) -> bool {
+        self.order.rarity(chunk) <= SCARCE
     }
 
     /// Fetches that were started and have not finished, second copies included.

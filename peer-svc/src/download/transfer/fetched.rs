@@ -125,7 +125,7 @@ impl Transfer {
         self.waiting.chunk_stored(now);
         self.shortage = None;
         let peer = fetch.holder.address().clone();
-        effects.push(Effect::Offer(stored));
+        effects.push(Effect::Offer(stored, self.scheduler.is_scarce(stored.chunk())));
         effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));
     }
 }
