@@ -71,7 +71,7 @@ pub struct FakePeer {
     pub address: SocketAddr,
     /// Who it says it is.
     pub id: PeerId,
-    requests: Arc<Mutex<Vec<(u32, u32)>>>,
+    requests: Arc<Mutex<Vec<FetchChunkRequest>>>,
     // Its own, so that the server's every task can be ended at once.
     runtime: Option<Runtime>,
 }
@@ -124,7 +124,7 @@ impl FakePeer {
     /// # Panics
     /// If a request panicked.
     pub fn requests(&self) -> Vec<u32> {
-        self.requests.lock().expect("nobody panics with it").iter().map(|(chunk, _)| *chunk).collect()
+        self.requests.lock().expect("nobody panics with it").iter().map(|request| request.chunk).collect()
     }
 
     /// The offsets from which a chunk was asked for, in order.
@@ -133,7 +133,16 @@ impl FakePeer {
     /// If a request panicked.
     pub fn offsets(&self, chunk: u32) -> Vec<u32> {
         let requests = self.requests.lock().expect("nobody panics with it");
-        requests.iter().filter(|(asked, _)| *asked == chunk).map(|(_, offset)| *offset).collect()
+        requests.iter().filter(|request| request.chunk == chunk).map(|request| request.offset).collect()
+    }
+
+    /// How many chunks came to each requester when it asked, as it said, in order.
+    ///
+    /// # Panics
+    /// If a request panicked, or did not say.
+    pub fn receiving(&self) -> Vec<u32> {
+        let requests = self.requests.lock().expect("nobody panics with it");
+        requests.iter().map(|request| request.receiving.expect("a peer says so")).collect()
     }
 
     /// Forgets the requests so far.
@@ -204,7 +213,7 @@ impl Membership {
 struct Service {
     content: Arc<Content>,
     manner: Manner,
-    requests: Arc<Mutex<Vec<(u32, u32)>>>,
+    requests: Arc<Mutex<Vec<FetchChunkRequest>>>,
 }
 
 type Sender = mpsc::Sender<Result<FetchChunkResponse, Status>>;
@@ -226,8 +235,8 @@ impl peer_server::Peer for Service {
         let request = request.into_inner();
         let is_first = {
             let mut requests = self.requests.lock().expect("nobody panics with it");
-            requests.push((request.chunk, request.offset));
-            requests.iter().filter(|(chunk, _)| *chunk == request.chunk).count() == 1
+            requests.push(request.clone());
+            requests.iter().filter(|other| other.chunk == request.chunk).count() == 1
         };
         if let Manner::Says(code) = self.manner {
             return Err(Status::new(code, "so says the fake"));

@@ -3,6 +3,7 @@
 use drizzle_tests::{
     Cluster, Content, FakePeer, Manner,
     content::{SMALL_CHUNK, files_below},
+    until,
 };
 use tonic::Code;
 
@@ -30,6 +31,23 @@ async fn is_survived_and_named(manner: Manner, offence: &str) {
         "every good chunk is the honest peer's"
     );
     assert!(bad.requests().len() < CHUNKS, "an offender is left alone for a while: {:?}", bad.requests());
+}
+
+/// By that holders know whom a free slot helps most.
+#[tokio::test]
+async fn a_peer_says_how_many_chunks_come_to_it_while_streams_of_others_stand_still() {
+    let cluster = Cluster::start().await;
+    let a = Content::small_chunks("A", 1, CHUNKS);
+    let stalled = FakePeer::start(&cluster.tracker.url(), &a, Manner::Stalls(1000)).await;
+    let downloader = cluster.peer("downloader").await;
+    let mut download = downloader.start_cli(["download", "A"]);
+    until("its first chunks come", async || (stalled.requests().len() > 1).then_some(())).await;
+    let honest = FakePeer::start(&cluster.tracker.url(), &a, Manner::Honest).await;
+    let says_so = async || honest.receiving().iter().any(|coming| *coming > 0).then_some(());
+    until("it has asked the other one", says_so).await;
+    download.ended().await.expect(0);
+    assert_eq!(stalled.receiving()[0], 0, "nothing came before");
+    a.assert_at(&downloader.path("A"));
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@
 //! together like a chain.) A source is a member like any other: some know it, and none is known by all. A link is mutual;
 //! a holder that does not watch is not told of it.
 //!
-//! Three quarters of the neighbours are near, by the labels, where there are so many.
+//! Three quarters of the neighbours are near, by the labels, where there are so many; where there are no more, all near
+//! peers know each other.
 //!
 //! What holds (each line has a property test):
 //! - a watcher is linked with as many as it wants when it comes, if so many are there that have room, and loses no more
@@ -290,27 +291,38 @@ impl Introductions {
             // Most of them near, so that chunks spread there; and some far, so that each chunk comes there.
             let near = (wanted * NEAR / OF).saturating_sub(self.near_links_of(watcher));
             self.draw(watcher, near.min(wanted - has), |_, is_near| is_near);
-            let has = self.links_of(watcher);
-            self.draw(watcher, wanted.saturating_sub(has), |_, _| true);
+            let left = |swarm: &Self| wanted.saturating_sub(swarm.links_of(watcher));
+            // Where all are near, there is none to be found.
+            self.draw_of(watcher, left(self), false, |_, is_near| !is_near);
+            self.draw(watcher, left(self), |_, _| true);
         }
     }
 
     /// Links a peer with so many others at random. Two that have as many links as they want and know each other part for
     /// it, so that they keep their number, near and far. `fits` is also told whether the other one is near.
-    fn draw(&mut self, peer: PeerId, mut wanted: usize, fits: impl Fn(&Member, bool) -> bool) {
+    fn draw(&mut self, peer: PeerId, wanted: usize, fits: impl Fn(&Member, bool) -> bool) {
+        self.draw_of(peer, wanted, true, fits);
+    }
+
+    /// The same; with `all`, until none is left that fits, and otherwise until some draws in a row found none.
+    fn draw_of(&mut self, peer: PeerId, mut wanted: usize, all: bool, fits: impl Fn(&Member, bool) -> bool) {
         while wanted > 0 {
             let drawn = (0..DRAWS).find_map(|_| {
                 let other = self.drawn[self.rng.random_range(0..self.drawn.len())];
                 self.has_room(peer, other, &fits).then_some(other)
             });
             // Few are left: each is looked at.
-            let other = drawn.or_else(|| self.drawn.iter().copied().find(|other| self.has_room(peer, *other, &fits)));
+            let other = drawn.or_else(|| {
+                let mut left = self.drawn.iter().copied().filter(|_| all);
+                left.find(|other| self.has_room(peer, *other, &fits))
+            });
             let Some(other) = other else { return };
             wanted -= 1;
             if let Some(third) = (wanted > 0).then(|| self.replaceable(peer, other, &fits)).flatten() {
                 self.part(other, third);
                 self.link(peer, third);
-                wanted -= 1;
+                let is_near = self.are_near(peer, third);
+                wanted -= usize::from(self.members.get(&third).is_some_and(|third| fits(third, is_near)));
             }
             self.link(peer, other);
         }
@@ -323,11 +335,24 @@ impl Introductions {
             return None;
         }
         let is_near = self.are_near(newcomer, peer);
+        // Near peers share out what comes from afar, so as many as may be all know each other: of those that have few near
+        // ones a far one parts, if they have more of these than they want.
+        let parts_near = |one: PeerId| self.near_links_of(one) >= self.wanted(one) * NEAR / OF;
+        let parts_far = |one: PeerId| self.links_of(one) - self.near_links_of(one) > self.wanted(one) * (OF - NEAR) / OF;
+        let (near_parts, far_parts) = if is_near {
+            (parts_near(peer), !parts_near(peer) && parts_far(peer))
+        } else {
+            (false, true)
+        };
         let has_enough = |other: &PeerId| {
-            self.are_near(peer, *other) == is_near
-                && self.are_near(newcomer, *other) == is_near
+            let is_other_near = self.are_near(peer, *other);
+            self.are_near(newcomer, *other) == is_other_near
                 && self.links_of(*other) >= enough.max(self.wanted(*other))
-                && self.has_room(newcomer, *other, &fits)
+                && if is_other_near {
+                    near_parts && parts_near(*other) && self.has_room(newcomer, *other, &fits)
+                } else {
+                    far_parts && (!is_near || parts_far(*other)) && self.has_room(newcomer, *other, |_, _| true)
+                }
         };
         let third: Vec<PeerId> = self.members[&peer].links.iter().filter(|other| has_enough(other)).copied().collect();
         third.choose(&mut self.rng).copied()

@@ -77,7 +77,7 @@ fn most_neighbours_are_near_and_some_far() {
     }
     let (mut near, mut all) = (0usize, 0usize);
     for (id, member) in &swarm.members {
-        assert!((18..=30).contains(&member.links.len()), "{}", member.links.len());
+        assert!((18..=36).contains(&member.links.len()), "{}", member.links.len());
         let far = member.links.len() - swarm.near_links_of(*id);
         assert!(far >= 2, "{far} far ones");
         near += member.links.len() - far;
@@ -85,6 +85,21 @@ fn most_neighbours_are_near_and_some_far() {
     }
     let share = near as f64 / all as f64;
     assert!((0.65..0.8).contains(&share), "{share}");
+}
+
+#[test]
+fn near_peers_all_know_each_other_while_they_are_few() {
+    for seed in 1..20 {
+        let mut swarm = none(seed);
+        let place = |n: u16| -> Labels { format!("rack=r{}", n % 8).parse().unwrap() };
+        for n in 0..96 {
+            let watcher = PeerInfo::new(peer(n), Address::new(&format!("host{n}:1")).unwrap(), place(n));
+            swarm.watch(n.into(), watcher, 24, &[]);
+        }
+        for n in 0..96 {
+            assert_eq!(swarm.near_links_of(peer(n)), 11, "of the rack of 12 that peer {n} stands in");
+        }
+    }
 }
 
 #[test]
