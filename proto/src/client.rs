@@ -336,6 +336,8 @@ pub struct ChunkWish<'a> {
     pub holder: PeerId,
     /// Chunks that come to the requester at present, if it says so.
     pub receiving: Option<u32>,
+    /// Whether the holder is far, by the labels.
+    pub is_far: bool,
 }
 
 /// Asks one other peer for chunks. Cheap to clone; connects when first used.
@@ -371,6 +373,7 @@ impl PeerClient {
             holder: wish.holder.to_string(),
             alternatives: wish.alternatives.iter().map(|chunk| chunk.get()).collect(),
             receiving: wish.receiving,
+            far: wish.is_far,
         };
         Ok(self.inner.fetch_chunk(request).await?.into_inner())
     }

@@ -335,6 +335,7 @@ impl Driver {
                 let task = FetchTask {
                     gauges,
                     parts: self.parts.clone(),
+                    is_far: transfer.is_far(&fetch),
                     fetch,
                     partial: self.partial.clone(),
                     connections: self.context.connections.clone(),

@@ -133,6 +133,11 @@ impl Transfer {
         &self.job
     }
 
+    /// Whether the holder of a fetch is far, by the labels.
+    pub(super) fn is_far(&self, fetch: &Fetch) -> bool {
+        self.locality.is_far(fetch.holder.labels())
+    }
+
     /// Stored chunks, to be recorded when it is over.
     pub(super) fn stored(&self) -> &ChunkSet {
         &self.stored
@@ -338,7 +343,7 @@ impl Transfer {
         while self.located
             && let Some(fetch) = self.scheduler.next(now, &mut self.rng)
         {
-            self.sources.asked(&fetch.holder, self.locality.is_far(fetch.holder.labels()));
+            self.sources.asked(&fetch.holder, self.is_far(&fetch));
             let holder = fetch.holder.id();
             self.account.asked(holder, self.scheduler.is_full_holder(holder) || self.locality.is_full(holder), now);
             self.running.insert(fetch.id, fetch.clone());

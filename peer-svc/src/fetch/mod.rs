@@ -57,6 +57,8 @@ impl FetchFailure {
 /// What a fetch needs.
 pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
+    /// Whether its holder is far, by the labels.
+    pub(crate) is_far: bool,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
     /// Threads for what blocks: the chunk is written on one of them.
@@ -134,7 +136,7 @@ impl Choice<'_> {
 
 /// Fetches, proves and writes one chunk.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, partial, connections, lanes, memory, news, parts, gauges, intake } = task;
+    let FetchTask { fetch, is_far, partial, connections, lanes, memory, news, parts, gauges, intake } = task;
     let manifest = partial.manifest();
     let mut has_waited = false;
     let must_wait = async || {
@@ -149,7 +151,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         let _ = news.send((fetch.id, News::HasRoom)).await;
     }
     let choice = Choice { fetch: &fetch, news: &news };
-    let verified = connections.fetch(manifest, &fetch, &parts, (&gauges, &intake), &choice).await;
+    let verified = connections.fetch(manifest, (&fetch, is_far), &parts, (&gauges, &intake), &choice).await;
     let verified = verified.map_err(FetchFailure::Holder)?;
     let _at_disk = AtDisk::new(&gauges.at_disk);
     let partial = partial.clone();

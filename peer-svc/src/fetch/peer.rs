@@ -30,7 +30,7 @@ impl Connections {
     pub(super) async fn fetch(
         &self,
         manifest: &Manifest,
-        fetch: &Fetch,
+        (fetch, is_far): (&Fetch, bool),
         parts: &Arc<Parts>,
         (gauges, intake): (&Gauges, &Intake),
         choice: &Choice<'_>,
@@ -44,7 +44,7 @@ impl Connections {
         } else {
             let mut lent = self.lend(peer)?;
             let own = (gauges, intake);
-            let streamed = self.stream(manifest, fetch, &mut lent, (parts, &mut begun), own, choice).await;
+            let streamed = self.stream(manifest, (fetch, is_far), &mut lent, (parts, &mut begun), own, choice).await;
             if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
                 self.discard(peer.id(), &lent);
             }
@@ -66,7 +66,7 @@ impl Connections {
     async fn stream(
         &self,
         manifest: &Manifest,
-        fetch: &Fetch,
+        (fetch, is_far): (&Fetch, bool),
         lent: &mut Lent,
         (parts, begun): (&Arc<Parts>, &mut Begun),
         (gauges, intake): (&Gauges, &Intake),
@@ -87,6 +87,7 @@ impl Connections {
             requester: own,
             holder: peer.id(),
             receiving: Some(self.receiving()),
+            is_far,
         });
         let answer = watch.over(begin).await?;
         let mut stream = answer.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
@@ -269,7 +270,8 @@ mod tests {
         let chunk = Layout::new(1, 1 << 14).unwrap().chunk_count().index(0).unwrap();
         let (file, peer) = (FileId::from_digest(Digest::of(b"")), PeerId::from_bytes([1; 16]));
         let (requester, holder) = (peer, peer);
-        let wish = ChunkWish { file, chunk, alternatives: &[], offset: 0, requester, holder, receiving: None };
+        let wish =
+            ChunkWish { file, chunk, alternatives: &[], offset: 0, requester, holder, receiving: None, is_far: false };
         let mut stream = client.fetch_chunk(wish).await.unwrap();
         tokio::spawn(async move {
             while let Ok(Some(_)) = stream.message().await {

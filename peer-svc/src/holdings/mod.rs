@@ -35,12 +35,12 @@ use drizzle_proto::{
 };
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::listeners::Scarce;
 pub(crate) use self::{
     answers::{Applied, Refusal},
     counts::Counts,
     lost::{Lost, ReadError},
 };
-pub(crate) use self::listeners::Scarce;
 use self::{listeners::Bells, lost::LostContents};
 use crate::store::{
     calls::Calls,

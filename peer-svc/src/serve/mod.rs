@@ -30,7 +30,7 @@ use std::{
 use drizzle_engine::{
     calls::LATE,
     pace::{self, Pace},
-    slots::{Answer, Grant, Requester, Slots},
+    slots::{self, Answer, Grant, Requester, Slots},
 };
 use drizzle_proto::{
     FileId, PeerId, WireError,
@@ -179,9 +179,8 @@ pub(crate) struct ChunkRequest {
     pub(crate) alternatives: Vec<u32>,
     /// Bytes of the chunk that are not wanted.
     pub(crate) offset: u32,
-    pub(crate) requester: Requester,
-    /// Chunks that come to it at present, if it says so.
-    pub(crate) receiving: Option<u32>,
+    /// For a slot.
+    pub(crate) slot: slots::Request,
 }
 
 impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
@@ -193,8 +192,9 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
         if request.alternatives.len() > MAX_ALTERNATIVES {
             return Err(WireError::Bounds("alternatives"));
         }
-        let wire::FetchChunkRequest { chunk, alternatives, offset, receiving, .. } = request;
-        Ok(Self { file, chunk, alternatives, offset, requester, receiving })
+        let wire::FetchChunkRequest { chunk, alternatives, offset, receiving, far, .. } = request;
+        let slot = slots::Request { requester, receiving, is_far: far };
+        Ok(Self { file, chunk, alternatives, offset, slot })
     }
 }
 
@@ -280,15 +280,20 @@ impl Uploads {
         slots
     }
 
-    fn take_slot(&self, requester: Requester, receiving: Option<u32>) -> Result<Slot, ServeError> {
+    fn take_slot(&self, request: slots::Request) -> Result<Slot, ServeError> {
         self.free_slots_that_hang();
         let mut slots = self.limited();
-        let answer = slots.ask(requester, receiving, Instant::now());
-        tracing::trace!(target: "drizzle::decisions", ?requester, receiving, ?answer, taken = slots.taken(), "upload slot");
+        let answer = slots.ask(request, Instant::now());
+        tracing::trace!(target: "drizzle::decisions", ?request, ?answer, taken = slots.taken(), "upload slot");
         match answer {
             Answer::Granted(grant) => {
                 note_idle(&slots, &self.idle);
-                Ok(Slot { slots: self.slots.clone(), idle: self.idle.clone(), requester, grant: Some(grant) })
+                Ok(Slot {
+                    slots: self.slots.clone(),
+                    idle: self.idle.clone(),
+                    requester: request.requester,
+                    grant: Some(grant),
+                })
             }
             Answer::Busy => Err(ServeError::Busy(slots.count())),
         }
@@ -309,8 +314,9 @@ impl Uploads {
 
     /// Begins to stream a chunk from an offset to its end.
     pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
-        let ChunkRequest { file, offset, requester, receiving, .. } = request;
-        let slot = self.take_slot(requester, receiving)?;
+        let ChunkRequest { file, offset, .. } = request;
+        let requester = request.slot.requester;
+        let slot = self.take_slot(request.slot)?;
         let whole = self.holdings.whole(file);
         let choice = whole.map(|count| self.choices.choose(&request, count)).transpose()?;
         let chunk = choice.as_ref().map_or(request.chunk, Choice::chunk);

@@ -33,8 +33,7 @@ fn request(file: FileId, requester: u8) -> ChunkRequest {
         chunk: 1,
         alternatives: Vec::new(),
         offset: 0,
-        requester: Some(PeerId::from_bytes([requester; 16])),
-        receiving: None,
+        slot: Some(PeerId::from_bytes([requester; 16])).into(),
     }
 }
 

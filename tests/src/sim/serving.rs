@@ -2,7 +2,7 @@
 //!
 //! A slot is held until no more than `--unsent` bytes of its chunk are left: the socket has taken the rest.
 
-use drizzle_engine::slots::Answer;
+use drizzle_engine::slots::{Answer, Request};
 
 use super::{
     clock::Nanos,
@@ -24,11 +24,13 @@ impl World {
         self.tally.requests.add(1, REQUEST_BYTES);
         let now = self.clock.instant();
         let requester = self.peers[to as usize].info.id();
+        let is_far = self.peers[from as usize].plan.zone != self.peers[to as usize].plan.zone;
+        let request = Request { requester: Some(requester), receiving: Some(transfer.receiving), is_far };
         let peer = &mut self.peers[from as usize];
         if !peer.alive {
             return self.refuse(id, from, Refusal::Unreachable);
         }
-        let answer = peer.slots.ask(Some(requester), Some(transfer.receiving), now);
+        let answer = peer.slots.ask(request, now);
         let taken = peer.slots.taken();
         match answer {
             Answer::Busy => {

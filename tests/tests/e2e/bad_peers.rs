@@ -40,7 +40,7 @@ async fn a_peer_says_how_many_chunks_come_to_it_while_streams_of_others_stand_st
     let a = Content::small_chunks("A", 1, CHUNKS);
     let stalled = FakePeer::start(&cluster.tracker.url(), &a, Manner::Stalls(1000)).await;
     let downloader = cluster.peer("downloader").await;
-    let mut download = downloader.start_cli(["download", "A"]);
+    let download = downloader.start_cli(["download", "A"]);
     until("its first chunks come", async || (stalled.requests().len() > 1).then_some(())).await;
     let honest = FakePeer::start(&cluster.tracker.url(), &a, Manner::Honest).await;
     let says_so = async || honest.receiving().iter().any(|coming| *coming > 0).then_some(());

@@ -338,12 +338,10 @@ impl Introductions {
         // Near peers share out what comes from afar, so as many as may be all know each other: of those that have few near
         // ones a far one parts, if they have more of these than they want.
         let parts_near = |one: PeerId| self.near_links_of(one) >= self.wanted(one) * NEAR / OF;
-        let parts_far = |one: PeerId| self.links_of(one) - self.near_links_of(one) > self.wanted(one) * (OF - NEAR) / OF;
-        let (near_parts, far_parts) = if is_near {
-            (parts_near(peer), !parts_near(peer) && parts_far(peer))
-        } else {
-            (false, true)
-        };
+        let parts_far =
+            |one: PeerId| self.links_of(one) - self.near_links_of(one) > self.wanted(one) * (OF - NEAR) / OF;
+        let (near_parts, far_parts) =
+            if is_near { (parts_near(peer), !parts_near(peer) && parts_far(peer)) } else { (false, true) };
         let has_enough = |other: &PeerId| {
             let is_other_near = self.are_near(peer, *other);
             self.are_near(newcomer, *other) == is_other_near
