@@ -9,7 +9,9 @@
 //! - no link carries more than its capacity;
 //! - each flow has a link on its path that is full and on which no flow is faster.
 //!
-//! With a tolerance of 2 % an event touches some tens of flows, however many there are.
+//! With a tolerance of 2 % an event touches some tens of flows, however many there are. In a large fleet each is
+//! somewhere else in memory, so what a look needs of the others (shares, rates, stops) lies in arrays of its own, which
+//! the processor's caches can hold.
 
 use std::collections::VecDeque;
 
@@ -29,8 +31,7 @@ const LOOKS: usize = 4096;
 #[derive(Debug)]
 struct Link {
     capacity: f64,
-    share: f64,
-    flows: Vec<FlowId>,
+    flows: Vec<On>,
     carried: f64,
     /// Waits in `changed`.
     queued: bool,
@@ -38,18 +39,23 @@ struct Link {
     touched: bool,
 }
 
+/// A flow on a link.
+#[derive(Debug, Clone, Copy)]
+struct On {
+    flow: FlowId,
+    /// The other link of its path, if there is just one.
+    other: Option<LinkId>,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Flow {
     path: [LinkId; MOST],
     links: usize,
-    rate: f64,
     left: f64,
     /// `left` was true at this time.
     at: Nanos,
     /// Its owner is told when so many bytes are left.
     stop: f64,
-    /// When it gets there.
-    stops_at: Nanos,
     tag: u64,
 }
 
@@ -58,12 +64,12 @@ impl Flow {
         &self.path[..self.links]
     }
 
-    /// Computes when it gets to its stop.
-    fn plan(&mut self) {
+    /// When it gets to its stop at this rate.
+    fn stops_at(&self, rate: f64) -> Nanos {
         // A nanosecond more rather than less. Without a rate it saturates, which is never.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let takes = ((self.left - self.stop).max(0.0) / self.rate * SECOND as f64) as Nanos;
-        self.stops_at = if self.rate > 0.0 { self.at.saturating_add(takes.saturating_add(1)) } else { Nanos::MAX };
+        let takes = ((self.left - self.stop).max(0.0) / rate * SECOND as f64) as Nanos;
+        if rate > 0.0 { self.at.saturating_add(takes.saturating_add(1)) } else { Nanos::MAX }
     }
 
     /// Rounding of times and rates is no reason to wait.
@@ -87,7 +93,13 @@ pub struct Stop {
 #[derive(Debug)]
 pub struct Links {
     links: Vec<Link>,
+    /// Of each link, what it grants to a flow that nothing else limits.
+    shares: Vec<f64>,
     flows: Vec<Flow>,
+    /// Of each flow, its rate.
+    rates: Vec<f64>,
+    /// Of each flow, when it gets to its stop.
+    stops: Vec<Nanos>,
     free: Vec<FlowId>,
     tolerance: f64,
     changed: VecDeque<LinkId>,
@@ -106,7 +118,10 @@ impl Links {
     pub fn new(tolerance: f64, bin: Nanos) -> Self {
         Self {
             links: Vec::new(),
+            shares: Vec::new(),
             flows: Vec::new(),
+            rates: Vec::new(),
+            stops: Vec::new(),
             free: Vec::new(),
             tolerance,
             changed: VecDeque::new(),
@@ -119,14 +134,8 @@ impl Links {
 
     /// Adds a link of so many bytes a second.
     pub fn add(&mut self, capacity: f64) -> LinkId {
-        self.links.push(Link {
-            capacity,
-            share: capacity,
-            flows: Vec::new(),
-            carried: 0.0,
-            queued: false,
-            touched: false,
-        });
+        self.links.push(Link { capacity, flows: Vec::new(), carried: 0.0, queued: false, touched: false });
+        self.shares.push(capacity);
         LinkId::try_from(self.links.len() - 1).unwrap_or(LinkId::MAX)
     }
 
@@ -141,8 +150,8 @@ impl Links {
     }
 
     /// Flows on a link.
-    pub fn flows_on(&self, link: LinkId) -> &[FlowId] {
-        &self.links[link as usize].flows
+    pub fn flows_on(&self, link: LinkId) -> impl ExactSizeIterator<Item = FlowId> + '_ {
+        self.links[link as usize].flows.iter().map(|on| on.flow)
     }
 
     /// Bytes that went over first links (uplinks) in each bin of time.
@@ -157,7 +166,7 @@ impl Links {
 
     /// Bytes a second that a flow gets.
     pub fn rate(&self, flow: FlowId) -> f64 {
-        self.flows[flow as usize].rate
+        self.rates[flow as usize]
     }
 
     /// The links of a flow.
@@ -171,20 +180,26 @@ impl Links {
         let mut links = [0; MOST];
         links[..path.len()].copy_from_slice(path);
         let stop = if stop < bytes { stop } else { 0.0 };
-        let (rate, stops_at) = (0.0, Nanos::MAX);
-        let flow = Flow { path: links, links: path.len(), rate, left: bytes, at: now, stop, stops_at, tag };
+        let flow = Flow { path: links, links: path.len(), left: bytes, at: now, stop, tag };
         let id = match self.free.pop() {
             Some(id) => {
                 self.flows[id as usize] = flow;
+                (self.rates[id as usize], self.stops[id as usize]) = (0.0, Nanos::MAX);
                 id
             }
             None => {
                 self.flows.push(flow);
+                self.rates.push(0.0);
+                self.stops.push(Nanos::MAX);
                 FlowId::try_from(self.flows.len() - 1).unwrap_or(FlowId::MAX)
             }
         };
         for &link in path {
-            self.links[link as usize].flows.push(id);
+            let other = match *path {
+                [first, second] if first != second => Some(if link == first { second } else { first }),
+                _ => None,
+            };
+            self.links[link as usize].flows.push(On { flow: id, other });
             self.change(link);
         }
         self.touch(path[0]);
@@ -198,7 +213,7 @@ impl Links {
         for &link in &path[..links] {
             let flows = &mut self.links[link as usize].flows;
             // In the order of their beginning, so that the order of a run does not depend on how places are reused.
-            flows.retain(|other| *other != flow);
+            flows.retain(|on| on.flow != flow);
             self.change(link);
         }
         self.touch(path[0]);
@@ -208,11 +223,9 @@ impl Links {
 
     /// From now on the owner is told when nothing is left.
     pub fn run_out(&mut self, flow: FlowId) {
-        let flow = &mut self.flows[flow as usize];
-        flow.stop = 0.0;
-        flow.plan();
-        let first = flow.path[0];
-        self.touch(first);
+        self.flows[flow as usize].stop = 0.0;
+        self.plan(flow);
+        self.touch(self.flows[flow as usize].path[0]);
     }
 
     /// Bytes of a flow that are still to come.
@@ -223,15 +236,15 @@ impl Links {
 
     /// The next stop of a flow whose first link this is.
     pub fn next_stop(&self, link: LinkId) -> Option<Nanos> {
-        self.links[link as usize].flows.iter().map(|&flow| self.flows[flow as usize].stops_at).min()
+        self.links[link as usize].flows.iter().map(|on| self.stops[on.flow as usize]).min()
     }
 
     /// The flows that are at their stop now, of those whose first link this is.
     pub fn stopped(&mut self, link: LinkId, now: Nanos) -> Vec<Stop> {
         let mut stopped = Vec::new();
         for nth in 0..self.links[link as usize].flows.len() {
-            let id = self.links[link as usize].flows[nth];
-            if self.flows[id as usize].stops_at > now {
+            let id = self.links[link as usize].flows[nth].flow;
+            if self.stops[id as usize] > now {
                 continue;
             }
             self.advance(id, now);
@@ -239,7 +252,7 @@ impl Links {
             if flow.is_due() {
                 stopped.push(Stop { flow: id, tag: flow.tag, ended: flow.stop == 0.0 });
             } else {
-                self.flows[id as usize].plan();
+                self.plan(id);
             }
         }
         stopped
@@ -279,14 +292,20 @@ impl Links {
         }
     }
 
+    /// Computes when a flow gets to its stop.
+    fn plan(&mut self, flow: FlowId) {
+        self.stops[flow as usize] = self.flows[flow as usize].stops_at(self.rates[flow as usize]);
+    }
+
     fn advance(&mut self, flow: FlowId, now: Nanos) {
+        let rate = self.rates[flow as usize];
         let flow = &mut self.flows[flow as usize];
         let (path, links, at) = (flow.path, flow.links, flow.at);
         if now <= at {
             return;
         }
         let seconds = (now - at) as f64 / SECOND as f64;
-        let moved = (flow.rate * seconds).min(flow.left);
+        let moved = (rate * seconds).min(flow.left);
         flow.left -= moved;
         flow.at = now;
         for &link in &path[..links] {
@@ -318,29 +337,27 @@ impl Links {
         let mut limits = std::mem::take(&mut self.limits);
         limits.clear();
         let at = &self.links[link as usize];
-        for &flow in &at.flows {
-            let mut limit = f64::INFINITY;
-            for &other in self.flows[flow as usize].path() {
-                if other != link {
-                    limit = limit.min(self.links[other as usize].share);
-                }
+        let share_of = |other: LinkId| self.shares[other as usize];
+        limits.extend(at.flows.iter().map(|on| match on.other {
+            Some(other) => share_of(other),
+            None => {
+                let others = self.flows[on.flow as usize].path().iter().filter(|other| **other != link);
+                others.fold(f64::INFINITY, |limit, other| limit.min(share_of(*other)))
             }
-            limits.push(limit);
-        }
+        }));
         let share = fair_share(at.capacity, &limits);
-        self.links[link as usize].share = share;
+        self.shares[link as usize] = share;
         for (nth, limit) in limits.iter().enumerate() {
-            let id = self.links[link as usize].flows[nth];
+            let id = self.links[link as usize].flows[nth].flow;
             let rate = share.min(*limit);
-            let before = self.flows[id as usize].rate;
+            let before = self.rates[id as usize];
             if (rate - before).abs() <= self.tolerance * before {
                 continue;
             }
             self.advance(id, now);
-            let flow = &mut self.flows[id as usize];
-            flow.rate = rate;
-            flow.plan();
-            let (path, links) = (flow.path, flow.links);
+            self.rates[id as usize] = rate;
+            self.plan(id);
+            let Flow { path, links, .. } = self.flows[id as usize];
             self.touch(path[0]);
             for &other in path[..links].iter().filter(|other| **other != link) {
                 self.change(other);

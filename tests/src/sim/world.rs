@@ -239,7 +239,7 @@ impl World {
     pub(super) fn delay(&mut self, from: u32) -> Nanos {
         let link = self.peers[from as usize].up;
         let mut delay = millis(self.options.latency);
-        if self.options.backlog > 0.0 && !self.links.flows_on(link).is_empty() {
+        if self.options.backlog > 0.0 && self.links.flows_on(link).len() > 0 {
             delay += millis(self.options.backlog * 1024.0 / self.links.capacity(link) * 1000.0);
         }
         delay + self.repeated()

@@ -50,7 +50,7 @@ fn network(capacities: &[f64], changes: &[Change], tolerance: f64) -> (Links, Ve
 
 /// What is wrong with the rates, allowing for an error of `slack` times each.
 fn unfair(links: &Links, ids: &[LinkId], flows: &[FlowId], slack: f64) -> Option<String> {
-    let load = |link: LinkId| links.flows_on(link).iter().map(|flow| links.rate(*flow)).sum::<f64>();
+    let load = |link: LinkId| links.flows_on(link).map(|flow| links.rate(flow)).sum::<f64>();
     for &link in ids {
         if load(link) > links.capacity(link) * (1.0 + slack) {
             return Some(format!("link {link} carries {} of {}", load(link), links.capacity(link)));
@@ -59,7 +59,7 @@ fn unfair(links: &Links, ids: &[LinkId], flows: &[FlowId], slack: f64) -> Option
     for &flow in flows {
         let rate = links.rate(flow);
         let limits = |link: &LinkId| {
-            let fastest = links.flows_on(*link).iter().map(|other| links.rate(*other)).fold(0.0, f64::max);
+            let fastest = links.flows_on(*link).map(|other| links.rate(other)).fold(0.0, f64::max);
             load(*link) >= links.capacity(*link) * (1.0 - slack) && rate >= fastest * (1.0 - slack)
         };
         if !links.path(flow).iter().any(limits) {
