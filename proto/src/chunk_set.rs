@@ -121,9 +121,13 @@ impl ChunkSet {
     pub fn union_with(&mut self, other: &Self) {
         debug_assert_eq!(self.count, other.count);
         for (word, more) in self.words.iter_mut().zip(&other.words) {
-            *word |= more;
+            let new = more & !*word;
+            // News is small against the file: mostly there is nothing to count.
+            if new != 0 {
+                *word |= new;
+                self.len += new.count_ones();
+            }
         }
-        self.recount();
     }
 
     /// The chunks that are in this set but not in the other, over the same count.
