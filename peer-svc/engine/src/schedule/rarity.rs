@@ -3,27 +3,38 @@
 //! Rarity here is relative: holders of the *whole* file are not counted, since they raise every chunk
 //! alike; so a seed comes and goes without touching 262,144 chunks, and the order is the same.
 //!
-//! Invariant: `place[c]` is where a waiting chunk `c` stands in `buckets[rarity[c]]`, and `ABSENT` for
+//! Invariant: `place` of a waiting chunk is where it stands in the bucket of its `rarity`, and `ABSENT` of
 //! every other chunk. Every move is O(1).
 
 use drizzle_proto::{ChunkCount, ChunkIndex, ChunkSet};
 use rand::{Rng, RngExt};
 
-const ABSENT: usize = usize::MAX;
+const ABSENT: u32 = u32::MAX;
+
+/// Where a chunk stands. Both are needed together, and of each of 262,144 chunks: so they are small, and lie together.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    rarity: u32,
+    place: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct RarityOrder {
     count: ChunkCount,
-    rarity: Vec<u32>,
-    place: Vec<usize>,
+    spots: Vec<Spot>,
     buckets: Vec<Vec<ChunkIndex>>,
+}
+
+/// A place in a bucket as it is kept: there are fewer than 2^32 chunks.
+fn kept(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(ABSENT)
 }
 
 impl RarityOrder {
     pub(super) fn new(waiting: &ChunkSet) -> Self {
         let count = waiting.count();
         let chunks = count.get() as usize;
-        let mut order = Self { count, rarity: vec![0; chunks], place: vec![ABSENT; chunks], buckets: Vec::new() };
+        let mut order = Self { count, spots: vec![Spot { rarity: 0, place: ABSENT }; chunks], buckets: Vec::new() };
         for chunk in waiting.iter() {
             order.put(chunk);
         }
@@ -37,12 +48,12 @@ impl RarityOrder {
 
     /// Partial holders of a chunk.
     pub(super) fn rarity(&self, chunk: ChunkIndex) -> u32 {
-        self.rarity[chunk.as_usize()]
+        self.spots[chunk.as_usize()].rarity
     }
 
     /// Whether a chunk waits to be requested.
     pub(super) fn is_waiting(&self, chunk: ChunkIndex) -> bool {
-        self.place[chunk.as_usize()] != ABSENT
+        self.spots[chunk.as_usize()].place != ABSENT
     }
 
     /// One more partial holder of a chunk.
@@ -58,7 +69,7 @@ impl RarityOrder {
 
     fn reclassify(&mut self, chunk: ChunkIndex, change: impl Fn(u32) -> u32) {
         let waiting = self.take(chunk);
-        let rarity = &mut self.rarity[chunk.as_usize()];
+        let rarity = &mut self.spots[chunk.as_usize()].rarity;
         *rarity = change(*rarity);
         if waiting {
             self.put(chunk);
@@ -68,24 +79,27 @@ impl RarityOrder {
     /// The chunk waits from now on.
     pub(super) fn put(&mut self, chunk: ChunkIndex) {
         debug_assert!(!self.is_waiting(chunk));
-        let bucket = self.rarity(chunk) as usize;
+        let spot = &mut self.spots[chunk.as_usize()];
+        let bucket = spot.rarity as usize;
         if self.buckets.len() <= bucket {
             self.buckets.resize_with(bucket + 1, Vec::new);
         }
-        self.place[chunk.as_usize()] = self.buckets[bucket].len();
-        self.buckets[bucket].push(chunk);
+        let bucket = &mut self.buckets[bucket];
+        spot.place = kept(bucket.len());
+        bucket.push(chunk);
     }
 
     /// The chunk waits no longer; whether it did.
     pub(super) fn take(&mut self, chunk: ChunkIndex) -> bool {
-        let place = std::mem::replace(&mut self.place[chunk.as_usize()], ABSENT);
+        let spot = &mut self.spots[chunk.as_usize()];
+        let place = std::mem::replace(&mut spot.place, ABSENT);
         if place == ABSENT {
             return false;
         }
-        let bucket = &mut self.buckets[self.rarity[chunk.as_usize()] as usize];
-        bucket.swap_remove(place);
-        if let Some(moved) = bucket.get(place) {
-            self.place[moved.as_usize()] = place;
+        let bucket = &mut self.buckets[spot.rarity as usize];
+        bucket.swap_remove(place as usize);
+        if let Some(moved) = bucket.get(place as usize) {
+            self.spots[moved.as_usize()].place = place;
         }
         true
     }
@@ -119,8 +133,8 @@ impl RarityOrder {
         }
         let other = rng.random_range(nth..bucket.len());
         bucket.swap(nth, other);
-        self.place[bucket[nth].as_usize()] = nth;
-        self.place[bucket[other].as_usize()] = other;
+        self.spots[bucket[nth].as_usize()].place = kept(nth);
+        self.spots[bucket[other].as_usize()].place = kept(other);
         Some(bucket[nth])
     }
 }
