@@ -3,8 +3,9 @@
 //! Invariants:
 //! - `shelves[load]` lists exactly the holders that have something, carry `load` fetches and have room
 //!   for one more; `resting` lists exactly those that rest.
-//! - `bound` is a lower bound on the rarity of every waiting chunk that the holder has. It lets a search
-//!   skip the rare chunks that only saturated holders have without looking at them one by one.
+//! - `bounds` has for each holder a lower bound on the rarity of every waiting chunk that it has. It lets a search
+//!   skip the rare chunks that only saturated holders have without looking at them one by one. (They lie together: a
+//!   look at all of them is a look at two cache lines, and not at one in each holder.)
 //! - A chunk for which a holder once gave wrong bytes is never again taken to be held by it.
 //!
 //! A holder that is gone stays on record with nothing to offer, so that its offences and the fetches it
@@ -75,7 +76,6 @@ pub(super) struct Holder {
     pub(super) copies: usize,
     /// Chunks for which it gave wrong bytes.
     denied: BTreeSet<ChunkIndex>,
-    bound: u32,
     /// Load and place on that shelf.
     shelf: Option<(usize, usize)>,
     /// Its entry in `resting`.
@@ -92,6 +92,7 @@ impl Holder {
 #[derive(Debug)]
 pub(super) struct Holders {
     all: Vec<Holder>,
+    bounds: Vec<u32>,
     keys: BTreeMap<PeerId, Key>,
     shelves: Vec<Vec<Key>>,
     resting: BTreeSet<(Instant, Key)>,
@@ -104,6 +105,7 @@ impl Holders {
     pub(super) fn new(per_holder: usize) -> Self {
         Self {
             all: Vec::new(),
+            bounds: Vec::new(),
             keys: BTreeMap::new(),
             shelves: vec![Vec::new(); per_holder],
             resting: BTreeSet::new(),
@@ -143,10 +145,10 @@ impl Holders {
             load: 0,
             copies: 0,
             denied: BTreeSet::new(),
-            bound: 0,
             shelf: None,
             rests: None,
         });
+        self.bounds.push(0);
         key
     }
 
@@ -212,10 +214,10 @@ impl Holders {
                     Held::All => self.seeds -= 1,
                     Held::Part(old) => self.lose(&old, order),
                 }
-                self.all[key].bound = u32::MAX;
+                self.bounds[key] = u32::MAX;
                 if chunks.is_full() {
                     self.seeds += 1;
-                    self.all[key].bound = 0;
+                    self.bounds[key] = 0;
                     self.all[key].held = Held::All;
                 } else {
                     chunks.iter().for_each(|chunk| self.gain(key, chunk, order));
@@ -280,7 +282,7 @@ impl Holders {
     fn gain(&mut self, key: Key, chunk: ChunkIndex, order: &mut RarityOrder) {
         order.raise(chunk);
         if order.is_waiting(chunk) {
-            let bound = &mut self.all[key].bound;
+            let bound = &mut self.bounds[key];
             *bound = order.rarity(chunk).min(*bound);
         }
     }
@@ -294,71 +296,90 @@ impl Holders {
             }
         }
         // No chunk fell by more than one, and none below `rarest`.
-        for holder in self.all.iter_mut().filter(|holder| rarest < holder.bound && holder.bound < u32::MAX) {
-            holder.bound -= 1;
+        for bound in self.bounds.iter_mut().filter(|bound| rarest < **bound && **bound < u32::MAX) {
+            *bound -= 1;
         }
     }
 
     /// A chunk waits again: the bounds of those that have it must not exclude it.
     pub(super) fn returned(&mut self, chunk: ChunkIndex, order: &RarityOrder) {
         let rarity = order.rarity(chunk);
-        for holder in self.all.iter_mut().filter(|holder| rarity < holder.bound) {
+        for (bound, holder) in self.bounds.iter_mut().zip(&self.all).filter(|(bound, _)| rarity < **bound) {
             if holder.held.contains(chunk) {
-                holder.bound = rarity;
+                *bound = rarity;
             }
         }
     }
 
     /// The lowest rarity at which an available holder may have a waiting chunk; `None` if none is available.
     pub(super) fn lowest_bound(&self) -> Option<u32> {
-        self.shelves.iter().flatten().map(|&key| self.all[key].bound).min()
+        self.shelves.iter().flatten().map(|&key| self.bounds[key]).min()
     }
 
     /// No available holder has a waiting chunk that is rarer than `rarity`.
     pub(super) fn raise_bounds(&mut self, rarity: u32) {
         for &key in self.shelves.iter().flatten() {
-            let bound = &mut self.all[key].bound;
+            let bound = &mut self.bounds[key];
             *bound = rarity.max(*bound);
         }
     }
 
     /// The available holders that may have a waiting chunk of this rarity, by load.
     pub(super) fn candidates(&self, rarity: u32) -> Candidates {
-        self.available(|holder| holder.bound <= rarity)
+        self.available(|key| self.bounds[key] <= rarity)
     }
 
     /// Available holders that carry nothing for us but second copies: those that delivered since their last offence,
     /// or the others.
     pub(super) fn rescuers(&self, delivered: bool) -> Candidates {
-        self.available(|holder| holder.load == holder.copies && holder.conduct.has_delivered() == delivered)
+        let qualifies = |holder: &Holder| holder.load == holder.copies && holder.conduct.has_delivered() == delivered;
+        self.available(|key| qualifies(&self.all[key]))
     }
 
     /// The available holders that qualify. The only holder of the whole file comes last: its uplink is the one that nobody
     /// can replace. (Of one source and four peers on a fast machine, it sent 1.7 copies as one among equals, and 1.1 so.)
-    fn available(&self, qualifies: impl Fn(&Holder) -> bool) -> Candidates {
-        let is_source = |key: &Key| self.seeds == 1 && matches!(self.all[*key].held, Held::All);
-        let qualified = |key: &Key| qualifies(&self.all[*key]);
-        let mut tiers: Vec<Vec<Key>> =
-            self.shelves.iter().map(|shelf| shelf.iter().copied().filter(qualified).collect()).collect();
-        let source = tiers.iter_mut().find_map(|tier| tier.iter().position(is_source).map(|at| tier.swap_remove(at)));
-        tiers.push(source.into_iter().collect());
-        Candidates(tiers)
+    fn available(&self, qualifies: impl Fn(Key) -> bool) -> Candidates {
+        let is_source = |key: Key| self.seeds == 1 && matches!(self.all[key].held, Held::All);
+        let (mut keys, mut tiers) = (Vec::with_capacity(self.all.len()), Vec::with_capacity(self.shelves.len() + 1));
+        let mut source = None;
+        for shelf in self.shelves.iter().filter(|shelf| !shelf.is_empty()) {
+            let begins = keys.len();
+            keys.extend(shelf.iter().copied().filter(|key| qualifies(*key)));
+            if source.is_none()
+                && let Some(at) = keys[begins..].iter().position(|key| is_source(*key))
+            {
+                source = Some(keys.swap_remove(begins + at));
+            }
+            tiers.push(keys.len());
+        }
+        keys.extend(source);
+        tiers.push(keys.len());
+        Candidates { keys, tiers }
     }
 }
 
 /// Holders that could take a fetch, in tiers: by load, then the only source. Valid until the holders change.
 #[derive(Debug)]
-pub(super) struct Candidates(Vec<Vec<Key>>);
+pub(super) struct Candidates {
+    keys: Vec<Key>,
+    /// Where each tier ends.
+    tiers: Vec<usize>,
+}
 
 impl Candidates {
     pub(super) fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.keys.len()
+    }
+
+    fn tiers(&self) -> impl Iterator<Item = &[Key]> {
+        let begins = std::iter::once(0).chain(self.tiers.iter().copied());
+        begins.zip(&self.tiers).map(|(begins, ends)| &self.keys[begins..*ends])
     }
 
     /// A random one among the first tier that has the chunk.
     pub(super) fn pick(&self, chunk: ChunkIndex, holders: &Holders, rng: &mut (impl Rng + ?Sized)) -> Option<Key> {
         let has = |key: Key| holders.all[key].held.contains(chunk);
-        self.0.iter().filter(|tier| !tier.is_empty()).find_map(|tier| {
+        self.tiers().filter(|tier| !tier.is_empty()).find_map(|tier| {
             // Mostly some random one will do; the result is equally likely either way.
             let blind = if tier.len() > BLIND_TRIES { BLIND_TRIES } else { 0 };
             (0..blind).map(|_| tier[rng.random_range(0..tier.len())]).find(|&key| has(key)).or_else(|| {
@@ -370,9 +391,14 @@ impl Candidates {
 
     /// Keeps only those that have one of the chunks.
     pub(super) fn retain(&mut self, chunks: &ChunkSet, holders: &Holders) {
-        for tier in &mut self.0 {
-            tier.retain(|&key| holders.all[key].held.intersects(chunks));
+        let (mut left, mut begins) = (Vec::with_capacity(self.keys.len()), 0);
+        for ends in &mut self.tiers {
+            let tier = &self.keys[begins..*ends];
+            begins = *ends;
+            left.extend(tier.iter().copied().filter(|&key| holders.all[key].held.intersects(chunks)));
+            *ends = left.len();
         }
+        self.keys = left;
     }
 }
 
@@ -391,7 +417,7 @@ impl Holders {
                 assert_eq!((load, self.shelves[load][at]), (holder.load, key));
             }
             for chunk in waiting.iter().filter(|&chunk| holder.held.contains(chunk)) {
-                assert!(holder.bound <= order.rarity(chunk), "bound {} hides {chunk}", holder.bound);
+                assert!(self.bounds[key] <= order.rarity(chunk), "bound {} hides {chunk}", self.bounds[key]);
             }
             assert!(holder.denied.iter().all(|&chunk| !holder.held.contains(chunk)));
         }
