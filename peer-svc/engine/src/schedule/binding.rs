@@ -39,7 +39,7 @@ impl Scheduler {
     /// The holder of this fetch has chosen the chunk that it sends, which was asked for or among the alternatives.
     /// Nothing changes for a fetch that is not open any more, or not in flight.
     pub fn bound(&mut self, id: FetchId, chunk: ChunkIndex) -> Bound {
-        let Some(flight) = self.flights.get_mut(&id) else { return Bound::NotWanted };
+        let Some(flight) = self.flights.get_mut(id) else { return Bound::NotWanted };
         let (left, holder) = (flight.chunk, flight.holder);
         if !std::mem::take(&mut flight.is_open) || left == chunk {
             return if left == chunk { Bound::GoesOn } else { Bound::NotWanted };
@@ -66,11 +66,11 @@ impl Scheduler {
 
     /// The chunk that a fetch is for at present; `None` if it is not in flight.
     pub fn chunk(&self, id: FetchId) -> Option<ChunkIndex> {
-        self.flights.get(&id).map(|flight| flight.chunk)
+        self.flights.get(id).map(|flight| flight.chunk)
     }
 
     fn move_to(&mut self, id: FetchId, chunk: ChunkIndex) {
-        if let Some(flight) = self.flights.get_mut(&id) {
+        if let Some(flight) = self.flights.get_mut(id) {
             flight.chunk = chunk;
         }
     }

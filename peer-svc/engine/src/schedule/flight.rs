@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use drizzle_proto::ChunkIndex;
 
-use super::holders::Key;
+use super::{FetchId, holders::Key};
 
 /// No second copy before the first has taken this long, however fast chunks usually come.
 const MIN_PATIENCE: Duration = Duration::from_millis(300);
@@ -73,6 +73,51 @@ impl Flight {
             _ => false,
         };
         if is_slow { self.since + patience } else { self.moved_at + patience }
+    }
+}
+
+/// The fetches that run, in the order of their ids. They are few and are looked through all the time, so they lie side
+/// by side.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Vec<(FetchId, Flight)>);
+
+impl Flights {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn place(&self, id: FetchId) -> Option<usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    pub(super) fn get(&self, id: FetchId) -> Option<&Flight> {
+        self.place(id).map(|place| &self.0[place].1)
+    }
+
+    pub(super) fn get_mut(&mut self, id: FetchId) -> Option<&mut Flight> {
+        self.place(id).map(|place| &mut self.0[place].1)
+    }
+
+    /// Adds one whose id is above those of all others.
+    pub(super) fn push(&mut self, id: FetchId, flight: Flight) {
+        debug_assert!(self.0.last().is_none_or(|(last, _)| *last < id));
+        self.0.push((id, flight));
+    }
+
+    pub(super) fn remove(&mut self, id: FetchId) -> Option<Flight> {
+        self.place(id).map(|place| self.0.remove(place).1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FetchId, &Flight)> {
+        self.0.iter().map(|(id, flight)| (*id, flight))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Flight> {
+        self.0.iter().map(|(_, flight)| flight)
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
+        self.0.iter_mut().map(|(_, flight)| flight)
     }
 }
 

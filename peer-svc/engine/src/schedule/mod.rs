@@ -37,17 +37,14 @@ mod rarity;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use drizzle_proto::{ChunkIndex, ChunkSet, PeerId, PeerInfo};
 use rand::{Rng, seq::IndexedRandom};
 
 use self::{
     begun::Begun,
-    flight::Flight,
+    flight::{Flight, Flights},
     holders::{Held, Holders, Key},
     offence::Ledger,
     rarity::RarityOrder,
@@ -137,7 +134,7 @@ pub struct Scheduler {
     order: RarityOrder,
     begun: Begun,
     holders: Holders,
-    flights: BTreeMap<FetchId, Flight>,
+    flights: Flights,
     next_id: u64,
     /// How long a chunk takes, averaged over the last few.
     typical: Option<Duration>,
@@ -156,7 +153,7 @@ impl Scheduler {
             order: RarityOrder::new(wanted),
             begun: Begun::default(),
             holders: Holders::new(limits.per_holder),
-            flights: BTreeMap::new(),
+            flights: Flights::default(),
             next_id: 0,
             typical: None,
             ledger: Ledger::default(),
@@ -219,7 +216,7 @@ impl Scheduler {
         // The rest of a chunk is no other chunk.
         let alternatives =
             if is_copy || self.begun.contains(chunk) { Vec::new() } else { self.alternatives(chunk, key, rng) };
-        self.flights.insert(
+        self.flights.push(
             id,
             Flight {
                 chunk,
@@ -238,7 +235,7 @@ impl Scheduler {
 
     /// So many bytes of a fetch's chunk, which has `len`, are here now.
     pub fn moved(&mut self, id: FetchId, had: u32, len: u32, now: Instant) {
-        if let Some(flight) = self.flights.get_mut(&id) {
+        if let Some(flight) = self.flights.get_mut(id) {
             flight.moved(had, len, now);
         }
     }
@@ -253,7 +250,7 @@ impl Scheduler {
 
     /// A fetch has to wait for this peer's own memory before its holder is asked: so long it is not overdue.
     pub fn held_back(&mut self, id: FetchId) {
-        if let Some(flight) = self.flights.get_mut(&id) {
+        if let Some(flight) = self.flights.get_mut(id) {
             flight.held_back = true;
         }
     }
@@ -261,12 +258,12 @@ impl Scheduler {
     /// A limit of this peer's own has held a fetch up for so long in all: its holder was not slow meanwhile. Returns by how
     /// much that is longer than it was.
     pub fn held_up(&mut self, id: FetchId, total: Duration, now: Instant) -> Duration {
-        self.flights.get_mut(&id).map(|flight| flight.held_up(total, now)).unwrap_or_default()
+        self.flights.get_mut(id).map(|flight| flight.held_up(total, now)).unwrap_or_default()
     }
 
     /// A fetch that was held back asks its holder now.
     pub fn asked(&mut self, id: FetchId, now: Instant) {
-        if let Some(flight) = self.flights.get_mut(&id) {
+        if let Some(flight) = self.flights.get_mut(id) {
             (flight.held_back, flight.since, flight.moved_at) = (false, now, now);
         }
     }
@@ -281,7 +278,7 @@ impl Scheduler {
         now: Instant,
         rng: &mut (impl Rng + ?Sized),
     ) -> Vec<FetchId> {
-        let Some(flight) = self.flights.remove(&id) else { return Vec::new() };
+        let Some(flight) = self.flights.remove(id) else { return Vec::new() };
         if self.missing.contains(flight.chunk) {
             self.begun.ended(&flight, outcome);
         }
@@ -492,7 +489,7 @@ impl Scheduler {
     }
 
     fn copies_of(&self, chunk: ChunkIndex) -> impl Iterator<Item = (FetchId, &Flight)> {
-        self.flights.iter().filter(move |(_, flight)| flight.chunk == chunk).map(|(&id, flight)| (id, flight))
+        self.flights.iter().filter(move |(_, flight)| flight.chunk == chunk)
     }
 
     fn learn_duration(&mut self, took: Duration) {
