@@ -86,6 +86,13 @@ impl Locality {
         if self.labels.is_empty() {
             return vec![change];
         }
+        // What may be asked of far peers does not matter while there is none: most news is such.
+        if let HolderChange::Added(peer, chunks) = &change
+            && self.far.is_empty()
+        {
+            self.near_added(*peer, chunks);
+            return vec![change];
+        }
         let before = self.told_of_far();
         let mut told = Vec::new();
         match change {
@@ -100,11 +107,12 @@ impl Locality {
             HolderChange::Is(holder) => {
                 let id = holder.peer.id();
                 self.far.remove(&id);
-                let was = self.near.insert(id, holder.chunks.clone());
-                if was.is_none_or(|was| !was.difference(&holder.chunks).is_empty()) {
-                    self.near_changed();
-                } else {
-                    self.near_held.union_with(&holder.chunks);
+                match self.near.insert(id, holder.chunks.clone()) {
+                    None => self.near_came(id, &holder.chunks),
+                    Some(was) if was.difference(&holder.chunks).is_empty() => {
+                        self.near_held.union_with(&holder.chunks);
+                    }
+                    Some(_) => self.near_changed(),
                 }
                 told.push(HolderChange::Is(holder));
             }
@@ -113,10 +121,7 @@ impl Locality {
                     far.chunks.union_with(&chunks);
                     told.push(HolderChange::Added(peer, chunks.intersection(&before)));
                 } else {
-                    if let Some(near) = self.near.get_mut(&peer) {
-                        near.union_with(&chunks);
-                        self.near_held.union_with(&chunks);
-                    }
+                    self.near_added(peer, &chunks);
                     told.push(HolderChange::Added(peer, chunks));
                 }
             }
@@ -186,7 +191,29 @@ impl Locality {
         self.far.values().map(|holder| HolderChange::Is(again(holder))).collect()
     }
 
-    /// Near peers came or went, or hold less than before.
+    /// A near peer has these chunks more.
+    fn near_added(&mut self, peer: PeerId, chunks: &ChunkSet) {
+        if let Some(near) = self.near.get_mut(&peer) {
+            near.union_with(chunks);
+            self.near_held.union_with(chunks);
+        }
+    }
+
+    /// A near peer came with these chunks. It takes those out of the part for which it scores higher; nothing else changes.
+    fn near_came(&mut self, peer: PeerId, chunks: &ChunkSet) {
+        self.near_held.union_with(chunks);
+        // What near peers hold together becomes less only in `near_changed`, which computes the part anew.
+        if self.near_held.is_full() {
+            return;
+        }
+        let mut part = self.part.clone();
+        for chunk in self.part.iter().filter(|chunk| score(peer, *chunk) >= score(self.own, *chunk)) {
+            part.remove(chunk);
+        }
+        self.part = part;
+    }
+
+    /// Near peers went, or hold less than before.
     fn near_changed(&mut self) {
         let count = self.part.count();
         self.near_held = ChunkSet::empty(count);
