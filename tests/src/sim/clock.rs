@@ -72,6 +72,8 @@ pub struct Clock<E> {
     present: BinaryHeap<Planned<E>>,
     /// The slices after it, each in its place modulo their number.
     ring: Vec<Vec<Planned<E>>>,
+    /// Room of slices that are over. It is used again at once, while the caches hold it.
+    spare: Vec<Vec<Planned<E>>>,
     /// Events in the ring.
     waiting: usize,
     /// Beyond the ring.
@@ -87,6 +89,7 @@ impl<E> Default for Clock<E> {
             slice: 0,
             present: BinaryHeap::new(),
             ring: (0..SLICES).map(|_| Vec::new()).collect(),
+            spare: Vec::new(),
             waiting: 0,
             far: BinaryHeap::new(),
         }
@@ -117,13 +120,24 @@ impl<E> Clock<E> {
 
     /// Plans an event; one in the past comes now.
     pub fn plan(&mut self, at: Nanos, event: E) {
-        self.planned += 1;
+        self.plan_together(at, 1, event);
+    }
+
+    /// Plans so many events of one time that come one after the other, as one.
+    pub fn plan_together(&mut self, at: Nanos, count: usize, event: E) {
+        self.planned += count as u64;
         let planned = Planned { at: at.max(self.now), nth: self.planned, event };
         let slice = planned.at >> SLICE_BITS;
         if slice <= self.slice {
             self.present.push(planned);
         } else if slice < self.slice + SLICES {
-            self.ring[place(slice)].push(planned);
+            let list = &mut self.ring[place(slice)];
+            if list.capacity() == 0
+                && let Some(spare) = self.spare.pop()
+            {
+                *list = spare;
+            }
+            list.push(planned);
             self.waiting += 1;
         } else {
             self.far.push(planned);
@@ -150,8 +164,9 @@ impl<E> Clock<E> {
         let mut due = std::mem::take(&mut self.ring[place(self.slice)]);
         self.waiting -= due.len();
         self.present.extend(due.drain(..));
-        // Its room is used again.
-        self.ring[place(self.slice)] = due;
+        if due.capacity() > 0 {
+            self.spare.push(due);
+        }
         while self.far.peek().is_some_and(|first| first.at >> SLICE_BITS <= self.slice) {
             self.present.extend(self.far.pop());
         }

@@ -59,8 +59,8 @@ pub(super) enum Event {
     Answer(u32, Box<TrackerAnswer>),
     /// A watch begins.
     Watch(u32),
-    /// The tracker tells a watcher.
-    Push(usize),
+    /// The tracker tells watchers, one after the other.
+    Push(Box<[u32]>),
     /// A message of a watch arrives.
     Pushed { peer: u32, file: Nth, message: Box<HolderChanges> },
     /// A peer tells its neighbours.

@@ -13,6 +13,7 @@ use drizzle_proto::{
 use tracker_svc::live::watches::Newcomer;
 
 use super::{
+    clock::Nanos,
     event::{Event, TrackerAnswer, TrackerCall, nth},
     neighbours::set_bytes,
     options::millis,
@@ -153,10 +154,16 @@ impl World {
 
     /// Something may have changed at the tracker: its watchers hear at once, but not too soon after what they heard last.
     pub(super) fn ring(&mut self, file: Option<usize>) {
-        let now = self.clock.now();
-        for (watch, told_at) in self.tracker.ring(file) {
-            let at = told_at.map_or(now, |told| told + millis(self.options.push));
-            self.clock.plan(at.max(now), Event::Push(watch));
+        let (now, push) = (self.clock.now(), millis(self.options.push));
+        let at = |told: Option<Nanos>| told.map_or(now, |told| now.max(told + push));
+        let mut rung: Vec<_> =
+            self.tracker.ring(file).into_iter().map(|(watch, told_at)| (at(told_at), watch)).collect();
+        // Pushes of one time come one after the other, so they can as well be one event: every peer that comes or is
+        // done rings all watches.
+        rung.sort_by_key(|(at, _)| *at);
+        for pushes in rung.chunk_by(|(at, _), (other, _)| at == other) {
+            let watches = pushes.iter().map(|(_, watch)| *watch).collect();
+            self.clock.plan_together(pushes[0].0, pushes.len(), Event::Push(watches));
         }
     }
 
@@ -181,8 +188,13 @@ impl World {
         }
     }
 
+    /// The tracker tells what is new, in each of some watches.
+    pub(super) fn push_all(&mut self, watches: Box<[u32]>) {
+        watches.into_iter().for_each(|watch| self.push(watch));
+    }
+
     /// The tracker tells what is new.
-    pub(super) fn push(&mut self, watch: usize) {
+    fn push(&mut self, watch: u32) {
         let (peer, file, messages) = self.tracker.push(watch, self.clock.now());
         for message in messages {
             let change = |change: &HolderChange| match change {

@@ -28,6 +28,8 @@ struct Watch {
     watcher: Option<Watcher>,
     /// A push is planned.
     rung: bool,
+    /// No push was made yet.
+    is_new: bool,
     /// When there was something to tell last.
     told_at: Option<Nanos>,
 }
@@ -87,10 +89,10 @@ impl Tracker {
         name: &FileName,
         newcomer: Option<Newcomer>,
         now: Instant,
-    ) -> Result<usize, Error> {
+    ) -> Result<u32, Error> {
         let watcher = self.runtime.block_on(self.registry.watch(name.clone(), newcomer, now))?;
-        self.watches.push(Watch { peer, file, watcher: Some(watcher), rung: true, told_at: None });
-        Ok(self.watches.len() - 1)
+        self.watches.push(Watch { peer, file, watcher: Some(watcher), rung: true, is_new: true, told_at: None });
+        Ok(u32::try_from(self.watches.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// Ends the watches of a peer on a file.
@@ -101,9 +103,9 @@ impl Tracker {
     }
 
     /// Something may have changed: the watches of which a push is to be planned now, and when each was told something last.
-    pub fn ring(&mut self, file: Option<usize>) -> Vec<(usize, Option<Nanos>)> {
+    pub fn ring(&mut self, file: Option<usize>) -> Vec<(u32, Option<Nanos>)> {
         let mut rung = Vec::new();
-        for (nth, watch) in self.watches.iter_mut().enumerate() {
+        for (nth, watch) in (0..).zip(&mut self.watches) {
             let concerns = file.is_none_or(|file| file == watch.file) && watch.watcher.is_some();
             if concerns && !std::mem::replace(&mut watch.rung, true) {
                 rung.push((nth, watch.told_at));
@@ -113,11 +115,15 @@ impl Tracker {
     }
 
     /// What a watch is to be told now: to which peer, of which file, and the messages.
-    pub fn push(&mut self, watch: usize, now: Nanos) -> (u32, usize, Vec<HolderChanges>) {
-        let watch = &mut self.watches[watch];
+    pub fn push(&mut self, watch: u32, now: Nanos) -> (u32, usize, Vec<HolderChanges>) {
+        let watch = &mut self.watches[watch as usize];
         watch.rung = false;
         let mut messages = Vec::new();
-        if let Some(watcher) = &mut watch.watcher {
+        let is_new = std::mem::take(&mut watch.is_new);
+        // Every change rings every watch, and of a large fleet's few have something to tell.
+        if let Some(watcher) = &mut watch.watcher
+            && (watcher.has_changed() || is_new)
+        {
             while let Ok(Some(changes)) = watcher.next_message() {
                 messages.push(changes);
                 watch.told_at = Some(now);

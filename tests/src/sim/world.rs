@@ -188,7 +188,7 @@ impl World {
             Event::Call(peer, call) => self.tracker_called(peer, *call),
             Event::Answer(peer, answer) => self.tracker_answered(peer, *answer),
             Event::Watch(peer) => self.watch(peer),
-            Event::Push(watch) => self.push(watch),
+            Event::Push(watches) => self.push_all(watches),
             Event::Pushed { peer, file, message } => self.pushed(peer, file.into(), *message),
             Event::Tell { peer, file } => self.tell(peer, file.into()),
             Event::Told { peer, file, from, chunks, all } => self.told(peer, file.into(), from, &chunks, all),

@@ -3,6 +3,16 @@
 use drizzle_tests::sim::clock::{Clock, MILLI, Nanos};
 use proptest::prelude::*;
 
+#[test]
+fn events_that_were_planned_together_count_each() {
+    let mut clock: Clock<&str> = Clock::default();
+    clock.plan(MILLI, "before");
+    clock.plan_together(MILLI, 5, "together");
+    clock.plan(MILLI, "after");
+    assert_eq!(clock.planned(), 7);
+    assert_eq!([(); 4].map(|()| clock.advance()), [Some("before"), Some("together"), Some("after"), None]);
+}
+
 proptest! {
     #[test]
     fn events_come_in_the_order_of_their_times_and_then_of_their_planning(

@@ -60,8 +60,10 @@ async fn an_owners_withdrawal_reaches_holders_and_watches() {
     let mut watcher = registry.watch(name(1), None, Instant::now()).await.unwrap();
     assert_eq!(watcher.next_message().unwrap().unwrap().changes.len(), 2);
     assert!(watcher.next_message().unwrap().is_none());
+    assert!(!watcher.has_changed());
 
     assert!(registry.withdraw(owner, name(1), start).await.unwrap());
+    assert!(watcher.has_changed());
     watcher.changed().await;
     assert!(matches!(watcher.next_message(), Err(Error::NoSuchFile(_))));
     assert_eq!(registry.renew(owner, start).unwrap().0, [], "the owner knows");

@@ -44,6 +44,16 @@ impl Watcher {
         self.registry.inner.with(|guarded| guarded.live.next_message(&mut self.watch))
     }
 
+    /// Whether [`Watcher::next_message`] may have something to tell because of what happened since this was asked last.
+    pub fn has_changed(&mut self) -> bool {
+        // As in `changed`, an error is what `next_message` tells. What rings from here on is asked for next time.
+        let has_changed = self.bell.has_changed().unwrap_or(true);
+        if has_changed {
+            self.bell.mark_unchanged();
+        }
+        has_changed
+    }
+
     /// Waits until [`Watcher::next_message`] may have something to tell.
     pub async fn changed(&mut self) {
         // An error means that the name was released, which `next_message` tells.
