@@ -96,6 +96,8 @@ pub(super) struct Holders {
     keys: BTreeMap<PeerId, Key>,
     shelves: Vec<Vec<Key>>,
     resting: BTreeSet<(Instant, Key)>,
+    /// The first of them: it is asked for at every event, and nearly always none is due.
+    first_rest: Option<(Instant, Key)>,
     per_holder: usize,
     /// Holders of the whole file.
     seeds: u32,
@@ -109,6 +111,7 @@ impl Holders {
             keys: BTreeMap::new(),
             shelves: vec![Vec::new(); per_holder],
             resting: BTreeSet::new(),
+            first_rest: None,
             per_holder,
             seeds: 0,
         }
@@ -165,6 +168,7 @@ impl Holders {
             was.map(|until| self.resting.remove(&(until, key)));
             is.map(|until| self.resting.insert((until, key)));
             holder.rests = is;
+            self.first_rest = self.resting.first().copied();
         }
         if let Some((load, at)) = holder.shelf.take() {
             self.shelves[load].swap_remove(at);
@@ -181,7 +185,7 @@ impl Holders {
 
     /// Ends every rest that is over.
     pub(super) fn wake(&mut self, now: Instant) {
-        while let Some(&(until, key)) = self.resting.first()
+        while let Some((until, key)) = self.first_rest
             && until <= now
         {
             self.update(key, |holder| holder.conduct.awake());
@@ -190,7 +194,9 @@ impl Holders {
 
     /// When the next rest of a holder that has anything is over.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.resting.iter().find(|&&(_, key)| !self.all[key].held.is_empty()).map(|&(until, _)| until)
+        let offers = |key: Key| !self.all[key].held.is_empty();
+        let (until, key) = self.first_rest?;
+        if offers(key) { Some(until) } else { self.resting.iter().find(|rest| offers(rest.1)).map(|rest| rest.0) }
     }
 
     /// The holder has exactly these chunks. Only what changed is touched.
@@ -422,6 +428,7 @@ impl Holders {
             assert!(holder.denied.iter().all(|&chunk| !holder.held.contains(chunk)));
         }
         assert_eq!(self.seeds as usize, self.all.iter().filter(|holder| matches!(holder.held, Held::All)).count());
+        assert_eq!(self.first_rest.as_ref(), self.resting.first());
         assert_eq!(self.resting.len(), self.all.iter().filter(|holder| holder.rests.is_some()).count());
     }
 }
