@@ -115,7 +115,7 @@ impl World {
         };
         let transfer = self.transfers.insert(transfer);
         if let Some(download) = self.download(peer, file) {
-            download.running.insert(id, transfer);
+            download.running.push((id, transfer));
         }
         let at = self.clock.now() + self.delay(peer);
         self.clock.plan(at, Event::Request(transfer));
@@ -129,7 +129,7 @@ impl World {
         }
         let kept = download.parts.get(&chunk).copied();
         let same = |id: &TransferId| self.transfers.get(*id).is_some_and(|transfer| transfer.chunk == chunk);
-        let copies: Vec<TransferId> = download.running.values().copied().filter(same).collect();
+        let copies: Vec<TransferId> = download.running.iter().map(|(_, id)| *id).filter(same).collect();
         let copies = copies.into_iter().filter_map(|id| self.so_far(id));
         copies.chain(kept).max_by_key(|part| part.got).filter(|part| part.got > 0)
     }
@@ -141,7 +141,7 @@ impl World {
         let now = self.clock.instant();
         let Some(download) = self.download(peer, file) else { return };
         if download.scheduler.bound(fetch, chunk) == Bound::NotWanted {
-            download.running.remove(&fetch);
+            download.ran(fetch);
             download.scheduler.finished(fetch, Outcome::Cancelled, now, &mut download.rng);
             self.cancel(id);
         }
@@ -229,14 +229,14 @@ impl World {
         let len = self.files[file].manifest.layout().chunk_len(transfer.chunk);
         let had = transfer.part.map_or(0, |part| part.got);
         let Some(download) = self.download(peer, file) else { return };
-        download.running.remove(&transfer.fetch);
+        download.ran(transfer.fetch);
         if outcome == Outcome::Stored {
             download.received += f64::from(len - had.min(len));
         }
         let losers = download.scheduler.finished(transfer.fetch, outcome, now, &mut download.rng);
         for loser in losers {
             let Some(download) = self.download(peer, file) else { return };
-            let running = download.running.remove(&loser);
+            let running = download.ran(loser);
             download.scheduler.finished(loser, Outcome::Cancelled, now, &mut download.rng);
             if let Some(id) = running {
                 self.cancel(id);
@@ -279,9 +279,10 @@ impl World {
     pub(super) fn count(&mut self, peer: u32, file: usize) {
         let now = self.clock.instant();
         let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
-        let running: Vec<_> = download.running.iter().map(|(fetch, id)| (*fetch, *id)).collect();
+        // Nothing begins or ends meanwhile.
+        let running = std::mem::take(&mut download.running);
         let (mut wire, under_way) = (download.received, running.len());
-        for (fetch, id) in running {
+        for &(fetch, id) in &running {
             let Some(part) = self.so_far(id) else { continue };
             let Some(transfer) = self.transfers.get(id) else { continue };
             let len = self.files[file].manifest.layout().chunk_len(transfer.chunk);
@@ -291,6 +292,7 @@ impl World {
             }
         }
         let Some(download) = self.download(peer, file) else { return };
+        download.running = running;
         // Whole bytes of a positive number.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         download.streams.counted(wire as u64, under_way, now);

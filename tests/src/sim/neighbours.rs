@@ -157,7 +157,7 @@ impl World {
 
     /// A neighbour hears it, if it still misses something.
     pub(super) fn told(&mut self, peer: u32, file: usize, from: u32, chunks: &Rc<ChunkSet>, all: bool) {
-        let id = self.peers[from as usize].info.id();
+        let id = self.ids[from as usize];
         let Some(download) = self.download(peer, file).filter(|download| download.ended.is_none()) else { return };
         let chunks = (**chunks).clone();
         let news = if all { ChunkNews::All(chunks) } else { ChunkNews::More(chunks) };

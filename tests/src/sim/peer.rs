@@ -109,8 +109,8 @@ pub struct Download {
     pub streams: Streams,
     /// Decides its random choices.
     pub rng: StdRng,
-    /// What was asked for and has not ended.
-    pub running: BTreeMap<FetchId, TransferId>,
+    /// What was asked for and has not ended, in the order in which it was asked for.
+    pub running: Vec<(FetchId, TransferId)>,
     /// Bytes that came with transfers that have ended.
     pub received: f64,
     /// What is kept between two transfers of a chunk.
@@ -139,7 +139,7 @@ impl Download {
             scheduler: Scheduler::new(&ChunkSet::full(file.count()), limits),
             streams: Streams::new(layout.chunk_size(), limits.in_flight, now),
             rng: StdRng::seed_from_u64(seed),
-            running: BTreeMap::new(),
+            running: Vec::new(),
             received: 0.0,
             parts: BTreeMap::new(),
             whole_only: Vec::new(),
@@ -149,6 +149,12 @@ impl Download {
             wake: None,
             ended: None,
         }
+    }
+
+    /// A fetch has ended: the transfer that it was.
+    pub fn ran(&mut self, fetch: FetchId) -> Option<TransferId> {
+        let place = self.running.iter().position(|(running, _)| *running == fetch)?;
+        Some(self.running.remove(place).1)
     }
 }
 

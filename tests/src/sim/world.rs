@@ -7,7 +7,7 @@
 //! (`pace`), hashing, and records on disk. Messages are counted and delayed and take no room on the links.
 
 use drizzle_engine::{announce::Announcements, binding::Sent, lease::Lease, slots::Slots};
-use drizzle_proto::ChunkSet;
+use drizzle_proto::{ChunkSet, PeerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
@@ -47,6 +47,8 @@ pub struct World {
     pub links: Links,
     /// The peers, sources first.
     pub peers: Vec<Peer>,
+    /// Their ids: each message of news needs the one of its sender, and nothing else of it.
+    pub(super) ids: Vec<PeerId>,
     pub(super) files: Vec<File>,
     pub(super) tracker: Tracker,
     pub(super) transfers: Slab<Transfer>,
@@ -119,6 +121,7 @@ impl World {
             plan,
             clock,
             links,
+            ids: world_peers.iter().map(|peer| peer.info.id()).collect(),
             peers: world_peers,
             files,
             tracker,
