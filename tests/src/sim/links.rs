@@ -10,8 +10,8 @@
 //! - each flow has a link on its path that is full and on which no flow is faster.
 //!
 //! With a tolerance of 2 % an event touches some tens of flows, however many there are. In a large fleet each is
-//! somewhere else in memory, so what a look needs of the others (shares, rates, stops) lies in arrays of its own, which
-//! the processor's caches can hold.
+//! somewhere else in memory, so what a look needs of the others (shares, rates, stops, what they carried) lies in arrays
+//! of its own, which the processor's caches can hold.
 
 use std::collections::VecDeque;
 
@@ -32,7 +32,6 @@ const LOOKS: usize = 4096;
 struct Link {
     capacity: f64,
     flows: Vec<On>,
-    carried: f64,
     /// Waits in `changed`.
     queued: bool,
     /// Stands in `touched`.
@@ -95,6 +94,8 @@ pub struct Links {
     links: Vec<Link>,
     /// Of each link, what it grants to a flow that nothing else limits.
     shares: Vec<f64>,
+    /// Of each link, the bytes that it has carried.
+    carried: Vec<f64>,
     flows: Vec<Flow>,
     /// Of each flow, its rate.
     rates: Vec<f64>,
@@ -119,6 +120,7 @@ impl Links {
         Self {
             links: Vec::new(),
             shares: Vec::new(),
+            carried: Vec::new(),
             flows: Vec::new(),
             rates: Vec::new(),
             stops: Vec::new(),
@@ -134,8 +136,9 @@ impl Links {
 
     /// Adds a link of so many bytes a second.
     pub fn add(&mut self, capacity: f64) -> LinkId {
-        self.links.push(Link { capacity, flows: Vec::new(), carried: 0.0, queued: false, touched: false });
+        self.links.push(Link { capacity, flows: Vec::new(), queued: false, touched: false });
         self.shares.push(capacity);
+        self.carried.push(0.0);
         LinkId::try_from(self.links.len() - 1).unwrap_or(LinkId::MAX)
     }
 
@@ -146,7 +149,7 @@ impl Links {
 
     /// Bytes that a link has carried, as far as its flows were looked at.
     pub fn carried(&self, link: LinkId) -> f64 {
-        self.links[link as usize].carried
+        self.carried[link as usize]
     }
 
     /// Flows on a link.
@@ -309,7 +312,7 @@ impl Links {
         flow.left -= moved;
         flow.at = now;
         for &link in &path[..links] {
-            self.links[link as usize].carried += moved;
+            self.carried[link as usize] += moved;
         }
         self.note(moved, at, now);
     }
@@ -317,14 +320,15 @@ impl Links {
     /// Spreads bytes over the bins that they took.
     fn note(&mut self, bytes: f64, from: Nanos, to: Nanos) {
         let bin = |at: Nanos| usize::try_from(at / self.bin).unwrap_or(usize::MAX);
-        let (first, last) = (bin(from), bin(to));
+        let last = bin(to);
         if self.used.len() <= last {
             self.used.resize(last + 1, 0.0);
         }
-        if first == last {
+        if from >= last as Nanos * self.bin {
             self.used[last] += bytes;
             return;
         }
+        let first = bin(from);
         let each = bytes / (to - from) as f64;
         for bin in first..=last {
             let (begins, ends) = (bin as Nanos * self.bin, (bin as Nanos + 1) * self.bin);
