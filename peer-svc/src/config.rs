@@ -115,8 +115,8 @@ pub struct Config {
     #[arg(long, value_name = "KEY=VALUE,...", env = "DRIZZLE_LABEL")]
     pub label: Vec<Labels>,
 
-    /// Chunks sent at once; requests beyond are told "busy" and go elsewhere. More are sent while receivers are
-    /// slower than this peer's uplink, and to a peer that would wait for one which has all slots
+    /// Chunks sent at once, of 256 KiB and more twice as many; requests beyond are told "busy" and go elsewhere. More are
+    /// sent while receivers are slower than this peer's uplink, and to a peer that needs one more than others do
     #[arg(long, value_name = "N", env = "DRIZZLE_UPLOAD_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub upload_slots: u16,
 
