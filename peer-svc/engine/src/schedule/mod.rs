@@ -56,8 +56,10 @@ pub use self::{
     picture::{Picture, Side},
 };
 
-/// Bytes of chunks that are fetched at once.
-const IN_FLIGHT: u32 = 12 << 20;
+/// Bytes of small chunks that are fetched at once.
+const IN_FLIGHT: u32 = 2 << 20;
+/// Of chunks above this size fewer are fetched at once: each takes room in memory.
+const HUGE: u32 = 1 << 20;
 
 /// A chunk is scarce that so many peers have at most.
 const SCARCE: u32 = 1;
@@ -76,7 +78,8 @@ impl Limits {
     /// refuses another gives; of small chunks more, which hide the round trips between them. (With 16 of 64 KiB, 16 peers at
     /// 12.5 Mbit/s took 1.13 times the bound, with 24 of them 1.11, with 32 1.12.)
     pub fn for_chunks_of(size: u32) -> Self {
-        let in_flight = (IN_FLIGHT / size.max(1)).clamp(8, 24) as usize;
+        let least = if size > HUGE { 8 } else { 12 };
+        let in_flight = (IN_FLIGHT / size.max(1)).clamp(least, 24) as usize;
         Self { in_flight, per_holder: in_flight / 2 }
     }
 }
