@@ -6,7 +6,7 @@
 //! [`crate::uplink`]. A stream that runs is never ended for another one, whose receiver would throw away what came.
 //!
 //! What holds at all times (each line has a property test):
-//! - what requesters hold up to their fair share takes no more than all slots, or what [`crate::need`] makes of them for
+//! - what requesters hold up to their fair share takes no more than all slots, or what `need.rs` makes of them for
 //!   the one that asks; the fair share is the slots divided by the requesters that hold or want one, rounded up;
 //! - so a requester alone may have every slot, and one that comes then is served at once beside it: what the first
 //!   one holds beyond its share does not count, and it gets no more before it is back within it;
