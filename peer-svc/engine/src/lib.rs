@@ -49,7 +49,7 @@ pub mod limiting;
 pub mod locality;
 pub mod memory;
 pub mod meter;
-mod need;
+pub mod need;
 pub mod neighbours;
 pub mod pace;
 pub mod priority;

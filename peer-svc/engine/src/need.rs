@@ -24,7 +24,7 @@ const AT_FIRST: f64 = 1.0;
 
 /// What comes to requesters at present, on average.
 #[derive(Debug)]
-pub(crate) struct Need {
+pub struct Need {
     usual: f64,
 }
 
@@ -36,7 +36,7 @@ impl Default for Need {
 
 impl Need {
     /// Of `count` slots, how many there are for a requester to which so many chunks come.
-    pub(crate) fn slots(&mut self, count: usize, receiving: Option<u32>, others_wait: bool) -> usize {
+    pub fn slots(&mut self, count: usize, receiving: Option<u32>, others_wait: bool) -> usize {
         let Some(receiving) = receiving else { return count };
         let receiving = f64::from(receiving).min(BELIEVED);
         self.usual += (receiving - self.usual) / AVERAGED;
