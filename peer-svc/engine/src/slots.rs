@@ -54,7 +54,6 @@ pub type Requester = Option<PeerId>;
 pub struct Slots {
     uplink: Uplink,
     need: Need,
-    least: usize,
     /// Grants of far requesters that are out.
     far: usize,
     /// When a near requester asked last.
@@ -110,7 +109,7 @@ impl Slots {
         let (uplink, held) = (Uplink::new(count, most), BTreeMap::new());
         let need = Need::default();
         let (refused, served) = (BTreeMap::new(), BTreeMap::new());
-        Self { uplink, need, least: count, far: 0, near_asked: None, most, held, refused, served }
+        Self { uplink, need, far: 0, near_asked: None, most, held, refused, served }
     }
 
     /// No more than this is sent from now on. Streams that run go on.
@@ -172,7 +171,7 @@ impl Slots {
         let receiving = receiving.filter(|_| !self.uplink.is_slow());
         let needed = self.need.slots(self.count(), receiving, others_wait);
         // Of many streams each is slow, and what it brings is passed on late.
-        let slots = needed.min(self.count().max(2 * self.least));
+        let slots = needed.min(self.count().max(2 * self.uplink.least()));
         let is_free = counted + self.served_longer_ago(requester) < slots && self.taken() < self.most;
         if is_free && (within_share || !others_wait) {
             self.refused.remove(&requester);

@@ -85,6 +85,11 @@ impl Uplink {
         }
     }
 
+    /// As many streams as run at the least, of small chunks.
+    pub fn least(&self) -> usize {
+        self.least
+    }
+
     /// Streams at once.
     pub fn streams(&self) -> usize {
         let more = if self.is_roomy { self.least } else { 0 };

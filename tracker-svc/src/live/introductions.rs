@@ -50,6 +50,8 @@ const DRAWS: usize = 8;
 struct Member {
     labels: Labels,
     links: BTreeSet<PeerId>,
+    /// How many of them are near.
+    near: usize,
     is_holder: bool,
     watch: Option<Watching>,
 }
@@ -231,8 +233,19 @@ impl Introductions {
         });
         if member.labels != *peer.labels() {
             member.labels = peer.labels().clone();
+            self.count_near(id);
+            let links: Vec<PeerId> = self.members[&id].links.iter().copied().collect();
+            links.into_iter().for_each(|link| self.count_near(link));
         }
-        member
+        self.members.entry(id).or_default()
+    }
+
+    /// Counts the near links of a peer anew: labels changed.
+    fn count_near(&mut self, peer: PeerId) {
+        let near = self.members[&peer].links.iter().filter(|link| self.are_near(peer, **link)).count();
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.near = near;
+        }
     }
 
     /// A watcher hears of a peer; others hear nothing.
@@ -250,16 +263,24 @@ impl Introductions {
     }
 
     fn link(&mut self, one: PeerId, other: PeerId) {
+        let near = usize::from(self.are_near(one, other));
         for (from, to) in [(one, other), (other, one)] {
-            if self.members.get_mut(&from).is_some_and(|member| member.links.insert(to)) {
+            if let Some(member) = self.members.get_mut(&from)
+                && member.links.insert(to)
+            {
+                member.near += near;
                 self.tell(from, to);
             }
         }
     }
 
     fn part(&mut self, one: PeerId, other: PeerId) {
+        let near = usize::from(self.are_near(one, other));
         for (from, to) in [(one, other), (other, one)] {
-            if self.members.get_mut(&from).is_some_and(|member| member.links.remove(&to)) {
+            if let Some(member) = self.members.get_mut(&from)
+                && member.links.remove(&to)
+            {
+                member.near -= near;
                 self.tell(from, to);
             }
         }
@@ -269,10 +290,11 @@ impl Introductions {
     fn leave(&mut self, peer: PeerId) {
         let Some(member) = self.members.remove(&peer) else { return };
         self.drawn.retain(|drawn| *drawn != peer);
-        let mut left: Vec<PeerId> = member.links.into_iter().collect();
+        let mut left: Vec<PeerId> = member.links.iter().copied().collect();
         for other in &left {
             if let Some(linked) = self.members.get_mut(other) {
                 linked.links.remove(&peer);
+                linked.near -= usize::from(!member.labels.is_far_from(&linked.labels));
             }
             self.tell(*other, peer);
         }
@@ -338,10 +360,11 @@ impl Introductions {
         // Near peers share out what comes from afar, so as many as may be all know each other: of those that have few near
         // ones a far one parts, if they have more of these than they want.
         let parts_near = |one: PeerId| self.near_links_of(one) >= self.wanted(one) * NEAR / OF;
-        let parts_far =
-            |one: PeerId| self.links_of(one) - self.near_links_of(one) > self.wanted(one) * (OF - NEAR) / OF;
-        let (near_parts, far_parts) =
-            if is_near { (parts_near(peer), !parts_near(peer) && parts_far(peer)) } else { (false, true) };
+        let far = |one: PeerId| self.links_of(one) - self.near_links_of(one);
+        let enough_far = |one: PeerId| self.wanted(one) * (OF - NEAR) / OF;
+        let parts_far = |one: PeerId| far(one) > enough_far(one);
+        let near_parts = is_near && parts_near(peer);
+        let far_parts = !is_near || !near_parts && parts_far(peer) && far(newcomer) < 2 * enough_far(newcomer);
         let has_enough = |other: &PeerId| {
             let is_other_near = self.are_near(peer, *other);
             self.are_near(newcomer, *other) == is_other_near
@@ -349,7 +372,7 @@ impl Introductions {
                 && if is_other_near {
                     near_parts && parts_near(*other) && self.has_room(newcomer, *other, &fits)
                 } else {
-                    far_parts && (!is_near || parts_far(*other)) && self.has_room(newcomer, *other, |_, _| true)
+                    far_parts && self.has_room(newcomer, *other, |_, _| true)
                 }
         };
         let third: Vec<PeerId> = self.members[&peer].links.iter().filter(|other| has_enough(other)).copied().collect();
@@ -362,8 +385,7 @@ impl Introductions {
     }
 
     fn near_links_of(&self, peer: PeerId) -> usize {
-        let links = self.members.get(&peer).into_iter().flat_map(|member| &member.links);
-        links.filter(|other| self.are_near(peer, **other)).count()
+        self.members.get(&peer).map_or(0, |member| member.near)
     }
 
     fn links_of(&self, peer: PeerId) -> usize {
