@@ -150,14 +150,14 @@ impl Slots {
     /// A request. Every grant must be released.
     pub fn ask(&mut self, request: impl Into<Request>, now: Instant) -> Answer {
         let Request { requester, receiving, is_far } = request.into();
+        self.refused.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
+        self.uplink.look(now);
         if is_far && self.far_may_have(now).is_some_and(|most| self.far >= most) {
             return Answer::Busy;
         }
         if !is_far {
             self.near_asked = Some(now);
         }
-        self.refused.retain(|_, at| now.saturating_duration_since(*at) < MEMORY);
-        self.uplink.look(now);
         let held = self.held.get(&requester).copied().unwrap_or(0);
         let share = self.fair_share(requester);
         let within_share = held < share;
@@ -170,8 +170,10 @@ impl Slots {
         // In turn, each gets its chunk, whatever it needs.
         let receiving = receiving.filter(|_| !self.uplink.is_slow());
         let needed = self.need.slots(self.count(), receiving, others_wait);
-        // Of many streams each is slow, and what it brings is passed on late.
-        let slots = needed.min(self.count().max(2 * self.uplink.least()));
+        // Beyond the slots is room for those that others leave none. Of many streams each is slow, and what it brings is
+        // passed on late.
+        let most = if within_share { self.count().max(2 * self.uplink.least()) } else { self.count() };
+        let slots = needed.min(most);
         let is_free = counted + self.served_longer_ago(requester) < slots && self.taken() < self.most;
         if is_free && (within_share || !others_wait) {
             self.refused.remove(&requester);

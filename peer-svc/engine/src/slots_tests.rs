@@ -35,6 +35,14 @@ fn a_lone_requester_may_have_every_slot_and_no_more() {
 }
 
 #[test]
+fn a_lone_requester_has_no_more_than_every_slot_however_little_comes_to_it() {
+    let (mut slots, now) = (Slots::new(4), Instant::now());
+    let _grants: Vec<_> = (0..4).map(|_| granted(slots.ask(needs(1, 0), now))).collect();
+    assert_eq!(slots.ask(needs(1, 0), now), Answer::Busy);
+    let _other = granted(slots.ask(needs(2, 0), now));
+}
+
+#[test]
 fn no_peer_keeps_every_slot_while_another_one_waits_however_long_its_streams_take() {
     let (mut slots, now) = (Slots::new(4), Instant::now());
     let mut hog: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();
@@ -216,6 +224,8 @@ proptest! {
                 Event::Release(_) => {}
                 Event::Ask(n, receiving, is_far) => {
                     let requester = peer(n);
+                    // A window that is over is judged before.
+                    slots.sent(bytes, now);
                     let far = grants.iter().filter(|grant| grant.is_far).count();
                     let after_near = is_far && near_asked.is_some_and(|at| now < at + MEMORY);
                     if after_near && far >= (slots.count() / FAR).max(1) {
@@ -226,7 +236,6 @@ proptest! {
                         near_asked = Some(now);
                     }
                     let held = grants.iter().filter(|grant| grant.requester == requester).count();
-                    slots.sent(bytes, now);
                     refused.retain(|_, at| now < *at + MEMORY);
                     let holders = grants.iter().map(|grant| grant.requester);
                     let competing: BTreeSet<_> =
