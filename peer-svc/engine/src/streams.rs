@@ -4,7 +4,8 @@
 //! What holds (each line has a test):
 //! - as many run as come within [`COMFORT`] each at the measured rate, at least 1 and at most the limit;
 //! - beyond that one more is tried at times, and kept only if more comes by it: slow holders are not a slow link;
-//! - the link is called slow only after a look at what came, and while fewer than half of the most fit;
+//! - the link is called slow only after a look at what came, and while fewer than half of the most fit, by what at least
+//!   half of those that may run bring;
 //! - while nothing comes at all one more is tried, so that a silent holder does not stop a download;
 //! - under a limit no more run than that lets through within [`COMFORT`] each, at least 1, whatever rate is measured: what
 //!   has come and waits in a buffer for the limit looks like a fast link.
@@ -99,8 +100,12 @@ impl Streams {
         } else if took < PERIOD {
             return;
         } else if running < self.room {
-            // Nothing is known of what the whole number would bring.
+            // Nothing is known of what the whole number would bring, but that it is no more than its share.
             self.before = None;
+            if 2 * running >= self.room {
+                let whole = rate * self.room as f64 / running as f64;
+                self.is_slow = 2 * self.fits(whole) < self.most;
+            }
         } else if came == 0 {
             (self.room, self.before) = ((self.room + 1).min(self.most()), None);
         } else {
@@ -178,6 +183,22 @@ mod tests {
             }
             assert_eq!(streams.is_slow(), slow, "{rate}");
         }
+    }
+
+    #[test]
+    fn a_link_that_seemed_fast_is_slow_once_half_of_the_streams_bring_little() {
+        let start = Instant::now();
+        let after = |running: usize| {
+            let (mut streams, mut bytes) = (Streams::new(256 << 10, 12, start), 0);
+            // What stood in a queue comes in a burst, so that all may run; then too few chunks are left for all.
+            for tick in 1..=50 {
+                bytes += if tick == 1 { 1 << 20 } else { 50_000 };
+                streams.counted(bytes, running, start + TICK * tick);
+            }
+            streams.is_slow()
+        };
+        assert!(after(10), "with two more that bring as much it would be slow, too");
+        assert!(!after(1), "one slow holder is no slow link");
     }
 
     #[test]
