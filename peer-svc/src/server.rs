@@ -37,7 +37,7 @@ use crate::{
     config::Config,
     control::{Backend, ControlService},
     download::{Context, MEMORY, PARTS_KIB},
-    fetch::{memory::ChunkMemory, pool::Connections},
+    fetch::{memory::ChunkMemory, connections::Connections},
     holdings::Holdings,
     identity::Identity,
     lanes::Lanes,

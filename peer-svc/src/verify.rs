@@ -1,11 +1,12 @@
 //! Untrusted bytes in, proof out: the only maker of a [`VerifiedChunk`].
 //!
-//! Slices are hashed as they arrive, while they are in the cache, and kept as they are: nothing is
-//! copied together. No I/O here.
+//! Bytes are hashed as they arrive, while they are in the cache, and put at once where they stay: at the place of their
+//! chunk, if that was claimed, or into a buffer. Both happen in one step here, so what is proved is what was put.
 
-use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, Digest, FileId, Manifest, PeerId};
 use sha2::{Digest as _, Sha256};
+
+use crate::store::data::{Claim, PutError};
 
 /// The bytes of a chunk are not those of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +18,7 @@ pub(crate) enum Mismatch {
     #[error("{got} of {expected} bytes")]
     TooShort {
         /// Bytes that came.
-        got: u64,
+        got: u32,
         /// Bytes of the chunk.
         expected: u32,
     },
@@ -32,48 +33,90 @@ pub(crate) enum Mismatch {
     MixedHash,
 }
 
-/// Slices are this long on average, in bytes, or the sender is refused; some may be shorter.
-const LEAST_SLICE: usize = 4 << 10;
-const SPARE_SLICES: usize = 64;
+/// Messages have this many bytes on average, or the sender is refused; some may have fewer. Each costs time and an event.
+const LEAST_MESSAGE: usize = 4 << 10;
+const SPARE_MESSAGES: usize = 64;
+
+/// Why bytes are not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PushError {
+    /// They cannot be those of the chunk.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// They did not get to their place.
+    #[error(transparent)]
+    Put(#[from] PutError),
+}
+
+/// Where the bytes of a chunk are put.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// At their place in the file.
+    File(Claim),
+    /// Into memory, because another fetch has claimed the place, or because they come from a file here.
+    Memory(Vec<u8>),
+}
 
 /// Takes the bytes of one chunk in order, perhaps from one holder after the other.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Verifier {
     file: FileId,
     chunk: ChunkIndex,
     expected: Digest,
     len: u32,
-    got: u64,
+    got: u32,
+    messages: usize,
     sha: Sha256,
-    slices: Vec<Bytes>,
+    place: Place,
     /// The peer that is asked now.
     from: Option<PeerId>,
     /// Which peers gave bytes, each once.
     givers: Vec<PeerId>,
 }
 
-/// A chunk whose bytes match the manifest. Only this can be written.
+/// A chunk whose bytes match the manifest. Only this can be stored.
 #[derive(Debug)]
 pub(crate) struct VerifiedChunk {
     file: FileId,
     chunk: ChunkIndex,
-    slices: Vec<Bytes>,
+    place: Place,
 }
 
 impl Verifier {
-    /// For one chunk of a manifest.
+    /// For one chunk of a manifest, which is gathered in memory.
     pub(crate) fn new(manifest: &Manifest, chunk: ChunkIndex) -> Self {
+        Self::at(manifest, chunk, Place::Memory(Vec::new()))
+    }
+
+    /// For the chunk that is claimed.
+    pub(crate) fn claimed(claim: Claim) -> Self {
+        let (manifest, chunk) = (claim.manifest().clone(), claim.chunk());
+        Self::at(&manifest, chunk, Place::File(claim))
+    }
+
+    fn at(manifest: &Manifest, chunk: ChunkIndex, place: Place) -> Self {
         Self {
             file: manifest.id(),
             chunk,
             expected: manifest.hash(chunk),
             len: manifest.layout().chunk_len(chunk),
             got: 0,
+            messages: 0,
             sha: Sha256::new(),
-            slices: Vec::new(),
+            place,
             from: None,
             givers: Vec::new(),
         }
+    }
+
+    /// As far as this one is, but in memory.
+    pub(crate) fn copy(&self) -> Result<Self, PutError> {
+        let bytes = match &self.place {
+            Place::File(claim) => claim.read_back()?,
+            Place::Memory(bytes) => bytes.clone(),
+        };
+        let (sha, givers, place) = (self.sha.clone(), self.givers.clone(), Place::Memory(bytes));
+        Ok(Self { sha, givers, place, ..*self })
     }
 
     /// The bytes from now on come from this holder.
@@ -88,43 +131,64 @@ impl Verifier {
 
     /// Bytes that came so far.
     pub(crate) fn got(&self) -> u32 {
-        // More than the chunk has is refused.
-        u32::try_from(self.got).unwrap_or(self.len)
+        self.got
     }
 
-    /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory.
-    pub(crate) fn push(&mut self, slice: Bytes) -> Result<(), Mismatch> {
-        if self.got + slice.len() as u64 > u64::from(self.len) {
-            return Err(Mismatch::TooLong(self.len));
-        }
-        if self.slices.len() > SPARE_SLICES + self.len as usize / LEAST_SLICE {
+    /// Bytes of the whole chunk.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether its bytes are gathered in memory.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.place, Place::Memory(_))
+    }
+
+    /// A message of the holder begins. Refuses so many of them that each brings next to nothing.
+    pub(crate) fn message_begins(&mut self) -> Result<(), Mismatch> {
+        self.messages += 1;
+        if self.messages > SPARE_MESSAGES + self.len as usize / LEAST_MESSAGE {
             return Err(Mismatch::Fragmented);
         }
+        Ok(())
+    }
+
+    /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory. Blocks on disk I/O if its
+    /// place is claimed.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+        let got = u32::try_from(bytes.len()).ok().and_then(|len| self.got.checked_add(len));
+        let got = got.filter(|got| *got <= self.len).ok_or(Mismatch::TooLong(self.len))?;
+        match &mut self.place {
+            Place::File(claim) => claim.append(bytes)?,
+            Place::Memory(all) => {
+                all.reserve_exact(self.len as usize - all.len());
+                all.extend_from_slice(bytes);
+            }
+        }
+        self.sha.update(bytes);
+        self.got = got;
         // One that was asked and gave nothing is not to blame.
-        if let Some(from) = self.from.filter(|from| !slice.is_empty() && !self.givers.contains(from)) {
+        if let Some(from) = self.from.filter(|from| !bytes.is_empty() && !self.givers.contains(from)) {
             self.givers.push(from);
         }
-        self.got += slice.len() as u64;
-        self.sha.update(&slice);
-        self.slices.push(slice);
         Ok(())
     }
 
     /// Whether every byte has come.
     pub(crate) fn is_full(&self) -> bool {
-        self.got == u64::from(self.len)
+        self.got == self.len
     }
 
     /// The proof, if the hash matches.
     pub(crate) fn finish(self) -> Result<VerifiedChunk, Mismatch> {
-        if self.got < u64::from(self.len) {
+        if !self.is_full() {
             return Err(Mismatch::TooShort { got: self.got, expected: self.len });
         }
         let is_mixed = self.is_mixed();
         if Digest::from_bytes(self.sha.finalize().into()) != self.expected {
             return Err(if is_mixed { Mismatch::MixedHash } else { Mismatch::Hash });
         }
-        Ok(VerifiedChunk { file: self.file, chunk: self.chunk, slices: self.slices })
+        Ok(VerifiedChunk { file: self.file, chunk: self.chunk, place: self.place })
     }
 }
 
@@ -139,9 +203,9 @@ impl VerifiedChunk {
         self.chunk
     }
 
-    /// Its bytes, in order.
-    pub(crate) fn slices(&self) -> &[Bytes] {
-        &self.slices
+    /// Where its bytes are.
+    pub(crate) fn place(self) -> Place {
+        self.place
     }
 }
 
@@ -151,19 +215,26 @@ mod tests {
 
     use super::*;
 
-    fn verify(content: &[u8], pushed: &[&[u8]]) -> Result<Vec<Bytes>, Mismatch> {
+    fn verify(content: &[u8], pushed: &[&[u8]]) -> Result<Vec<u8>, Mismatch> {
         let layout = Layout::new(content.len() as u64, 1 << 14).unwrap();
         let manifest = Manifest::new(layout, vec![Digest::of(content)]).unwrap();
         let mut verifier = Verifier::new(&manifest, layout.chunk_count().index(0).unwrap());
-        for slice in pushed {
-            verifier.push(Bytes::copy_from_slice(slice))?;
+        for bytes in pushed {
+            verifier.message_begins()?;
+            match verifier.push(bytes) {
+                Err(PushError::Mismatch(mismatch)) => return Err(mismatch),
+                pushed => pushed.unwrap(),
+            }
         }
-        verifier.finish().map(|chunk| chunk.slices().to_vec())
+        match verifier.finish()?.place() {
+            Place::Memory(bytes) => Ok(bytes),
+            Place::File(_) => panic!("nothing was claimed"),
+        }
     }
 
     #[test]
     fn only_the_right_bytes_pass() {
-        assert_eq!(verify(b"abcd", &[b"a", b"", b"bcd"]).unwrap().concat(), b"abcd");
+        assert_eq!(verify(b"abcd", &[b"a", b"", b"bcd"]).unwrap(), b"abcd");
         assert_eq!(verify(b"abcd", &[b"abce"]), Err(Mismatch::Hash));
         assert_eq!(verify(b"abcd", &[b"abc"]), Err(Mismatch::TooShort { got: 3, expected: 4 }));
         assert_eq!(verify(b"abcd", &[]), Err(Mismatch::TooShort { got: 0, expected: 4 }));

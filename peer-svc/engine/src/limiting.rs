@@ -69,6 +69,8 @@ impl Cause {
 
 /// This share of the best rate is as good as the best.
 const FAST: f64 = 0.9;
+/// Threads that write for more than this share of the time have little left to receive in.
+const MOSTLY: f64 = 0.5;
 /// What is told live is mostly of this long.
 const LIVE: Duration = Duration::from_secs(2);
 /// Before so much time is charged, nothing is told live: what is true for a moment at the begin is no news.
@@ -83,8 +85,8 @@ pub struct State {
     pub complete: bool,
     /// Its fetches.
     pub fetches: Fetches,
-    /// Of these, fetches whose chunk came and waits to be written.
-    pub at_disk: usize,
+    /// Share of the last second that the threads which receive its chunks spent writing them.
+    pub writing: f64,
     /// Fetches that may run at once.
     pub room: usize,
     /// Whether something ran out on this machine when a holder was to be asked last.
@@ -102,7 +104,7 @@ pub struct State {
 impl State {
     /// Fetches that peers were asked for and that have not come.
     fn on_way(&self) -> usize {
-        self.fetches.under_way.saturating_sub(self.fetches.without_memory).saturating_sub(self.at_disk)
+        self.fetches.under_way.saturating_sub(self.fetches.without_memory)
     }
 
     /// What limits it.
@@ -110,8 +112,8 @@ impl State {
         let on_way = self.on_way();
         if !self.located {
             Cause::Tracker
-        } else if self.complete || self.at_disk > on_way {
-            // Chunks that wait for the disk keep their memory: it is the disk that others wait for then.
+        } else if self.complete || self.writing > MOSTLY {
+            // What is received meanwhile keeps its memory: it is the disk that others wait for then.
             Cause::Disk
         } else if self.own_limit {
             Cause::OwnLimit
@@ -306,13 +308,13 @@ mod tests {
 
     #[test]
     fn this_machine_holds_it_up() {
-        let with = |under_way, without_memory, at_disk| {
-            State { fetches: Fetches { under_way, without_memory }, at_disk, ..one_source() }.cause()
+        let with = |under_way, without_memory, writing| {
+            State { fetches: Fetches { under_way, without_memory }, writing, ..one_source() }.cause()
         };
-        assert_eq!(with(8, 8, 0), Cause::Memory);
-        assert_eq!(with(8, 5, 0), Cause::Memory);
-        assert_eq!(with(8, 6, 2), Cause::Disk, "the chunks that wait for it have the memory");
-        assert_eq!(with(8, 0, 3), Cause::Link);
+        assert_eq!(with(8, 8, 0.0), Cause::Memory);
+        assert_eq!(with(8, 5, 0.1), Cause::Memory);
+        assert_eq!(with(8, 6, 0.9), Cause::Disk, "the chunks that wait for it have the memory");
+        assert_eq!(with(8, 0, 0.3), Cause::Link);
         let short = State { short: true, fetches: Fetches::default(), ..one_source() };
         assert_eq!(short.cause(), Cause::Shortage);
         assert_eq!(State { own_limit: true, ..one_source() }.cause(), Cause::OwnLimit);
@@ -356,19 +358,19 @@ mod tests {
 
     fn states() -> impl Strategy<Value = State> {
         let flags = (prop::bool::weighted(0.9), prop::bool::weighted(0.1), any::<bool>(), prop::bool::weighted(0.1));
-        let numbers = (0usize..9, 0usize..9, 0usize..9, 1usize..9);
+        let numbers = (0usize..9, 0usize..9, 0.0..1.0, 1usize..9);
         let supply = (sides(), sides(), 0usize..3, any::<bool>());
         let comes = (0.0..120.0, 0usize..4, prop_oneof![Just(0.0), 0.0..120.0]);
         (flags, numbers, supply, comes).prop_map(|(flags, numbers, supply, (rate, holders, fewer))| {
             let (located, complete, short, own_limit) = flags;
-            let (under_way, without_memory, at_disk, room) = numbers;
+            let (under_way, without_memory, writing, room) = numbers;
             let (full, partial, only_full, also_partial) = supply;
             let without_memory = without_memory.min(under_way);
             State {
                 located,
                 complete,
                 fetches: Fetches { under_way, without_memory },
-                at_disk: at_disk.min(under_way - without_memory),
+                writing,
                 room,
                 short,
                 own_limit,
@@ -389,7 +391,7 @@ mod tests {
             let can_be_asked = full.able > 0 || also_partial && partial.able > 0;
             if matches!(cause, Cause::Source | Cause::Peers | Cause::Downlink | Cause::Link) {
                 prop_assert!(state.located && !state.complete && !state.own_limit);
-                prop_assert!(state.at_disk <= on_way && state.fetches.without_memory <= on_way);
+                prop_assert!(state.writing <= 0.5 && state.fetches.without_memory <= on_way);
                 prop_assert!(on_way >= state.room || !waits || can_be_asked);
             }
             if cause == Cause::Downlink {

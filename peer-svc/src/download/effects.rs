@@ -48,8 +48,8 @@ pub(super) enum Input {
         wire: u64,
         /// What this peer itself holds it to.
         own: Bounds,
-        /// Chunks that came and wait to be written.
-        at_disk: usize,
+        /// Share of the last second that the threads which receive its chunks spent writing them.
+        writing: f64,
         /// What this machine takes in, over all its downloads.
         intake: Intake,
     },

@@ -284,7 +284,7 @@ mod tests {
         let prepared =
             prepare(context, &job, Priority::Normal, &Broadcast::default(), &CancellationToken::new()).unwrap();
         for chunk in 0..3 {
-            prepared.partial.write(&verified(data, manifest, chunk)).unwrap();
+            prepared.partial.store(verified(data, manifest, chunk)).unwrap();
         }
         (job, prepared)
     }

@@ -12,7 +12,7 @@ use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::T
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    fetch::{memory::ChunkMemory, pool::Connections},
+    fetch::{connections::Connections, memory::ChunkMemory},
     identity::Identity,
     lanes::Lanes,
     limits::Limits,

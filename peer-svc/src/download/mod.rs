@@ -27,12 +27,13 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use drizzle_engine::{
+    meter::Meter,
     pace,
     schedule::{FetchId, Limits},
 };
@@ -59,7 +60,7 @@ pub(crate) use self::{
 use crate::{
     fetch::{
         FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, intake::Intake, memory::Account,
-        parts::Parts,
+        parts::Parts, receiver::Receivers,
     },
     limits::HeldUp,
     locate::{Located, Sought, locate},
@@ -126,7 +127,7 @@ pub(crate) async fn run(
     };
     let locating = tokio::spawn(locate(sought, located_to));
     // The file stays open as long as the download runs.
-    let Prepared { partial, file: _file, stored, unproved, offered } = prepared;
+    let Prepared { partial, file: _file, receivers, stored, unproved, offered } = prepared;
     let mut transfer =
         Transfer::new(job, stored, unproved, Instant::now()).at(context.identity.id(), context.labels.clone());
     let (news, fetch_news) = mpsc::channel(NEWS);
@@ -138,11 +139,12 @@ pub(crate) async fn run(
         patience,
         cancel: cancel.clone(),
         tasks: JoinSet::new(),
-        parts: Parts::new(context.parts.clone()),
+        parts: Parts::new(partial.clone(), context.parts.clone()),
+        receivers,
         received: HashMap::new(),
         wire: Arc::default(),
         taken_in: 0,
-        at_disk: Arc::default(),
+        writing: Meter::default(),
         had: HashMap::new(),
         held_up: HashMap::new(),
         memory: context.memory.account(rank.clone()),
@@ -188,8 +190,10 @@ struct Driver {
     wire: Arc<AtomicU64>,
     /// Of these, those that the machine's downlink was told of.
     taken_in: u64,
-    /// Chunks that came and wait to be written.
-    at_disk: Arc<AtomicUsize>,
+    /// For how long its threads wrote, in microseconds.
+    writing: Meter,
+    /// The threads on which its chunks come in.
+    receivers: Arc<Receivers>,
     /// Bytes that are here of each chunk that is being fetched.
     had: HashMap<FetchId, Arc<AtomicU32>>,
     /// For how long the limit held each of them up.
@@ -259,6 +263,8 @@ impl Driver {
     }
 
     fn count(&mut self) -> Input {
+        let wrote = self.partial.time_writing().as_micros();
+        self.writing.count(u64::try_from(wrote).unwrap_or(u64::MAX), Instant::now());
         let wire = self.wire.load(Ordering::Relaxed);
         let new = wire - std::mem::replace(&mut self.taken_in, wire);
         let intake = {
@@ -279,7 +285,7 @@ impl Driver {
             had: had.filter(|(_, had)| *had != NOT_ASKED).collect(),
             wire,
             own,
-            at_disk: self.at_disk.load(Ordering::Relaxed),
+            writing: self.writing.rate() / 1e6 / self.receivers.count() as f64,
             intake,
         }
     }
@@ -328,7 +334,6 @@ impl Driver {
                 let gauges = Gauges {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
                     wire: self.wire.clone(),
-                    at_disk: self.at_disk.clone(),
                     had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
                     held_up: self.held_up.entry(id).or_default().clone(),
                 };
@@ -336,15 +341,17 @@ impl Driver {
                     gauges,
                     parts: self.parts.clone(),
                     is_far: transfer.is_far(&fetch),
-                    fetch,
                     partial: self.partial.clone(),
                     connections: self.context.connections.clone(),
                     memory: self.memory.clone(),
-                    lanes: self.context.lanes.clone(),
+                    running: self.receivers.pick(fetch.holder.id()),
+                    fetch,
                     news: self.news.clone(),
                     intake: Intake { gate: self.context.limits.down.clone(), rank: self.rank.clone() },
                 };
-                let abort = self.tasks.spawn(async move { Report::Fetched(id, fetch_and_store(task).await) });
+                let thread = task.running.handle().clone();
+                let run = async move { Report::Fetched(id, fetch_and_store(task).await) };
+                let abort = self.tasks.spawn_on(run, &thread);
                 self.fetches.insert(abort.id(), id);
                 self.aborts.insert(id, abort);
             }
@@ -365,6 +372,7 @@ impl Driver {
             Effect::TakeBack(chunks) => {
                 tracing::warn!(%name, chunks = %chunks.ranges(), "chunks of an earlier run are damaged on disk; fetching them again");
                 self.context.sharer.holdings.take_back(name, self.partial.manifest().id(), &chunks);
+                self.partial.take_back(&chunks);
             }
             Effect::Tell(event) => self.events.send(event),
             Effect::Record(stored) => {

@@ -5,7 +5,7 @@
 //! proved by its hash before the file is put in place. Those in other files here with the same content are proved as
 //! they are copied. What was written after the last record is fetched again. Blocks.
 
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkSet, FileName, Manifest};
@@ -17,6 +17,7 @@ use super::{
     job::{Context, Job},
 };
 use crate::{
+    fetch::receiver::Receivers,
     holdings::{Backing, Held, Lost},
     store::{
         calls::Calls,
@@ -34,6 +35,8 @@ pub(super) struct Prepared {
     pub(super) partial: Arc<PartialFile>,
     /// Keeps the data file open, so that no chunk has to open it again.
     pub(super) file: Arc<File>,
+    /// The threads that write it.
+    pub(super) receivers: Arc<Receivers>,
     /// All stored chunks, wanted or not.
     pub(super) stored: ChunkSet,
     /// Of these, chunks that only the journal vouches for.
@@ -56,6 +59,8 @@ pub(super) fn prepare(
     let place = Place { journal, partials, cancel, tell: &tell };
     let Opened { partial, file, recorded } = place.open(name, manifest, destination.as_deref().map(folder_above))?;
     let partial = Arc::new(partial);
+    let disk = file.metadata().map_err(|error| Failure::storage(&partial, error))?.dev();
+    let receivers = context.connections.receivers(disk).map_err(|error| Failure::storage(&partial, error))?;
     journal.put_order(name, &job.order(priority)).map_err(Failure::Journal)?;
     let unproved = recorded;
     let mut stored = unproved.clone();
@@ -64,7 +69,7 @@ pub(super) fn prepare(
     if offered {
         context.sharer.holdings.insert_partial(name.clone(), partial.clone(), stored.clone());
     }
-    Ok(Prepared { partial, file, stored, unproved, offered })
+    Ok(Prepared { partial, file, receivers, stored, unproved, offered })
 }
 
 /// Tells how far a move to another file system is, in steps that a person can follow.
@@ -114,7 +119,7 @@ fn copy_local(
                 return Ok(());
             }
             if let Ok(Some(verified)) = read_verified(&file, &job.manifest, chunk) {
-                stored.insert(partial.write(&verified)?.chunk());
+                stored.insert(partial.store(verified)?.chunk());
             }
         }
     }
@@ -186,11 +191,11 @@ mod tests {
         let job = job(&manifest);
         let prepared = begin(&context, &job).unwrap();
         assert!(prepared.stored.is_empty() && prepared.offered);
-        let first = prepared.partial.write(&verified(&data, &manifest, 0)).unwrap().chunk();
+        let first = prepared.partial.store(verified(&data, &manifest, 0)).unwrap().chunk();
         let mut stored = prepared.stored;
         stored.insert(first);
         record(&context.sharer.journal, &job.name, &prepared.partial, &stored).unwrap();
-        prepared.partial.write(&verified(&data, &manifest, 2)).unwrap();
+        prepared.partial.store(verified(&data, &manifest, 2)).unwrap();
         drop(prepared.partial);
 
         let prepared = begin(&context, &job).unwrap();
@@ -212,7 +217,7 @@ mod tests {
         let ((data, old), (_, new), context) = (content(1), content(2), context(folder.path()));
         let prepared = begin(&context, &job(&old)).unwrap();
         let mut stored = prepared.stored;
-        stored.insert(prepared.partial.write(&verified(&data, &old, 0)).unwrap().chunk());
+        stored.insert(prepared.partial.store(verified(&data, &old, 0)).unwrap().chunk());
         record(&context.sharer.journal, &job(&old).name, &prepared.partial, &stored).unwrap();
         let prepared = begin(&context, &job(&new)).unwrap();
         assert!(prepared.stored.is_empty());

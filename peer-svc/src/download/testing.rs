@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Context, Job};
 use crate::{
-    fetch::{memory::ChunkMemory, pool::Connections},
+    fetch::{memory::ChunkMemory, connections::Connections},
     identity::Identity,
     lanes::Lanes,
     limits::Limits,

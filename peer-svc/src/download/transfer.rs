@@ -203,9 +203,9 @@ impl Transfer {
             }
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire, own, at_disk, intake } => {
+            Input::Counted { received, had, wire, own, writing, intake } => {
                 self.sources.received(&received);
-                self.account.counted(&received, at_disk, intake, now);
+                self.account.counted(&received, writing, intake, now);
                 self.moved(&had, now);
                 self.held_to(own, now);
                 let Fetches { under_way, without_memory } = self.fetches();

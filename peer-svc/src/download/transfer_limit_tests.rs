@@ -12,7 +12,7 @@ fn held_to(own: Bounds) -> Input {
         had: BTreeMap::new(),
         wire: 0,
         own,
-        at_disk: 0,
+        writing: 0.0,
         intake: Intake::default(),
     }
 }

@@ -30,7 +30,7 @@ fn counted(received: BTreeMap<PeerId, u64>) -> Input {
         had: BTreeMap::new(),
         wire: 0,
         own: Bounds::default(),
-        at_disk: 0,
+        writing: 0.0,
         intake: Intake::default(),
     }
 }
@@ -282,7 +282,7 @@ fn had(bench: &Bench, had: u32) -> Input {
         had,
         wire: 0,
         own: Bounds::default(),
-        at_disk: 0,
+        writing: 0.0,
         intake: Intake::default(),
     }
 }

@@ -2,36 +2,46 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`receiver`] | the threads on which chunks come in, by the disk that they go to |
 //! | [`peer`] | a gRPC stream in, a verified chunk out |
 //! | [`parts`] | what came of chunks that are not whole yet |
 //! | [`intake`] | the limit under which bytes are taken |
 //! | [`memory`] | room for chunks in flight, shared between downloads |
-//! | [`pool`] | connections to holders |
+//! | [`connections`] | how this peer reaches others |
+//! | [`pool`] | the connections of one thread |
 //! | [`error`] | why a fetch fails, and whose fault that is |
 //!
 //! Which chunk comes from which holder is decided by [`drizzle_engine::schedule`].
 
+pub(crate) mod connections;
 pub(crate) mod error;
 pub(crate) mod intake;
 pub(crate) mod memory;
 pub(crate) mod parts;
 mod peer;
-pub(crate) mod pool;
+mod pool;
+pub(crate) mod receiver;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicU32, AtomicU64},
 };
 
 use drizzle_engine::schedule::{Fetch, FetchId};
-use drizzle_proto::ChunkIndex;
+use drizzle_proto::{ChunkIndex, net::transport::STREAM_WINDOW};
 use tokio::{sync::mpsc, task::JoinError};
 
-use self::{error::FetchError, intake::Intake, memory::Account, parts::Parts, pool::Connections};
+use self::{
+    connections::Connections, error::FetchError, intake::Intake, memory::Account, parts::Parts, peer::Asked,
+    receiver::Running,
+};
 use crate::{
-    lanes::Lanes,
     limits::HeldUp,
-    store::write::{PartialFile, StoredChunk},
+    store::{
+        data::PutError,
+        write::{PartialFile, StoredChunk},
+    },
+    verify::PushError,
 };
 
 /// How a fetch ended without a stored chunk.
@@ -41,6 +51,8 @@ pub(crate) enum FetchFailure {
     Holder(FetchError),
     /// The chunk came, and could not be written.
     Storage(std::io::Error),
+    /// Another copy of the chunk came first.
+    Overtaken,
     /// A panic, with its text: a bug.
     Internal(String),
     /// The daemon stops.
@@ -54,6 +66,30 @@ impl FetchFailure {
     }
 }
 
+impl From<FetchError> for FetchFailure {
+    fn from(error: FetchError) -> Self {
+        Self::Holder(error)
+    }
+}
+
+impl From<PutError> for FetchFailure {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Io(error) => Self::Storage(error),
+            PutError::Overtaken => Self::Overtaken,
+        }
+    }
+}
+
+impl From<PushError> for FetchFailure {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Mismatch(mismatch) => FetchError::mismatch(mismatch).into(),
+            PushError::Put(error) => error.into(),
+        }
+    }
+}
+
 /// What a fetch needs.
 pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
@@ -61,8 +97,8 @@ pub(crate) struct FetchTask {
     pub(crate) is_far: bool,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
-    /// Threads for what blocks: the chunk is written on one of them.
-    pub(crate) lanes: Arc<Lanes>,
+    /// The thread that it runs on.
+    pub(crate) running: Running,
     /// This download's part of the memory for chunks in flight.
     pub(crate) memory: Arc<Account>,
     /// Hears what happens before its end.
@@ -89,24 +125,6 @@ pub(crate) struct Gauges {
     pub(crate) had: Arc<AtomicU32>,
     /// For how long the limit of this peer held it up.
     pub(crate) held_up: Arc<HeldUp>,
-    /// Chunks of the whole download that came and wait to be written.
-    pub(crate) at_disk: Arc<AtomicUsize>,
-}
-
-/// A chunk that waits to be written, until this is dropped.
-struct AtDisk<'a>(&'a AtomicUsize);
-
-impl<'a> AtDisk<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for AtDisk<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What happens to a fetch before it ends.
@@ -134,9 +152,9 @@ impl Choice<'_> {
     }
 }
 
-/// Fetches, proves and writes one chunk.
+/// Fetches, proves and writes one chunk. Blocks on disk I/O: it runs on the thread that it was given.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, is_far, partial, connections, lanes, memory, news, parts, gauges, intake } = task;
+    let FetchTask { fetch, is_far, partial, connections, running, memory, news, parts, gauges, intake } = task;
     let manifest = partial.manifest();
     let mut has_waited = false;
     let must_wait = async || {
@@ -144,23 +162,31 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         // A download that hears no news has ended.
         let _ = news.send((fetch.id, News::AwaitsRoom)).await;
     };
+    let begun = parts.begin(fetch.chunk, fetch.holder.id());
     let largest =
         [fetch.chunk].iter().chain(&fetch.alternatives).map(|chunk| manifest.layout().chunk_len(*chunk)).max();
-    let room = memory.room(largest.unwrap_or(0).into(), must_wait).await;
+    // What waits in the transport, and what is gathered.
+    let most = largest.unwrap_or(0).min(STREAM_WINDOW).max(begun.memory());
+    let room = memory.room(most.into(), must_wait).await;
     if has_waited {
         let _ = news.send((fetch.id, News::HasRoom)).await;
     }
-    let choice = Choice { fetch: &fetch, news: &news };
-    let verified = connections.fetch(manifest, (&fetch, is_far), &parts, (&gauges, &intake), &choice).await;
-    let verified = verified.map_err(FetchFailure::Holder)?;
-    let _at_disk = AtDisk::new(&gauges.at_disk);
-    let partial = partial.clone();
-    let written = lanes.disk.run(move || {
-        let stored = partial.write(&verified);
-        drop((verified, room));
-        stored
-    });
-    written.await.map_err(FetchFailure::of_task)?.map_err(FetchFailure::Storage)
+    let asked = Asked {
+        connections: &connections,
+        pool: running.pool(),
+        manifest,
+        is_far,
+        parts: &parts,
+        gauges: &gauges,
+        intake: &intake,
+        choice: Choice { fetch: &fetch, news: &news },
+        fetch: &fetch,
+        memory: most.into(),
+    };
+    let verified = asked.fetch(begun).await?;
+    let stored = partial.store(verified)?;
+    drop(room);
+    Ok(stored)
 }
 
 #[cfg(test)]

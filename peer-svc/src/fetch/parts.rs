@@ -1,10 +1,11 @@
 //! What came of chunks that are not whole yet. A chunk that breaks off goes on at its offset, from whichever holder.
 //!
 //! What holds:
-//! - nothing here is proved, written or served: a part becomes a chunk only when the hash of the whole matches;
-//! - a second copy of a chunk begins with what the first one has;
-//! - what is kept between two fetches is bounded, over all downloads of the daemon, and of a chunk that is stored nothing
-//!   is kept;
+//! - nothing here is proved, offered or served: a part becomes a chunk only when the hash of the whole matches;
+//! - a part lies at its place in the file, which it has claimed; a second copy of a chunk begins with what the first one
+//!   has, and is gathered in memory;
+//! - what memory keeps between two fetches is bounded, over all downloads of the daemon, and of a chunk that is stored
+//!   nothing is kept;
 //! - a chunk that several holders gave and that came out wrong is from then on fetched whole, from one holder, so
 //!   that the one who lies is found.
 
@@ -13,14 +14,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use drizzle_proto::{ChunkIndex, Manifest, PeerId};
+use drizzle_proto::{ChunkIndex, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::verify::Verifier;
+use crate::{
+    store::write::PartialFile,
+    verify::{Mismatch, PushError, VerifiedChunk, Verifier},
+};
 
 /// The parts of one download's chunks.
 #[derive(Debug)]
 pub(crate) struct Parts {
+    partial: Arc<PartialFile>,
     /// Memory for what is kept between two fetches, in KiB; shared by all downloads.
     room: Arc<Semaphore>,
     state: Mutex<State>,
@@ -30,18 +35,20 @@ pub(crate) struct Parts {
 struct State {
     /// Between two fetches; with the memory that it takes.
     kept: BTreeMap<ChunkIndex, (Verifier, OwnedSemaphorePermit)>,
-    /// The fetches of a chunk that run.
-    live: BTreeMap<ChunkIndex, Vec<Arc<Mutex<Verifier>>>>,
+    /// The fetches of a chunk that run. Each is `None` once it is whole.
+    live: BTreeMap<ChunkIndex, Vec<Live>>,
     /// Chunks that are fetched from one holder alone.
     whole_only: BTreeSet<ChunkIndex>,
 }
+
+type Live = Arc<Mutex<Option<Verifier>>>;
 
 /// A chunk that is being fetched. Dropped before its end, what came is kept.
 #[derive(Debug)]
 pub(super) struct Begun {
     parts: Arc<Parts>,
     chunk: ChunkIndex,
-    verifier: Arc<Mutex<Verifier>>,
+    verifier: Live,
     keep: bool,
 }
 
@@ -50,39 +57,47 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Parts {
-    /// None yet; `room` bounds what is kept, in KiB.
-    pub(crate) fn new(room: Arc<Semaphore>) -> Arc<Self> {
-        Arc::new(Self { room, state: Mutex::default() })
+    /// None yet; `room` bounds what memory keeps, in KiB.
+    pub(crate) fn new(partial: Arc<PartialFile>, room: Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { partial, room, state: Mutex::default() })
     }
 
     /// Begins a chunk from this holder with the most that is here of it.
-    pub(super) fn begin(self: &Arc<Self>, manifest: &Manifest, chunk: ChunkIndex, from: PeerId) -> Begun {
-        let mut state = lock(&self.state);
-        let mut verifier = Verifier::new(manifest, chunk);
-        if !state.whole_only.contains(&chunk) {
-            let live = state.live.get(&chunk).into_iter().flatten().map(|other| lock(other).clone());
-            let longest = live.max_by_key(Verifier::got);
-            let kept = state.kept.remove(&chunk).map(|(kept, _)| kept);
-            verifier = [longest, kept].into_iter().flatten().max_by_key(Verifier::got).unwrap_or(verifier);
-        }
-        self.enter(state, verifier, chunk, from)
+    pub(super) fn begin(self: &Arc<Self>, chunk: ChunkIndex, from: PeerId) -> Begun {
+        let (kept, live) = {
+            let mut state = lock(&self.state);
+            let may_go_on = !state.whole_only.contains(&chunk);
+            let kept = state.kept.remove(&chunk).filter(|_| may_go_on).map(|(kept, _)| kept);
+            (kept, state.live.get(&chunk).filter(|_| may_go_on).cloned().unwrap_or_default())
+        };
+        // One that is at its disk is waited for, but not with everything else locked.
+        let got = |live: &Live| lock(live).as_ref().map_or(0, Verifier::got);
+        let longest = live.iter().max_by_key(|live| got(live));
+        let longest = longest.filter(|live| got(live) > kept.as_ref().map_or(0, Verifier::got));
+        let copy = longest.and_then(|live| lock(live).as_ref()?.copy().ok());
+        let verifier = copy.or(kept).unwrap_or_else(|| self.fresh(chunk));
+        self.enter(verifier, chunk, from)
     }
 
     /// Begins a chunk from this holder that sends it from its first byte on, whatever is here of it.
-    pub(super) fn begin_anew(self: &Arc<Self>, manifest: &Manifest, chunk: ChunkIndex, from: PeerId) -> Begun {
-        self.enter(lock(&self.state), Verifier::new(manifest, chunk), chunk, from)
+    pub(super) fn begin_anew(self: &Arc<Self>, chunk: ChunkIndex, from: PeerId) -> Begun {
+        let kept = lock(&self.state).kept.remove(&chunk);
+        // Its place is free again.
+        drop(kept);
+        self.enter(self.fresh(chunk), chunk, from)
     }
 
-    fn enter(
-        self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
-        mut verifier: Verifier,
-        chunk: ChunkIndex,
-        from: PeerId,
-    ) -> Begun {
+    fn fresh(&self, chunk: ChunkIndex) -> Verifier {
+        match self.partial.claim(chunk) {
+            Some(claim) => Verifier::claimed(claim),
+            None => Verifier::new(self.partial.manifest(), chunk),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, mut verifier: Verifier, chunk: ChunkIndex, from: PeerId) -> Begun {
         verifier.comes_from(from);
-        let verifier = Arc::new(Mutex::new(verifier));
-        state.live.entry(chunk).or_default().push(verifier.clone());
+        let verifier = Arc::new(Mutex::new(Some(verifier)));
+        lock(&self.state).live.entry(chunk).or_default().push(verifier.clone());
         Begun { parts: self.clone(), chunk, verifier, keep: true }
     }
 
@@ -95,31 +110,62 @@ impl Parts {
 }
 
 impl Begun {
-    /// What came so far.
-    pub(super) fn verifier(&self) -> MutexGuard<'_, Verifier> {
-        lock(&self.verifier)
+    fn of<T>(&self, get: impl FnOnce(&Verifier) -> T) -> Option<T> {
+        lock(&self.verifier).as_ref().map(get)
     }
 
-    /// What came is wrong: nothing of it is kept.
-    pub(super) fn spoiled(&mut self) {
+    /// Bytes that came so far.
+    pub(super) fn got(&self) -> u32 {
+        self.of(Verifier::got).unwrap_or(0)
+    }
+
+    /// Whether every byte has come.
+    pub(super) fn is_full(&self) -> bool {
+        self.of(Verifier::is_full).unwrap_or(false)
+    }
+
+    /// Bytes of memory that it may come to take.
+    pub(super) fn memory(&self) -> u32 {
+        self.of(|verifier| if verifier.is_in_memory() { verifier.len() } else { 0 }).unwrap_or(0)
+    }
+
+    /// A message of the holder begins.
+    pub(super) fn message_begins(&mut self) -> Result<(), Mismatch> {
+        lock(&self.verifier).as_mut().map_or(Ok(()), Verifier::message_begins)
+    }
+
+    /// The next bytes. Blocks on disk I/O.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+        let pushed = lock(&self.verifier).as_mut().map_or(Ok(()), |verifier| verifier.push(bytes));
+        if let Err(PushError::Mismatch(_)) = pushed {
+            self.spoiled(self.of(Verifier::is_mixed).unwrap_or(false));
+        }
+        pushed
+    }
+
+    /// What it is worth now that its holder has no more of it. Too little is kept, and what is wrong is not.
+    pub(super) fn finish(&mut self) -> Result<VerifiedChunk, Mismatch> {
+        let whole = lock(&self.verifier).take_if(|verifier| verifier.is_full());
+        match whole {
+            Some(whole) => whole.finish().inspect_err(|mismatch| self.spoiled(*mismatch == Mismatch::MixedHash)),
+            None => Err(Mismatch::TooShort { got: self.got(), expected: self.of(Verifier::len).unwrap_or(0) }),
+        }
+    }
+
+    /// What came is wrong, perhaps from several holders: nothing of it is kept.
+    fn spoiled(&mut self, is_mixed: bool) {
         self.keep = false;
-        let is_mixed = self.verifier().is_mixed();
         if is_mixed {
             let mut state = lock(&self.parts.state);
             state.whole_only.insert(self.chunk);
             state.kept.remove(&self.chunk);
         }
     }
-
-    /// It is whole: what it is worth will be seen.
-    pub(super) fn take(&mut self) -> Verifier {
-        self.keep = false;
-        self.verifier().clone()
-    }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
+        let verifier = lock(&self.verifier).take();
         let mut state = lock(&self.parts.state);
         // The chunk is stored meanwhile.
         let Some(live) = state.live.get_mut(&self.chunk) else { return };
@@ -127,26 +173,25 @@ impl Drop for Begun {
         if live.is_empty() {
             state.live.remove(&self.chunk);
         }
-        let got = self.verifier().got();
         let longest = state.kept.get(&self.chunk).map_or(0, |(kept, _)| kept.got());
-        if !self.keep || got <= longest || state.whole_only.contains(&self.chunk) {
-            return;
-        }
+        let is_worth_it = self.keep && !state.whole_only.contains(&self.chunk);
+        let Some(verifier) = verifier.filter(|verifier| is_worth_it && verifier.got() > longest) else { return };
         state.kept.remove(&self.chunk);
+        let memory = if verifier.is_in_memory() { verifier.got().div_ceil(1024) } else { 0 };
         // Without room it is fetched again.
-        if let Ok(room) = self.parts.room.clone().try_acquire_many_owned(got.div_ceil(1024)) {
-            let kept = self.verifier().clone();
-            state.kept.insert(self.chunk, (kept, room));
+        if let Ok(room) = self.parts.room.clone().try_acquire_many_owned(memory) {
+            state.kept.insert(self.chunk, (verifier, room));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use drizzle_proto::{Digest, Layout};
+    use drizzle_proto::{Digest, Layout, Manifest};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::store::disk::Disk;
 
     const CONTENT: &[u8] = b"abcdefgh";
 
@@ -154,120 +199,167 @@ mod tests {
         PeerId::from_bytes([n; 16])
     }
 
-    fn manifest() -> (Manifest, ChunkIndex) {
-        let layout = Layout::new(CONTENT.len() as u64, 1 << 14).unwrap();
-        (Manifest::new(layout, vec![Digest::of(CONTENT)]).unwrap(), layout.chunk_count().index(0).unwrap())
+    /// The parts of a file of one chunk.
+    struct Fixture {
+        parts: Arc<Parts>,
+        partial: Arc<PartialFile>,
+        room: Arc<Semaphore>,
+        chunk: ChunkIndex,
+        _folder: tempfile::TempDir,
     }
 
-    fn push(begun: &Begun, bytes: &'static [u8]) {
-        begun.verifier().push(Bytes::from_static(bytes)).unwrap();
+    impl Fixture {
+        fn new() -> Self {
+            let (folder, room) = (tempfile::tempdir().unwrap(), Arc::new(Semaphore::new(64)));
+            let layout = Layout::new(CONTENT.len() as u64, 1 << 14).unwrap();
+            let manifest = Manifest::new(layout, vec![Digest::of(CONTENT)]).unwrap();
+            let partial = Arc::new(PartialFile::at(&folder.path().join("p"), manifest, Disk::default()));
+            partial.make().unwrap();
+            let chunk = layout.chunk_count().index(0).unwrap();
+            Self { parts: Parts::new(partial.clone(), room.clone()), partial, room, chunk, _folder: folder }
+        }
+
+        fn begin(&self, from: u8) -> Begun {
+            self.parts.begin(self.chunk, peer(from))
+        }
+
+        /// Stores it, and what is then in the file is the chunk.
+        fn store(&self, mut begun: Begun) {
+            let stored = self.partial.store(begun.finish().unwrap()).unwrap();
+            assert_eq!(stored.chunk(), self.chunk);
+            let all = drizzle_proto::ChunkSet::full(self.partial.manifest().layout().chunk_count());
+            assert!(self.partial.prove(&all, &CancellationToken::new()).is_full());
+        }
+    }
+
+    fn push(begun: &mut Begun, bytes: &[u8]) {
+        begun.push(bytes).unwrap();
     }
 
     #[test]
     fn a_chunk_goes_on_at_its_offset_from_another_holder_and_is_proved_as_a_whole() {
-        let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
-        let first = parts.begin(&manifest, chunk, peer(1));
-        push(&first, b"abc");
+        let it = Fixture::new();
+        let mut first = it.begin(1);
+        push(&mut first, b"abc");
         drop(first);
-        let mut second = parts.begin(&manifest, chunk, peer(2));
-        assert_eq!(second.verifier().got(), 3);
-        push(&second, b"defgh");
-        second.take().finish().unwrap();
-        drop(second);
-        assert_eq!(parts.begin(&manifest, chunk, peer(1)).verifier().got(), 0, "it is not kept once it is whole");
+        let mut second = it.begin(2);
+        assert_eq!((second.got(), second.memory()), (3, 0), "what came lies in the file");
+        push(&mut second, b"defgh");
+        it.store(second);
+        assert_eq!(it.begin(1).got(), 0, "it is not kept once it is whole");
     }
 
     #[test]
     fn what_several_holders_spoiled_is_fetched_whole_from_one() {
-        let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
-        let liar = parts.begin(&manifest, chunk, peer(1));
-        push(&liar, b"xyz");
+        let it = Fixture::new();
+        let mut liar = it.begin(1);
+        push(&mut liar, b"xyz");
         drop(liar);
-        let mut honest = parts.begin(&manifest, chunk, peer(2));
-        push(&honest, b"defgh");
-        assert!(matches!(honest.take().finish(), Err(crate::verify::Mismatch::MixedHash)));
-        honest.spoiled();
+        let mut honest = it.begin(2);
+        push(&mut honest, b"defgh");
+        assert!(matches!(honest.finish(), Err(Mismatch::MixedHash)));
         drop(honest);
-        let again = parts.begin(&manifest, chunk, peer(1));
-        assert_eq!(again.verifier().got(), 0);
-        push(&again, b"xyz");
+        let mut again = it.begin(1);
+        assert_eq!(again.got(), 0);
+        push(&mut again, b"xyz");
         drop(again);
-        let mut whole = parts.begin(&manifest, chunk, peer(2));
-        assert!(whole.verifier().got() == 0 && !whole.verifier().is_mixed());
-        push(&whole, CONTENT);
-        whole.take().finish().unwrap();
+        let mut whole = it.begin(2);
+        assert_eq!(whole.got(), 0);
+        push(&mut whole, CONTENT);
+        it.store(whole);
     }
 
     #[test]
     fn who_gave_nothing_of_a_wrong_chunk_is_not_to_blame_and_who_gave_all_of_it_is() {
-        use crate::verify::Mismatch;
-        let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
-        let liar = parts.begin(&manifest, chunk, peer(1));
-        push(&liar, b"xyz");
-        drop(liar);
-        drop(parts.begin(&manifest, chunk, peer(2)));
-        let liar = parts.begin(&manifest, chunk, peer(1));
-        push(&liar, b"defgh");
-        assert_eq!(liar.verifier().clone().finish().unwrap_err(), Mismatch::Hash);
-        drop(liar);
-        let mut honest = parts.begin(&manifest, chunk, peer(2));
-        assert!(honest.verifier().is_full(), "it is not asked for anything");
-        assert_eq!(honest.take().finish().unwrap_err(), Mismatch::MixedHash);
+        let gave_all = Fixture::new();
+        for bytes in [b"xyz", b"def"] {
+            push(&mut gave_all.begin(1), bytes);
+            drop(gave_all.begin(2));
+        }
+        let mut liar = gave_all.begin(1);
+        push(&mut liar, b"gh");
+        assert_eq!(liar.finish().unwrap_err(), Mismatch::Hash);
+
+        let gave_nothing = Fixture::new();
+        push(&mut gave_nothing.begin(1), b"xyzdefgh");
+        let mut honest = gave_nothing.begin(2);
+        assert!(honest.is_full(), "it is not asked for anything");
+        assert_eq!(honest.finish().unwrap_err(), Mismatch::MixedHash);
     }
 
     #[test]
     fn a_second_copy_begins_where_the_first_is_and_the_longer_one_is_kept() {
-        let ((manifest, chunk), parts) = (manifest(), Parts::new(Arc::new(Semaphore::new(64))));
-        let first = parts.begin(&manifest, chunk, peer(1));
-        push(&first, b"abc");
-        let copy = parts.begin(&manifest, chunk, peer(2));
-        assert_eq!(copy.verifier().got(), 3);
-        push(&copy, b"de");
+        let it = Fixture::new();
+        let mut first = it.begin(1);
+        push(&mut first, b"abc");
+        let mut copy = it.begin(2);
+        assert_eq!((copy.got(), copy.memory()), (3, 8), "the first one has the place in the file");
+        push(&mut copy, b"de");
         drop(copy);
         drop(first);
-        assert_eq!(parts.begin(&manifest, chunk, peer(1)).verifier().got(), 5);
+        assert_eq!(it.begin(1).got(), 5);
+    }
+
+    #[test]
+    fn the_copy_that_is_whole_first_is_stored_and_the_other_writes_no_more() {
+        let it = Fixture::new();
+        let mut first = it.begin(1);
+        push(&mut first, b"abc");
+        let mut copy = it.begin(2);
+        push(&mut copy, b"defgh");
+        it.store(copy);
+        // A liar, and it had the place.
+        let late = first.push(b"xyz12");
+        assert!(matches!(late, Err(PushError::Put(crate::store::data::PutError::Overtaken))), "{late:?}");
+        it.store({
+            let mut again = it.begin(3);
+            push(&mut again, CONTENT);
+            again
+        });
     }
 
     #[test]
     fn of_a_chunk_that_is_stored_and_of_one_that_was_spoiled_nothing_is_kept() {
-        let ((manifest, chunk), room) = (manifest(), Arc::new(Semaphore::new(64)));
-        let parts = Parts::new(room.clone());
+        let it = Fixture::new();
         // The one that loses is given up only after its chunk came from another holder.
-        let loser = parts.begin(&manifest, chunk, peer(1));
-        push(&loser, b"abc");
-        let broke_off = parts.begin(&manifest, chunk, peer(3));
-        push(&broke_off, b"d");
+        let mut loser = it.begin(1);
+        push(&mut loser, b"abc");
+        let mut broke_off = it.begin(3);
+        push(&mut broke_off, b"d");
         drop(broke_off);
-        let mut winner = parts.begin(&manifest, chunk, peer(2));
-        push(&winner, b"efgh");
-        winner.take().finish().unwrap();
-        drop(winner);
-        parts.stored(chunk);
+        assert_eq!(it.room.available_permits(), 63);
+        let mut winner = it.begin(2);
+        push(&mut winner, b"efgh");
+        it.store(winner);
+        it.parts.stored(it.chunk);
         drop(loser);
-        assert_eq!(room.available_permits(), 64, "stored");
+        assert_eq!(it.room.available_permits(), 64, "stored");
 
-        let liar = parts.begin(&manifest, chunk, peer(1));
-        push(&liar, b"xyz");
-        let mut honest = parts.begin(&manifest, chunk, peer(2));
+        let it = Fixture::new();
+        let mut liar = it.begin(1);
+        push(&mut liar, b"xyz");
+        let mut honest = it.begin(2);
         drop(liar);
-        push(&honest, b"defgh");
-        assert!(honest.take().finish().is_err());
-        honest.spoiled();
+        push(&mut honest, b"defgh");
+        assert!(honest.finish().is_err());
         drop(honest);
-        assert_eq!(room.available_permits(), 64, "spoiled");
+        assert_eq!((it.begin(1).got(), it.room.available_permits()), (0, 64), "spoiled");
     }
 
     #[test]
-    fn without_room_nothing_is_kept_and_room_is_given_back() {
-        let ((manifest, chunk), room) = (manifest(), Arc::new(Semaphore::new(1)));
-        let (parts, others) = (Parts::new(room.clone()), Parts::new(room.clone()));
-        for parts in [&parts, &others] {
-            let begun = parts.begin(&manifest, chunk, peer(1));
-            push(&begun, b"abc");
+    fn without_room_nothing_in_memory_is_kept_and_room_is_given_back() {
+        let mut it = Fixture::new();
+        it.room = Arc::new(Semaphore::new(1));
+        it.parts = Parts::new(it.partial.clone(), it.room.clone());
+        let others = Parts::new(it.partial.clone(), it.room.clone());
+        // The place is taken, so both gather in memory.
+        let _claim = it.partial.claim(it.chunk).unwrap();
+        for parts in [&it.parts, &others] {
+            push(&mut parts.begin(it.chunk, peer(1)), b"abc");
         }
-        assert_eq!(others.begin(&manifest, chunk, peer(1)).verifier().got(), 0);
-        assert_eq!(room.available_permits(), 0);
-        drop(parts);
-        assert_eq!(room.available_permits(), 1);
+        assert_eq!(others.begin(it.chunk, peer(1)).got(), 0);
+        assert_eq!(it.room.available_permits(), 0);
+        it.parts.stored(it.chunk);
+        assert_eq!(it.room.available_permits(), 1);
     }
 }

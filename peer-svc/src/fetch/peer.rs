@@ -1,8 +1,8 @@
 //! One chunk from one holder: a gRPC stream in, a verified chunk or a failure out.
 //!
 //! Invariants: a fetch ends, for every wait has a limit; a failure says whose fault it is; what came is
-//! checked before anyone else sees it. No file is touched here, and nothing is decided: which chunk comes
-//! from whom is the scheduler's business.
+//! checked before anyone else sees it. Nothing is decided here: which chunk comes from whom is the scheduler's
+//! business.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,109 +13,109 @@ use drizzle_engine::{
     pace::{self, Others, Pace, Verdict},
     schedule::{Fetch, Offence},
 };
-use drizzle_proto::{ChunkIndex, Manifest, client::ChunkWish, limits::MESSAGE_SIZE};
+use drizzle_proto::{ChunkIndex, Manifest, client::ChunkWish};
 
 use super::{
-    Choice, Gauges,
+    Choice, FetchFailure, Gauges,
+    connections::Connections,
     error::FetchError,
     intake::Intake,
     parts::{Begun, Parts},
-    pool::{Connections, Lent, Pooled},
+    pool::{Lent, Pool, Pooled},
 };
 use crate::verify::VerifiedChunk;
 
-impl Connections {
-    /// Fetches what is missing of one chunk and verifies the whole. It may be one of the alternatives: `choice` tells
-    /// of it before its first byte counts.
-    pub(super) async fn fetch(
-        &self,
-        manifest: &Manifest,
-        (fetch, is_far): (&Fetch, bool),
-        parts: &Arc<Parts>,
-        (gauges, intake): (&Gauges, &Intake),
-        choice: &Choice<'_>,
-    ) -> Result<VerifiedChunk, FetchError> {
-        let peer = &fetch.holder;
-        let mut begun = parts.begin(manifest, fetch.chunk, peer.id());
-        let got = begun.verifier().got();
-        gauges.had.store(got, Ordering::Relaxed);
-        if begun.verifier().is_full() {
-            choice.is(fetch.chunk).await;
+/// Writing or hashing some bytes takes less than this, or the holder is not to blame for the time.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+/// What one fetch is made with.
+pub(super) struct Asked<'a> {
+    pub(super) connections: &'a Connections,
+    /// The connections of the thread that it runs on.
+    pub(super) pool: &'a Pool,
+    pub(super) manifest: &'a Manifest,
+    pub(super) fetch: &'a Fetch,
+    pub(super) is_far: bool,
+    pub(super) parts: &'a Arc<Parts>,
+    pub(super) gauges: &'a Gauges,
+    pub(super) intake: &'a Intake,
+    pub(super) choice: Choice<'a>,
+    /// Memory that it may use, in bytes.
+    pub(super) memory: u64,
+}
+
+impl Asked<'_> {
+    /// Fetches what is missing of one chunk and verifies the whole. It may be one of the alternatives, of which `choice`
+    /// tells before its first byte counts. Blocks on disk I/O.
+    pub(super) async fn fetch(&self, mut begun: Begun) -> Result<VerifiedChunk, FetchFailure> {
+        let holder = &self.fetch.holder;
+        self.gauges.had.store(begun.got(), Ordering::Relaxed);
+        if begun.is_full() {
+            self.choice.is(self.fetch.chunk).await;
         } else {
-            let mut lent = self.lend(peer)?;
-            let own = (gauges, intake);
-            let streamed = self.stream(manifest, (fetch, is_far), &mut lent, (parts, &mut begun), own, choice).await;
-            if let Err(FetchError::Offence(Offence::Stalled, _)) = streamed {
-                self.discard(peer.id(), &lent);
+            let mut lent = self.connections.lend(self.pool, holder)?;
+            let streamed = self.stream(&mut lent, &mut begun).await;
+            if let Err(FetchFailure::Holder(FetchError::Offence(Offence::Stalled, _))) = streamed {
+                self.pool.discard(holder.id(), &lent);
             }
             streamed?;
         }
-        if !begun.verifier().is_full() {
-            // What came is kept.
-            let short = begun.verifier().clone().finish();
-            return short.map_err(FetchError::mismatch);
-        }
-        let verified = begun.take().finish();
-        verified.map_err(|mismatch| {
-            begun.spoiled();
-            FetchError::mismatch(mismatch)
-        })
+        Ok(begun.finish().map_err(FetchError::mismatch)?)
     }
 
     /// Streams what is missing of a chunk, until the holder says that this was all.
-    async fn stream(
-        &self,
-        manifest: &Manifest,
-        (fetch, is_far): (&Fetch, bool),
-        lent: &mut Lent,
-        (parts, begun): (&Arc<Parts>, &mut Begun),
-        (gauges, intake): (&Gauges, &Intake),
-        choice: &Choice<'_>,
-    ) -> Result<(), FetchError> {
-        let (peer, chunk) = (&fetch.holder, fetch.chunk);
-        let offset = begun.verifier().got();
+    async fn stream(&self, lent: &mut Lent, begun: &mut Begun) -> Result<(), FetchFailure> {
+        let (holder, chunk, gauges) = (&self.fetch.holder, self.fetch.chunk, self.gauges);
+        let (offset, own) = (begun.got(), self.connections.own());
         // The rest of a chunk is no other chunk.
-        let alternatives = if offset == 0 { &fetch.alternatives[..] } else { &[] };
+        let alternatives = if offset == 0 { &self.fetch.alternatives[..] } else { &[] };
         let mut receiving = None;
-        let own = self.own();
         let mut watch = Watch::new(lent, gauges.clone());
         let begin = lent.0.client.fetch_chunk(ChunkWish {
-            file: manifest.id(),
+            file: self.manifest.id(),
             chunk,
             alternatives,
             offset,
             requester: own,
-            holder: peer.id(),
-            receiving: Some(self.receiving()),
-            is_far,
+            holder: holder.id(),
+            receiving: Some(self.connections.receiving()),
+            is_far: self.is_far,
         });
         let answer = watch.over(begin).await?;
-        let mut stream = answer.map_err(|status| self.not_asked(FetchError::begun(&status, peer, own)))?;
+        let refused = |status| self.connections.not_asked(FetchError::begun(&status, holder, own));
+        let mut stream = answer.map_err(refused)?;
         loop {
-            let message = watch.over(stream.message()).await?.map_err(|status| FetchError::in_stream(&status))?;
-            let Some(message) = message else { return Ok(()) };
-            let len = message.data.len();
-            if len == 0 || len > MESSAGE_SIZE {
-                return Err(FetchError::Offence(Offence::Refused, format!("sent a message of {len} bytes")));
+            let part = watch.over(stream.next()).await?.map_err(|status| FetchError::in_stream(&status))?;
+            let Some(part) = part else { return Ok(()) };
+            if part.data.is_empty() {
+                return Err(FetchError::Offence(Offence::Refused, "sent an empty message".to_owned()).into());
             }
             if receiving.is_none() {
-                receiving = Some(self.receive());
-                let sent = chosen(message.chunk, chunk, alternatives)?;
+                receiving = Some(self.connections.receive());
+                let sent = chosen(part.chunk, chunk, alternatives)?;
                 if sent != chunk {
-                    *begun = parts.begin_anew(manifest, sent, peer.id());
+                    *begun = self.parts.begin_anew(sent, holder.id());
+                    // Another fetch has its place, and will have it sooner.
+                    if u64::from(begun.memory()) > self.memory {
+                        return Err(FetchFailure::Overtaken);
+                    }
                 }
-                choice.is(sent).await;
-            } else if message.chunk.is_some() {
-                return Err(FetchError::Offence(Offence::Refused, "named a chunk in the middle of one".to_owned()));
+                self.choice.is(sent).await;
+            } else if part.chunk.is_some() {
+                let text = "named a chunk in the middle of one".to_owned();
+                return Err(FetchError::Offence(Offence::Refused, text).into());
             }
-            gauges.received.fetch_add(len as u64, Ordering::Relaxed);
-            let pushed = begun.verifier().push(message.data);
-            if let Err(mismatch) = pushed {
-                begun.spoiled();
-                return Err(FetchError::mismatch(mismatch));
+            if part.begins {
+                begun.message_begins().map_err(FetchError::mismatch)?;
             }
-            gauges.had.store(begun.verifier().got(), Ordering::Relaxed);
-            watch.held_up(intake.take(len as u64, &gauges.held_up).await);
+            let len = part.data.len() as u64;
+            gauges.received.fetch_add(len, Ordering::Relaxed);
+            let came = Instant::now();
+            begun.push(&part.data)?;
+            gauges.had.store(begun.got(), Ordering::Relaxed);
+            let put = came.elapsed();
+            watch.held_up(if put < AT_ONCE { Duration::ZERO } else { put });
+            watch.held_up(self.intake.take(len, &gauges.held_up).await);
         }
     }
 }
@@ -274,7 +274,7 @@ mod tests {
             ChunkWish { file, chunk, alternatives: &[], offset: 0, requester, holder, receiving: None, is_far: false };
         let mut stream = client.fetch_chunk(wish).await.unwrap();
         tokio::spawn(async move {
-            while let Ok(Some(_)) = stream.message().await {
+            while let Ok(Some(_)) = stream.next().await {
                 // Slower than it could: it is only to bring bytes all the time.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -1,49 +1,39 @@
-//! Connections to holders: a few to each, lent to one fetch at a time where possible.
+//! The connections of one receiving thread: a few to each holder, lent to one fetch at a time where possible.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use drizzle_engine::schedule::Offence;
 use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transport::Transport};
-use tokio::sync::watch;
-use tonic::Status;
 
 use super::error::FetchError;
-use crate::{identity::Identity, register::Standing};
 
-/// Connections to one holder at once: four streams over four connections are a fifth faster than over
-/// one, because each connection has a task and a socket buffer of its own.
+/// Connections to one holder at once, over all threads of a disk: four streams over four connections are a fifth faster
+/// than over one, because each connection has a task and a socket buffer of its own.
 const CONNECTIONS: usize = 4;
 
-/// Holders that are kept connected though nothing is asked of them.
+/// Holders that are kept connected though nothing is asked of them, over all threads of a disk.
 const IDLE_HOLDERS: usize = 64;
 
-/// Connections to holders, made when first used and closed with the last handle. One per daemon.
+/// Connections of one thread.
 #[derive(Debug)]
-pub(crate) struct Connections {
-    transport: Transport,
-    /// This peer, which each request names.
-    own: Identity,
-    /// The address at which it says it is reached.
-    standing: watch::Receiver<Standing>,
-    pool: Mutex<HashMap<PeerId, (Address, Vec<Pooled>)>>,
-    /// Chunks that come at present, over all of them.
-    receiving: Arc<AtomicU32>,
+pub(super) struct Pool {
+    holders: Mutex<HashMap<PeerId, Connected>>,
+    /// Most connections to one holder.
+    most: usize,
+    /// Most holders that are kept connected for nothing.
+    idle: usize,
 }
 
-/// A chunk that comes, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Receiving(Arc<AtomicU32>);
-
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+struct Connected {
+    address: Address,
+    connections: Vec<Pooled>,
 }
 
 /// One connection to a holder, and how many streams are on it.
@@ -74,52 +64,50 @@ impl Drop for Lent {
     }
 }
 
-impl Connections {
-    /// None yet.
-    pub(crate) fn new(transport: Transport, own: Identity, standing: watch::Receiver<Standing>) -> Self {
-        Self { transport, own, standing, pool: Mutex::default(), receiving: Arc::default() }
+impl Connected {
+    fn is_idle(&self) -> bool {
+        self.connections.iter().all(Pooled::is_idle)
+    }
+}
+
+impl Pool {
+    /// Of one of so many threads.
+    pub(super) fn of(threads: usize) -> Self {
+        let part = |all: usize| all.div_ceil(threads.max(1));
+        Self { holders: Mutex::default(), most: part(CONNECTIONS), idle: part(IDLE_HOLDERS) }
     }
 
-    pub(super) fn own(&self) -> PeerId {
-        self.own.id()
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Connected>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Chunks that come at present, for all downloads.
-    pub(super) fn receiving(&self) -> u32 {
-        self.receiving.load(Ordering::Relaxed)
+    /// Whether a connection to this holder is open and carries nothing.
+    pub(super) fn has_idle(&self, holder: PeerId) -> bool {
+        self.lock().get(&holder).is_some_and(|connected| connected.connections.iter().any(Pooled::is_idle))
     }
 
-    /// A chunk begins to come.
-    pub(super) fn receive(&self) -> Receiving {
-        self.receiving.fetch_add(1, Ordering::Relaxed);
-        Receiving(self.receiving.clone())
-    }
-
-    /// The least used connection to a holder, or a new one while there are few.
-    pub(super) fn lend(&self, peer: &PeerInfo) -> Result<Lent, FetchError> {
-        if self.is_own_address(peer) {
-            return Err(FetchError::own_address(peer));
-        }
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() >= IDLE_HOLDERS && !pool.contains_key(&peer.id()) {
+    /// The least used connection to a holder, or a new one while there are few. Its tasks run where this is called.
+    pub(super) fn lend(&self, transport: &Transport, holder: &PeerInfo) -> Result<Lent, FetchError> {
+        let mut holders = self.lock();
+        if holders.len() >= self.idle && !holders.contains_key(&holder.id()) {
             // A large swarm must not cost a socket for every peer that was ever asked.
-            pool.retain(|_, (_, connections)| !connections.iter().all(Pooled::is_idle));
+            holders.retain(|_, connected| !connected.is_idle());
         }
-        let address = peer.address();
-        let (known_address, connections) = pool.entry(peer.id()).or_insert_with(|| (address.clone(), Vec::new()));
-        if known_address != address {
+        let address = holder.address();
+        let new = || Connected { address: address.clone(), connections: Vec::new() };
+        let connected = holders.entry(holder.id()).or_insert_with(new);
+        if connected.address != *address {
             // The peer moved: what is open to its old address serves out.
-            *known_address = address.clone();
-            connections.clear();
+            *connected = new();
         }
-        let least = connections.iter().min_by_key(|connection| connection.streams()).cloned();
+        let least = connected.connections.iter().min_by_key(|connection| connection.streams()).cloned();
         let connection = match least {
-            Some(idle) if idle.is_idle() || connections.len() >= CONNECTIONS => idle,
+            Some(idle) if idle.is_idle() || connected.connections.len() >= self.most => idle,
             _ => {
-                let client = PeerClient::new(&self.transport, address)
+                let client = PeerClient::new(transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
                 let connection = Pooled { client, streams: Arc::default() };
-                connections.push(connection.clone());
+                connected.connections.push(connection.clone());
                 connection
             }
         };
@@ -127,47 +115,27 @@ impl Connections {
         Ok(Lent(connection))
     }
 
-    /// A connection of its own to a peer, for what it tells: on one that carries chunks news would stand behind them, and
-    /// bytes of news would hide that a chunk has stalled.
-    pub(crate) fn ear(&self, peer: &PeerInfo) -> Result<PeerClient, Status> {
-        if self.is_own_address(peer) {
-            return Err(Status::unavailable("another peer tells this one's address"));
-        }
-        PeerClient::new(&self.transport, peer.address()).map_err(|error| Status::unavailable(error.to_string()))
-    }
-
-    /// Another peer's requests to this one would be answered here, and a peer's own are no use.
-    fn is_own_address(&self, peer: &PeerInfo) -> bool {
-        self.standing.borrow().advertised.as_ref() == Some(peer.address())
-    }
-
     /// Forgets a connection on which a stream has stalled: it may be dead, and what is still on its way is not wanted.
     /// Other streams that it carries go on.
-    pub(super) fn discard(&self, peer: PeerId, lent: &Lent) {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, connections)) = pool.get_mut(&peer) {
-            connections.retain(|connection| !Arc::ptr_eq(&connection.streams, &lent.0.streams));
+    pub(super) fn discard(&self, holder: PeerId, lent: &Lent) {
+        if let Some(connected) = self.lock().get_mut(&holder) {
+            connected.connections.retain(|connection| !Arc::ptr_eq(&connection.streams, &lent.0.streams));
         }
     }
 
-    /// Forgets the connections to a peer that is gone, unless another download uses them.
-    pub(crate) fn forget(&self, peer: PeerId) {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.get(&peer).is_some_and(|(_, connections)| connections.iter().all(Pooled::is_idle)) {
-            pool.remove(&peer);
+    /// Forgets the connections to a peer, unless one is in use.
+    pub(super) fn forget(&self, peer: PeerId) {
+        let mut holders = self.lock();
+        if holders.get(&peer).is_some_and(Connected::is_idle) {
+            holders.remove(&peer);
         }
     }
 
-    /// Looks at why a holder was not reached: what is short on this machine is said, and what is idle here makes room.
-    pub(super) fn not_asked(&self, error: FetchError) -> FetchError {
-        if let FetchError::Short(shortage) = error {
-            shortage.say("connect to other peers");
-            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            pool.retain(|_, (_, connections)| {
-                connections.retain(|connection| !connection.is_idle());
-                !connections.is_empty()
-            });
-        }
-        error
+    /// Closes every connection that carries nothing.
+    pub(super) fn close_idle(&self) {
+        self.lock().retain(|_, connected| {
+            connected.connections.retain(|connection| !connection.is_idle());
+            !connected.connections.is_empty()
+        });
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tonic::Code;
 
-use crate::fetch::pool::Connections;
+use crate::fetch::connections::Connections;
 
 /// What one neighbour said.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 use self::listen::{Heard, listen};
-use crate::{fetch::pool::Connections, register::Standing};
+use crate::{fetch::connections::Connections, register::Standing};
 
 /// What neighbours said and was not applied yet.
 const HEARD: usize = 64;

@@ -8,6 +8,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use drizzle_proto::{
     PeerId, convert,
+    net::chunk_message::FETCH_CHUNK,
     wire::{self, peer_server::PeerServer},
 };
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
@@ -26,8 +27,6 @@ use crate::identity::Identity;
 
 /// What is refused of a request before it is read: what every receiver of this protocol refuses.
 const MAX_REQUEST: usize = 4 << 20;
-
-const FETCH_CHUNK: &str = "/drizzle.v1.Peer/FetchChunk";
 
 /// What the service works with.
 #[derive(Debug, Clone)]

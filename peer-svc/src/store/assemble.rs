@@ -79,7 +79,7 @@ mod tests {
         let partial = PartialFile::at(&folder.join("partial"), manifest.clone(), Disk::default());
         partial.make().unwrap();
         for chunk in 0..3 {
-            partial.write(&verified(&data, &manifest, chunk)).unwrap();
+            partial.store(verified(&data, &manifest, chunk)).unwrap();
         }
         (data, partial)
     }

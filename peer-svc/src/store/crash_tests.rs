@@ -78,14 +78,14 @@ fn download(
     let never = CancellationToken::new();
     let whereabouts = DataPlace { journal: &journal, partials: &partials, cancel: &never, tell: &|_| {} };
     let Opened { mut partial, mut file, .. } = whereabouts.open(&name(), &manifest, destination.filter(|_| !moves))?;
-    partial.write(&verified(&data, &manifest, 0))?;
-    partial.write(&verified(&data, &manifest, 1))?;
+    partial.store(verified(&data, &manifest, 0))?;
+    partial.store(verified(&data, &manifest, 1))?;
     record(&journal, &name(), &partial, &set(&manifest, "0-1"))?;
     promised.recorded = true;
     if moves {
         Opened { partial, file, .. } = whereabouts.open(&name(), &manifest, destination)?;
     }
-    partial.write(&verified(&data, &manifest, 2))?;
+    partial.store(verified(&data, &manifest, 2))?;
     make_parents(disk, &place.out(), &name())?;
     let stamp = assemble(&partial, &path, &|| true)?;
     drop(file);
@@ -111,7 +111,7 @@ fn a_move_to_another_file_system_that_is_cancelled_ends_soon_and_leaves_the_data
     let whereabouts = DataPlace { journal: &journal, partials: &partials, cancel: &cancel, tell: &tell };
     let Opened { partial, file: _file, .. } = whereabouts.open(&name(), &manifest, None).unwrap();
     for chunk in 0..3 {
-        partial.write(&verified(&data, &manifest, chunk)).unwrap();
+        partial.store(verified(&data, &manifest, chunk)).unwrap();
     }
     record(&journal, &name(), &partial, &set(&manifest, "0-2")).unwrap();
     let [before] = &journal.partials().unwrap()[..] else { panic!("one download") };

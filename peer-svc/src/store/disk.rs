@@ -141,9 +141,12 @@ impl Disk {
         file.set_len(len)
     }
 
-    /// Takes the space for a file of this length, where the file system can.
+    /// Takes the space for a file of this length, where the file system can and it costs little.
     pub(crate) fn reserve(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
         self.tell(Step::Resize(path))?;
+        if rustix::fs::fstatfs(file).is_ok_and(|disk| disk.f_type == TMPFS) {
+            return has_room(file, len);
+        }
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
             // File systems that cannot reserve (some network ones) at least tell how much is free.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
@@ -190,6 +193,9 @@ impl Disk {
     }
 }
 
+/// The number of tmpfs. To take space there is to write every page of it, which takes half a second for a GiB.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
 /// `StorageFull` if the file system says that it has no room for what a file of this length still needs.
 fn has_room(file: &File, len: u64) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
@@ -220,6 +226,19 @@ mod tests {
         }
         fs::remove_file(at("second")).unwrap();
         disk.open_own(&at("victim")).unwrap();
+    }
+
+    #[test]
+    fn in_memory_no_page_is_written_to_take_its_space() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = Path::new("/dev/shm");
+        if !rustix::fs::statfs(folder).is_ok_and(|disk| disk.f_type == TMPFS) {
+            return;
+        }
+        let (disk, file) = (Disk::default(), tempfile::tempfile_in(folder).unwrap());
+        disk.reserve(&file, folder, 1 << 20).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
+        assert_eq!(disk.reserve(&file, folder, u64::MAX).unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`data`] | the data of one unfinished download, and who may write where in it |
 //! | [`write`](mod@write) | partial files: verified chunks in, stored chunks out |
 //! | [`assemble`] | a complete partial file put in place in one step |
 //! | [`partials`] | the folder of partial files |
@@ -21,6 +22,7 @@
 
 pub(crate) mod assemble;
 pub(crate) mod calls;
+pub(crate) mod data;
 pub(crate) mod disk;
 pub(crate) mod extents;
 pub(crate) mod hash;

@@ -130,6 +130,7 @@ impl Place<'_> {
             }
             _ => {
                 let file = partial.begin(folder.is_some()).map_err(|source| self.refused(&partial, source))?;
+                partial.vouch_for(&record.chunks);
                 Ok(Opened { partial, file, recorded: record.chunks })
             }
         }
@@ -229,7 +230,7 @@ impl Place<'_> {
             }
             (self.tell)(Moved { to: folder_of(new.path()), done, total });
             if let Some(verified) = read_verified(&from, new.manifest(), chunk).map_err(|e| fail(old.path(), e))? {
-                copied.insert(new.write(&verified).map_err(|source| self.refused(new, source))?.chunk());
+                copied.insert(new.store(verified).map_err(|source| self.refused(new, source.into()))?.chunk());
             }
             done += u64::from(layout.chunk_len(chunk));
         }

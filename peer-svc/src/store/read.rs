@@ -2,7 +2,6 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
 
 use super::{calls::Calls, stamp::Stamp};
@@ -43,7 +42,7 @@ pub(crate) fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex)
         let mut slice = vec![0; left.min(MESSAGE_SIZE)];
         file.read_exact_at(&mut slice, at)?;
         at += slice.len() as u64;
-        if verifier.push(Bytes::from(slice)).is_err() {
+        if verifier.push(&slice).is_err() {
             return Ok(None);
         }
     }

@@ -1,22 +1,21 @@
 //! Partial files: verified chunks in, stored chunks out.
 //!
-//! Invariants: only a [`VerifiedChunk`] is written, only into the file that it belongs to, and only a
-//! [`StoredChunk`] may be announced and served. Writing the same chunk twice writes the same bytes, so
-//! a late copy is harmless; once [`PartialFile::close`] has returned, nothing is written any more and
-//! the file may be put in place. Calls block on disk I/O.
+//! Invariants: only a [`VerifiedChunk`] becomes a [`StoredChunk`], only in the file that it belongs to, and only a
+//! [`StoredChunk`] may be announced and served. Storing the same chunk twice leaves the same bytes, so a late copy is
+//! harmless; once [`PartialFile::close`] has returned, nothing is written any more and the file may be put in place.
+//! Calls block on disk I/O.
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
-};
+use std::{fs::File, io, path::Path, sync::Arc, time::Duration};
 
 use drizzle_proto::{ChunkIndex, ChunkSet, FileId, Manifest};
 use tokio_util::sync::CancellationToken;
 
-use super::{disk::Disk, prove::prove};
-use crate::verify::VerifiedChunk;
+use super::{
+    data::{Claim, Data, PutError},
+    disk::Disk,
+    prove::prove,
+};
+use crate::verify::{Place, VerifiedChunk};
 
 /// A chunk that is verified and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,114 +44,109 @@ impl StoredChunk {
 
 /// The data of an unfinished download.
 #[derive(Debug)]
-pub(crate) struct PartialFile {
-    path: PathBuf,
-    /// Open only while something uses it: a peer may keep more unfinished downloads than it may open files.
-    file: Mutex<Weak<File>>,
-    manifest: Manifest,
-    disk: Disk,
-    /// Writers hold it shared; closing takes it alone and so waits for them.
-    open: RwLock<bool>,
-}
+pub(crate) struct PartialFile(Arc<Data>);
 
 impl PartialFile {
     /// Data that is there; it is opened when first used.
     pub(crate) fn at(path: &Path, manifest: Manifest, disk: Disk) -> Self {
-        Self { path: path.to_owned(), file: Mutex::default(), manifest, disk, open: RwLock::new(true) }
+        Self(Data::at(path, manifest, disk))
     }
 
     /// Makes the data file, a new one: an error if anything has its name.
     pub(crate) fn make(&self) -> io::Result<()> {
-        let file = self.disk.create_new(&self.path)?;
-        self.disk.resize(&file, &self.path, self.manifest.layout().size())
+        let file = self.disk().create_new(self.path())?;
+        self.disk().resize(&file, self.path(), self.manifest().layout().size())
     }
 
     /// Opens the data file for a download, which keeps it open with what is returned. With `reserve` the whole space
     /// is taken now, so that a full disk is found before anything is fetched and not after.
     pub(crate) fn begin(&self, reserve: bool) -> io::Result<Arc<File>> {
-        let (file, size) = (self.file()?, self.manifest.layout().size());
+        let (file, size) = (self.file()?, self.manifest().layout().size());
         // A synced file whose name a power cut takes is lost as well. An old file's name may not be durable either: the
         // daemon may have been killed before it was.
-        self.disk.sync_folder_of(&self.path)?;
+        self.disk().sync_folder_of(self.path())?;
         if reserve && size > 0 {
-            self.disk.reserve(&file, &self.path, size)?;
+            self.disk().reserve(&file, self.path(), size)?;
         }
         Ok(file)
     }
 
     /// What it is to become.
     pub(crate) fn manifest(&self) -> &Manifest {
-        &self.manifest
+        self.0.manifest()
     }
 
     /// Where the data is.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// The open file, for reading stored chunks; it stays valid after the file was put in place.
     pub(crate) fn file(&self) -> io::Result<Arc<File>> {
-        let mut known = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = known.upgrade() {
-            return Ok(file);
-        }
-        let file = Arc::new(self.disk.open_own(&self.path)?);
-        if file.metadata()?.len() != self.manifest.layout().size() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the data of the unfinished download was cut short",
-            ));
-        }
-        *known = Arc::downgrade(&file);
-        Ok(file)
+        self.0.file()
     }
 
-    /// Writes a chunk at its place.
-    pub(crate) fn write(&self, chunk: &VerifiedChunk) -> io::Result<StoredChunk> {
-        if chunk.file() != self.manifest.id() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "internal error: a chunk of another file"));
+    /// The place of a chunk, for bytes that are not proved yet; `None` if it is stored or claimed.
+    pub(crate) fn claim(&self, chunk: ChunkIndex) -> Option<Claim> {
+        Claim::of(&self.0, chunk)
+    }
+
+    /// Has a proved chunk at its place.
+    pub(crate) fn store(&self, verified: VerifiedChunk) -> Result<StoredChunk, PutError> {
+        let (file, chunk) = (verified.file(), verified.chunk());
+        let stray = || io::Error::new(io::ErrorKind::InvalidInput, "internal error: a chunk of another file");
+        match verified.place() {
+            Place::File(claim) if claim.is_of(&self.0) => claim.settle()?,
+            Place::Memory(bytes) if file == self.manifest().id() => self.0.put(chunk, &bytes)?,
+            Place::File(_) | Place::Memory(_) => Err(stray())?,
         }
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        if !*open {
-            return Err(io::Error::other("the download has ended"));
-        }
-        let (file, mut at) = (self.file()?, self.manifest.layout().offset(chunk.chunk()));
-        for slice in chunk.slices() {
-            self.disk.write(&file, &self.path, slice, at)?;
-            at += slice.len() as u64;
-        }
-        Ok(StoredChunk { file: chunk.file(), chunk: chunk.chunk() })
+        Ok(StoredChunk { file, chunk })
+    }
+
+    /// The journal says that these chunks are stored.
+    pub(crate) fn vouch_for(&self, recorded: &ChunkSet) {
+        self.0.vouch_for(recorded);
+    }
+
+    /// Chunks that the journal vouched for turned out to be damaged.
+    pub(crate) fn take_back(&self, chunks: &ChunkSet) {
+        self.0.take_back(chunks);
+    }
+
+    /// For how long threads have been writing it, all together.
+    pub(crate) fn time_writing(&self) -> Duration {
+        self.0.time_writing()
     }
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let file = self.file()?;
-        self.disk.sync(&file, &self.path)
+        self.disk().sync(&file, self.path())
     }
 
     /// Waits for writers and refuses later ones.
     pub(crate) fn close(&self) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.close();
     }
 
     /// Deletes the data.
     pub(crate) fn discard(&self) -> io::Result<()> {
         self.close();
-        self.disk.remove(&self.path)
+        self.disk().remove(self.path())
     }
 
     /// Which of the given chunks are in the file, decided by their hashes. Holes are skipped without reading; of a file
     /// that cannot be opened none is.
     pub(crate) fn prove(&self, candidates: &ChunkSet, cancel: &CancellationToken) -> ChunkSet {
         match self.file() {
-            Ok(file) => prove(&file, &self.manifest, candidates, cancel),
+            Ok(file) => prove(&file, self.manifest(), candidates, cancel),
             Err(_) => ChunkSet::empty(candidates.count()),
         }
     }
 
     /// The disk that it is on.
     pub(crate) fn disk(&self) -> &Disk {
-        &self.disk
+        self.0.disk()
     }
 }
 
@@ -161,7 +155,10 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::store::testing::{content, verified};
+    use crate::{
+        store::testing::{content, verified},
+        verify::{Mismatch, PushError, Verifier},
+    };
 
     fn open(path: &Path, manifest: &Manifest) -> PartialFile {
         let partial = PartialFile::at(path, manifest.clone(), Disk::default());
@@ -181,7 +178,7 @@ mod tests {
         };
         assert!(!is_open());
         let download = partial.begin(true).unwrap();
-        partial.write(&verified(&data, &manifest, 0)).unwrap();
+        partial.store(verified(&data, &manifest, 0)).unwrap();
         assert!(is_open() && Arc::ptr_eq(&download, &partial.file().unwrap()), "opened once for a whole download");
         drop(download);
         assert!(!is_open());
@@ -197,8 +194,8 @@ mod tests {
         let (data, manifest) = content(1);
         let path = folder.path().join("p");
         let partial = open(&path, &manifest);
-        partial.write(&verified(&data, &manifest, 2)).unwrap();
-        partial.write(&verified(&data, &manifest, 0)).unwrap();
+        partial.store(verified(&data, &manifest, 2)).unwrap();
+        partial.store(verified(&data, &manifest, 0)).unwrap();
         // Half a chunk, as a kill in the middle of a write leaves it.
         partial.file().unwrap().write_all_at(&data[1 << 14..][..1000], 1 << 14).unwrap();
         drop(partial);
@@ -212,8 +209,85 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ((data, manifest), (other_data, other)) = (content(1), content(2));
         let partial = open(&folder.path().join("p"), &manifest);
-        assert!(partial.write(&verified(&other_data, &other, 0)).is_err());
+        let other_partial = open(&folder.path().join("other"), &other);
+        assert!(partial.store(verified(&other_data, &other, 0)).is_err());
+        assert!(partial.store(claimed(&other_partial, &other_data, 0).finish().unwrap()).is_err());
+        let (early, mut late) = (claimed(&partial, &data, 1), Verifier::claimed(claim(&partial, 2).unwrap()));
         partial.close();
-        assert!(partial.write(&verified(&data, &manifest, 0)).is_err());
+        assert!(partial.store(verified(&data, &manifest, 0)).is_err());
+        assert!(late.push(&data[2 << 14..]).is_err());
+        // Every byte was written before.
+        partial.store(early.finish().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_chunk_is_claimed_once_and_not_when_it_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, manifest) = content(1);
+        let partial = open(&folder.path().join("p"), &manifest);
+        let first = claim(&partial, 0).unwrap();
+        assert!(claim(&partial, 0).is_none());
+        drop(first);
+        let again = claimed(&partial, &data, 0);
+        partial.store(again.finish().unwrap()).unwrap();
+        assert!(claim(&partial, 0).is_none());
+        partial.store(verified(&data, &manifest, 1)).unwrap();
+        assert!(claim(&partial, 1).is_none());
+        let mut two = ChunkSet::empty(manifest.layout().chunk_count());
+        two.insert(chunk(&partial, 2));
+        partial.vouch_for(&two);
+        assert!(claim(&partial, 2).is_none());
+        partial.take_back(&two);
+        assert!(claim(&partial, 2).is_some());
+    }
+
+    #[test]
+    fn what_a_claim_wrote_is_a_chunk_only_with_the_proof_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, manifest) = content(1);
+        let partial = open(&folder.path().join("p"), &manifest);
+        let mut wrong = Verifier::claimed(claim(&partial, 0).unwrap());
+        wrong.push(&[7; 1 << 14]).unwrap();
+        assert_eq!(wrong.finish().unwrap_err(), Mismatch::Hash);
+        // Its place is free again, and whoever has it next begins at its first byte.
+        let right = claimed(&partial, &data, 0);
+        partial.store(right.finish().unwrap()).unwrap();
+        let all = ChunkSet::full(manifest.layout().chunk_count());
+        assert_eq!(partial.prove(&all, &CancellationToken::new()).ranges().to_string(), "0");
+    }
+
+    #[test]
+    fn a_proved_copy_ends_the_claim_of_one_that_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, manifest) = content(1);
+        let partial = open(&folder.path().join("p"), &manifest);
+        let mut claimed_first = Verifier::claimed(claim(&partial, 0).unwrap());
+        claimed_first.push(&data[..100]).unwrap();
+        let copy = claimed_first.copy().unwrap();
+        assert_eq!((copy.got(), copy.is_in_memory()), (100, true));
+        partial.store(verified(&data, &manifest, 0)).unwrap();
+        assert!(matches!(claimed_first.push(&[7; 100]), Err(PushError::Put(PutError::Overtaken))));
+        assert!(matches!(claimed_first.copy(), Err(PutError::Overtaken)));
+        drop(claimed_first);
+        assert!(claim(&partial, 0).is_none(), "it is stored");
+        let proved = partial.prove(&ChunkSet::full(manifest.layout().chunk_count()), &CancellationToken::new());
+        assert_eq!(proved.ranges().to_string(), "0");
+    }
+
+    fn chunk(partial: &PartialFile, chunk: u32) -> ChunkIndex {
+        partial.manifest().layout().chunk_count().index(chunk).unwrap()
+    }
+
+    fn claim(partial: &PartialFile, which: u32) -> Option<Claim> {
+        partial.claim(chunk(partial, which))
+    }
+
+    /// A chunk that was written as it came.
+    fn claimed(partial: &PartialFile, data: &[u8], which: u32) -> Verifier {
+        let mut verifier = Verifier::claimed(claim(partial, which).unwrap());
+        for bytes in data.chunks(1 << 14).nth(which as usize).unwrap().chunks(1000) {
+            verifier.push(bytes).unwrap();
+        }
+        verifier
     }
 }

@@ -1,6 +1,9 @@
 //! Clients that speak domain types. Every unary call has a deadline, so that a tracker that hangs is
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
+mod chunk_stream;
+mod peer;
+
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError},
@@ -10,18 +13,21 @@ use std::{
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
+pub use self::{
+    chunk_stream::ChunkStream,
+    peer::{ChunkWish, GONE_TRAILER, PEER_ID_TRAILER, PeerClient},
+};
 use crate::{
-    Address, Digest, FileId, FileInfo, FileName, Manifest, PeerClaim, PeerId,
+    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
-    holder::{ChunkNews, Holder, HolderChanges},
+    holder::{Holder, HolderChanges},
     manifest::ManifestError,
     net::{
         innermost,
-        meter::Meter,
         transport::{CALL_TIMEOUT, Transport},
     },
-    wire::{self, peer_client, tracker_client},
+    wire::{self, tracker_client},
 };
 
 /// Why a call gave no answer.
@@ -310,87 +316,6 @@ impl TrackerClient {
         }
         let stream = call(self.inner().watch_file(request)).await?;
         Ok(stream.map(|message| Ok(message?.try_into()?)))
-    }
-}
-
-/// Names the peer that answers, in the trailers of a refusal because another one was meant: see `peer.proto`.
-pub const PEER_ID_TRAILER: &str = "drizzle-peer-id";
-
-/// In the trailers of NOT_FOUND if the file was held and is no longer there: see `peer.proto`.
-pub const GONE_TRAILER: &str = "drizzle-gone";
-
-/// What is asked of a peer.
-#[derive(Debug, Clone, Copy)]
-pub struct ChunkWish<'a> {
-    /// The content.
-    pub file: FileId,
-    /// What is wanted of it.
-    pub chunk: crate::ChunkIndex,
-    /// What would do as well, with an offset of 0; at most [`MAX_ALTERNATIVES`](crate::limits::MAX_ALTERNATIVES).
-    pub alternatives: &'a [crate::ChunkIndex],
-    /// Bytes of the chunk that are here already.
-    pub offset: u32,
-    /// The peer that asks.
-    pub requester: PeerId,
-    /// The peer that is meant, and no other at its address.
-    pub holder: PeerId,
-    /// Chunks that come to the requester at present, if it says so.
-    pub receiving: Option<u32>,
-    /// Whether the holder is far, by the labels.
-    pub is_far: bool,
-}
-
-/// Asks one other peer for chunks. Cheap to clone; connects when first used.
-#[derive(Debug, Clone)]
-pub struct PeerClient {
-    inner: peer_client::PeerClient<Channel>,
-    meter: Meter,
-}
-
-impl PeerClient {
-    /// A client over one connection of its own.
-    pub fn new(transport: &Transport, address: &Address) -> Result<Self, tonic::transport::Error> {
-        let (channel, meter) = transport.connect_metered(address)?;
-        Ok(Self { inner: peer_client::PeerClient::new(channel), meter })
-    }
-
-    /// Every byte that came over this client's connection so far, also of messages that are not whole yet.
-    pub fn received(&self) -> u64 {
-        self.meter.read()
-    }
-
-    /// Streams a chunk, or one of its alternatives, which the first message then names. The bytes are as untrusted as
-    /// their sender; the caller bounds the wait for each message.
-    pub async fn fetch_chunk(
-        &mut self,
-        wish: ChunkWish<'_>,
-    ) -> Result<tonic::Streaming<wire::FetchChunkResponse>, Status> {
-        let request = wire::FetchChunkRequest {
-            file_id: wish.file.to_string(),
-            chunk: wish.chunk.get(),
-            offset: wish.offset,
-            requester: wish.requester.to_string(),
-            holder: wish.holder.to_string(),
-            alternatives: wish.alternatives.iter().map(|chunk| chunk.get()).collect(),
-            receiving: wish.receiving,
-            far: wish.is_far,
-        };
-        Ok(self.inner.fetch_chunk(request).await?.into_inner())
-    }
-
-    /// Which chunks of a file `holder` has, and which it gets.
-    pub async fn watch_chunks(
-        &mut self,
-        file: FileId,
-        holder: PeerId,
-    ) -> Result<impl Stream<Item = Result<ChunkNews, ClientError>> + Unpin + Send + use<>, ClientError> {
-        let request = wire::WatchChunksRequest { file_id: file.to_string(), holder: holder.to_string() };
-        let stream = call(self.inner.watch_chunks(request)).await?;
-        Ok(stream.map(|message| {
-            let message = message?;
-            let chunks = message.chunks.ok_or(WireError::Missing("chunks"))?.try_into()?;
-            Ok(if message.reset { ChunkNews::All(chunks) } else { ChunkNews::More(chunks) })
-        }))
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`meter`] | client connections whose bytes are counted as they come |
+//! | [`chunk_message`] | how the messages of a chunk lie on the wire |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`open_files`] | the limit of open files |
 //! | [`reflection`] | gRPC reflection for grpcurl |
@@ -16,6 +17,7 @@
 //! The last three come with the feature `daemon`.
 
 pub mod accept;
+pub mod chunk_message;
 pub mod cut;
 pub mod health;
 pub mod listen;

@@ -66,6 +66,7 @@ impl Transfer {
                     Outcome::Failed(offence)
                 }
             }
+            Err(FetchFailure::Overtaken) => Outcome::Cancelled,
             Err(FetchFailure::Storage(error)) => return Err(Failure::Storage(error)),
             Err(FetchFailure::Internal(text)) => return Err(Failure::Internal(text)),
             Err(FetchFailure::Stopping) => return Err(Failure::Shutdown),

@@ -27,7 +27,7 @@ const HELD_UP: Duration = Duration::from_millis(20);
 pub(super) struct Account {
     begun: Instant,
     limiting: Limiting,
-    at_disk: usize,
+    writing: f64,
     /// Whether the limit of this peer held fetches up since the last look.
     own_limit: bool,
     intake: Intake,
@@ -51,7 +51,7 @@ impl Account {
         Self {
             begun: now,
             limiting: Limiting::new(now),
-            at_disk: 0,
+            writing: 0.0,
             own_limit: false,
             intake: Intake::default(),
             senders: Senders::default(),
@@ -76,8 +76,8 @@ impl Account {
     }
 
     /// So many bytes came from each holder by now.
-    pub(super) fn counted(&mut self, received: &BTreeMap<PeerId, u64>, at_disk: usize, intake: Intake, now: Instant) {
-        (self.at_disk, self.intake) = (at_disk, intake);
+    pub(super) fn counted(&mut self, received: &BTreeMap<PeerId, u64>, writing: f64, intake: Intake, now: Instant) {
+        (self.writing, self.intake) = (writing, intake);
         for (holder, bytes) in received {
             if let Some(seen) = self.seen.get_mut(holder) {
                 seen.meter.count(*bytes, now);
@@ -115,7 +115,7 @@ impl Transfer {
             located: self.located,
             complete: self.scheduler.is_complete(),
             fetches: self.fetches(),
-            at_disk: self.account.at_disk,
+            writing: self.account.writing,
             room: self.streams.room(),
             short: self.shortage.is_some(),
             own_limit: self.account.own_limit,
@@ -161,7 +161,7 @@ mod tests {
 
     fn counted(received: u64, intake: Intake) -> Input {
         let received = [(peer(1).id(), received)].into();
-        Input::Counted { received, had: BTreeMap::new(), wire: 0, own: Bounds::default(), at_disk: 0, intake }
+        Input::Counted { received, had: BTreeMap::new(), wire: 0, own: Bounds::default(), writing: 0.0, intake }
     }
 
     /// Eight chunks of one holder, one each 200 ms.
