@@ -11,7 +11,7 @@ use tokio::{
 
 /// Files that are shared, proved or put in place at once; more wait.
 const HASHING: usize = 32;
-/// Writes of chunks and records at once: they wait for one disk.
+/// Records that are synced at once: they wait for one disk.
 const DISK: usize = 16;
 /// Threads of the uploads that calls may hang on, beside those that send.
 const HANGING: usize = 16;
@@ -57,7 +57,7 @@ impl Drop for Lane {
 pub(crate) struct Lanes {
     /// Reading, hashing and copying whole files.
     pub(crate) hashing: Lane,
-    /// Writing chunks, and the record of them.
+    /// The record of what is stored.
     pub(crate) disk: Lane,
     /// Reading chunks for others.
     pub(crate) uploads: Lane,

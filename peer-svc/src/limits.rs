@@ -129,6 +129,12 @@ impl<K: Ord + Clone> Gate<K> {
         is_unlimited
     }
 
+    /// Without a limit: the bytes of the next message of what is `left`, which may go now.
+    pub(crate) fn message_now(&self, left: u64) -> Option<u64> {
+        let bytes = left.min(message_size(RateLimit::UNLIMITED) as u64);
+        self.passes_at_once(bytes).then_some(bytes)
+    }
+
     /// Another limit from now on.
     pub(crate) fn set(&self, limit: RateLimit) {
         let now = Instant::now();

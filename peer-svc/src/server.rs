@@ -37,7 +37,7 @@ use crate::{
     config::Config,
     control::{Backend, ControlService},
     download::{Context, MEMORY, PARTS_KIB},
-    fetch::{memory::ChunkMemory, connections::Connections},
+    fetch::{connections::Connections, memory::ChunkMemory},
     holdings::Holdings,
     identity::Identity,
     lanes::Lanes,

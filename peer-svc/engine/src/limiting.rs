@@ -41,7 +41,7 @@ pub enum Cause {
     Downlink,
     /// The link between this machine and the only peer that sends: its uplink or our downlink.
     Link,
-    /// Chunks wait to be written, read again or put in place.
+    /// What comes waits to be written, or chunks are read again or put in place.
     Disk,
     /// Fetches wait for memory for their chunks.
     Memory,

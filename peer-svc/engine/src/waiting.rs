@@ -143,7 +143,8 @@ impl Waiting {
         self.progress_at = (self.progress_at + time).min(now).max(self.progress_at);
     }
 
-    /// Every fetch waits for memory, which other downloads of this peer use in turn: no peer keeps it waiting.
+    /// Other downloads of this peer have, in turn, what this one waits for: memory, or what busy holders can send. No peer
+    /// keeps it waiting.
     pub fn waits_for_itself(&mut self, now: Instant) {
         self.progress_at = now;
     }

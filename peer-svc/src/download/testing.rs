@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Context, Job};
 use crate::{
-    fetch::{memory::ChunkMemory, connections::Connections},
+    fetch::{connections::Connections, memory::ChunkMemory},
     identity::Identity,
     lanes::Lanes,
     limits::Limits,

@@ -243,13 +243,15 @@ impl Transfer {
             self.waiting.chunk_proved(now);
         }
         let fetches = self.fetches();
-        if fetches.wait_for_memory() {
-            self.waiting.waits_for_itself(now);
-        }
         let reason = || match (Reason::of(self.located, self.scheduler.supply(now), fetches), self.shortage) {
             (Reason::Busy, Some(shortage)) => Reason::Short(shortage.to_string()),
             (reason, _) => reason,
         };
+        // What busy holders can send goes to other downloads of this peer, if those get anything.
+        let others_get = || fetches.under_way == 0 && self.account.comes() && matches!(reason(), Reason::Busy);
+        if fetches.wait_for_memory() || others_get() {
+            self.waiting.waits_for_itself(now);
+        }
         if let Some(why) = self.waiting.gives_up(self.scheduler.tainted(), reason, now) {
             let patience = self.waiting.patience();
             return self.end(Ended::Failed(Failure::GaveUp { why, patience }), now, effects);

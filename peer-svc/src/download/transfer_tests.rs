@@ -100,7 +100,7 @@ impl Bench {
         self.apply(Input::Fetched(fetch.id, Ok(stored)))
     }
 
-    fn failed(&mut self, fetch: &Fetch, failure: FetchFailure) -> Vec<Effect> {
+    pub(super) fn failed(&mut self, fetch: &Fetch, failure: FetchFailure) -> Vec<Effect> {
         self.fetches.retain(|other| other.id != fetch.id);
         self.apply(Input::Fetched(fetch.id, Err(failure)))
     }

@@ -190,16 +190,4 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_is_an_internal_error_and_an_end_is_not() {
-        let panics = tokio::spawn(async { panic!("a bug") }).await.map_err(FetchFailure::of_task);
-        let Err(FetchFailure::Internal(text)) = panics else { panic!("{panics:?}") };
-        assert!(text.contains("a bug"), "{text}");
-        let endless = tokio::spawn(std::future::pending::<()>());
-        endless.abort();
-        assert!(matches!(endless.await.map_err(FetchFailure::of_task), Err(FetchFailure::Stopping)));
-    }
-}
+mod tests;

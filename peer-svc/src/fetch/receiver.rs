@@ -56,9 +56,8 @@ impl Receivers {
 
     /// A thread for a fetch from a holder: the one with the fewest, and among those one that is connected to it.
     pub(crate) fn pick(&self, holder: PeerId) -> Running {
-        let busy = |receiver: &Arc<Receiver>| {
-            (receiver.fetches.load(Ordering::Relaxed), !receiver.pool.has_idle(holder))
-        };
+        let busy =
+            |receiver: &Arc<Receiver>| (receiver.fetches.load(Ordering::Relaxed), !receiver.pool.has_idle(holder));
         // There is at least one.
         let least = self.0.iter().min_by_key(|receiver| busy(receiver)).unwrap_or(&self.0[0]);
         least.fetches.fetch_add(1, Ordering::Relaxed);

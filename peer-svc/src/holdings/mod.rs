@@ -18,19 +18,19 @@ mod answers;
 mod counts;
 mod listeners;
 mod lost;
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::File,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use drizzle_engine::announce::Announcements;
 use drizzle_proto::{
-    ChunkCount, ChunkIndex, ChunkSet, FileId, FileInfo, FileName, Layout, Manifest,
+    ChunkCount, ChunkSet, FileId, FileInfo, FileName, Manifest,
     announcement::{FileChunks, FileOutcome},
 };
 use tokio::sync::{Notify, watch};
@@ -40,11 +40,12 @@ pub(crate) use self::{
     answers::{Applied, Refusal},
     counts::Counts,
     lost::{Lost, ReadError},
+    reading::Readable,
 };
 use self::{listeners::Bells, lost::LostContents};
 use crate::store::{
     calls::Calls,
-    read::open_unchanged,
+    open_files::OpenFiles,
     stamp::Stamp,
     write::{PartialFile, StoredChunk},
 };
@@ -80,19 +81,6 @@ struct Entry {
     chunks: ChunkSet,
     backing: Backing,
     registration: Registration,
-}
-
-/// A chunk that may be read and sent.
-#[derive(Debug)]
-pub(crate) struct Readable {
-    /// The data file.
-    pub(crate) file: Arc<File>,
-    /// Where it is, if that is not this peer's own state folder.
-    pub(crate) path: Option<PathBuf>,
-    /// Where the chunk begins in it, in bytes.
-    pub(crate) offset: u64,
-    /// Bytes of the chunk.
-    pub(crate) len: u32,
 }
 
 /// An entry as others see it.
@@ -131,6 +119,7 @@ pub(crate) struct Holdings {
     registrations: watch::Sender<u64>,
     /// Calls on shared files, which may lie on disks that hang.
     calls: Calls,
+    open_files: OpenFiles,
 }
 
 impl Default for Holdings {
@@ -141,6 +130,7 @@ impl Default for Holdings {
             has_doubts: Notify::new(),
             registrations: watch::Sender::new(0),
             calls: Calls::default(),
+            open_files: OpenFiles::default(),
         }
     }
 }
@@ -273,35 +263,6 @@ impl Holdings {
         entries.map(|entry| &entry.chunks).find(|chunks| chunks.is_full()).map(ChunkSet::count)
     }
 
-    /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the
-    /// holdings, and the tracker hears of it. Blocks on a file system look-up.
-    pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
-        loop {
-            let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
-            let readable =
-                |file| Readable { file, path: None, offset: layout.offset(index), len: layout.chunk_len(index) };
-            match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
-                Backing::Shared { path, stamp } => match open_unchanged(&self.calls, &path, stamp)? {
-                    Some(file) => return Ok(Readable { path: Some(path), ..readable(Arc::new(file)) }),
-                    // The same content may be here under another name; each round drops one.
-                    None => self.lost_while_served(&name, id, stamp, Lost::of(&self.calls, &path, stamp)?),
-                },
-            }
-        }
-    }
-
-    fn lost_while_served(&self, name: &FileName, id: FileId, seen: Stamp, why: Lost) {
-        if self.withhold(name, id, seen, why) {
-            let mut inner = self.lock();
-            // What is not remembered here is found by the next look at all shared files.
-            if inner.doubts.len() < LostContents::MOST {
-                inner.doubts.insert(name.clone());
-            }
-            self.has_doubts.notify_one();
-        }
-    }
-
     /// Stops offering a shared file that is not the one that was hashed, unless it was shared anew meanwhile; whether
     /// it was offered. The tracker hears of it.
     pub(crate) fn withhold(&self, name: &FileName, id: FileId, seen: Stamp, why: Lost) -> bool {
@@ -342,21 +303,6 @@ impl Holdings {
     }
 
     /// Where a chunk may be read from.
-    fn find_chunk(&self, id: FileId, chunk: u32) -> Result<(FileName, Backing, ChunkIndex, Layout), ReadError> {
-        let inner = self.lock();
-        let names =
-            inner.by_id.get(&id).ok_or_else(|| inner.lost.why(id).map_or(ReadError::UnknownFile(id), Lost::error))?;
-        for (name, entry) in names.iter().filter_map(|name| Some((name, inner.files.get(name)?))) {
-            let count = entry.chunks.count();
-            let index = count.index(chunk).ok_or(ReadError::NoSuchChunk { chunk, count: count.get() })?;
-            if entry.chunks.contains(index) {
-                return Ok((name.clone(), entry.backing.clone(), index, entry.manifest.layout()));
-            }
-        }
-        // An id stands in the index only with a name that holds it.
-        Err(ReadError::NotHeld(chunk))
-    }
-
     /// Waits until there is something to announce.
     pub(crate) async fn wait_for_news(&self) {
         loop {

@@ -1,6 +1,6 @@
 //! Registrations as a table; what changed, what was taken back.
 
-use drizzle_proto::Digest;
+use drizzle_proto::{Digest, Layout};
 
 use super::*;
 use crate::store::disk::Disk;

@@ -5,32 +5,31 @@
 //! | [`grpc`] | the wire |
 //! | [`choice`] | which chunk that is |
 //! | [`stream`] | one chunk on its way out |
+//! | [`slot`] | how long it keeps its upload slot |
 //! | [`message`] | a part of it, as the socket gets it |
 //! | [`news`] | which chunks are held here, for neighbours |
 //!
 //! Which request gets a slot is decided by [`drizzle_engine::slots`], and when a receiver is too slow to keep one
 //! by [`drizzle_engine::pace`]; when its bytes may go under a limit, by [`drizzle_engine::rate`]; here are the streams
 //! around these decisions. A slot is free again once the socket has
-//! accepted the chunk's last byte. Reading happens on blocking threads.
+//! accepted the chunk's last byte. What has to be read from a disk is read on threads that may block.
 
 mod choice;
 mod grpc;
 mod message;
 mod news;
+mod slot;
 mod stream;
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use drizzle_engine::{
     calls::LATE,
     pace::{self, Pace},
-    slots::{self, Answer, Grant, Requester, Slots},
+    slots::{self, Answer, Requester, Slots},
 };
 use drizzle_proto::{
     FileId, PeerId, WireError,
@@ -39,16 +38,14 @@ use drizzle_proto::{
     limits::MAX_ALTERNATIVES,
     wire,
 };
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, watch},
-    task::JoinError,
-};
+use tokio::{sync::watch, task::JoinError};
 use tonic::{Status, metadata::MetadataValue};
 
 use self::{
     choice::{Choice, Choices},
-    stream::{READ_AHEAD, Reader, Way, read_ahead},
+    message::Buffers,
+    slot::{Holds, Slot, note_idle},
+    stream::{Upload, Way},
 };
 pub(crate) use self::{
     grpc::{Peer, PeerService},
@@ -56,7 +53,7 @@ pub(crate) use self::{
     stream::ChunkStream,
 };
 use crate::{
-    holdings::{Holdings, ReadError},
+    holdings::{Holdings, ReadError, Readable},
     lanes::Lanes,
     limits::Gate,
     shortage::Shortage,
@@ -145,18 +142,12 @@ fn is_short(error: &std::io::Error) -> bool {
 /// Everything that is uploaded by this peer.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    holdings: Arc<Holdings>,
-    lanes: Arc<Lanes>,
-    slots: Arc<Mutex<Slots>>,
+    way: Way,
     idle: watch::Sender<bool>,
-    /// All that is sent goes through it.
-    gate: Arc<Gate<Requester>>,
     choices: Choices,
     /// What is demanded of a receiver.
     limits: pace::Limits,
-    sent: Arc<AtomicU64>,
-    /// Streams that may hold a slot.
-    readers: Mutex<Vec<Weak<Reader>>>,
+    holds: Holds,
 }
 
 /// What a monitor may ask of the uploads.
@@ -198,38 +189,6 @@ impl TryFrom<wire::FetchChunkRequest> for ChunkRequest {
     }
 }
 
-/// A slot that is taken; free again when dropped.
-#[derive(Debug)]
-struct Slot {
-    slots: Arc<Mutex<Slots>>,
-    idle: watch::Sender<bool>,
-    requester: Requester,
-    grant: Option<Grant>,
-}
-
-impl Slot {
-    /// Whether another peer was refused for want of a slot.
-    fn is_wanted(&self) -> bool {
-        lock(&self.slots).others_wait(self.requester, Instant::now())
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(grant) = self.grant.take() {
-            let mut slots = lock(&self.slots);
-            slots.release(grant);
-            note_idle(&slots, &self.idle);
-        }
-    }
-}
-
-/// Tells whether no slot is taken. Under the lock of the slots, so that what is told last is so.
-fn note_idle(slots: &Slots, idle: &watch::Sender<bool>) {
-    let is_idle = slots.taken() == 0;
-    idle.send_if_modified(|told| std::mem::replace(told, is_idle) != is_idle);
-}
-
 /// No change of the slots can panic half-way.
 fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
     slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -244,17 +203,10 @@ impl Uploads {
         limits: pace::Limits,
         gate: Arc<Gate<Requester>>,
     ) -> Self {
-        Self {
-            holdings,
-            lanes,
-            slots: Arc::new(Mutex::new(Slots::new(slots))),
-            idle: watch::Sender::new(true),
-            gate,
-            choices: Choices::default(),
-            limits,
-            sent: Arc::default(),
-            readers: Mutex::default(),
-        }
+        let slots = Arc::new(Mutex::new(Slots::new(slots)));
+        let way = Way { holdings, lanes, slots, gate, buffers: Buffers::default(), sent: Arc::default() };
+        let (idle, choices, holds) = (watch::Sender::new(true), Choices::default(), Holds::default());
+        Self { way, idle, choices, limits, holds }
     }
 
     /// Whether no slot is taken, as it changes.
@@ -268,20 +220,20 @@ impl Uploads {
         UploadCounts {
             slots: slots.count().max(slots.taken()),
             taken: slots.taken(),
-            sent: self.sent.load(Ordering::Relaxed),
+            sent: self.way.sent.load(Ordering::Relaxed),
         }
     }
 
     /// The slots, as many as there are under the present limit.
     fn limited(&self) -> MutexGuard<'_, Slots> {
-        let limit = self.gate.limit();
-        let mut slots = lock(&self.slots);
+        let limit = self.way.gate.limit();
+        let mut slots = lock(&self.way.slots);
         slots.limit(limit);
         slots
     }
 
     fn take_slot(&self, request: slots::Request) -> Result<Slot, ServeError> {
-        self.free_slots_that_hang();
+        self.holds.look();
         let mut slots = self.limited();
         let answer = slots.ask(request, Instant::now());
         tracing::trace!(target: "drizzle::decisions", ?request, ?answer, taken = slots.taken(), "upload slot");
@@ -289,7 +241,7 @@ impl Uploads {
             Answer::Granted(grant) => {
                 note_idle(&slots, &self.idle);
                 Ok(Slot {
-                    slots: self.slots.clone(),
+                    slots: self.way.slots.clone(),
                     idle: self.idle.clone(),
                     requester: request.requester,
                     grant: Some(grant),
@@ -299,17 +251,12 @@ impl Uploads {
         }
     }
 
-    /// A read that hangs keeps its thread until the kernel lets go of it, and its slot no longer than a caller waits; nor
-    /// does a receiver keep a slot that leaves the last bytes in the transport.
-    fn free_slots_that_hang(&self) {
-        let (now, mut freed) = (Instant::now(), Vec::new());
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).retain(|reader| {
-            let Some(reader) = reader.upgrade() else { return false };
-            if reader.hangs(now) {
-                freed.extend(reader.slot().take());
-            }
-            true
-        });
+    async fn open_file(&self, file: FileId, chunk: u32) -> Result<Readable, ServeError> {
+        let holdings = self.way.holdings.clone();
+        let opened = self.way.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
+        // The thread goes on; the slot is for a file that can be read.
+        let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
+        Ok(opened.map_err(ServeError::of_task)??)
     }
 
     /// Begins to stream a chunk from an offset to its end.
@@ -317,32 +264,21 @@ impl Uploads {
         let ChunkRequest { file, offset, .. } = request;
         let requester = request.slot.requester;
         let slot = self.take_slot(request.slot)?;
-        let whole = self.holdings.whole(file);
+        let whole = self.way.holdings.whole(file);
         let choice = whole.map(|count| self.choices.choose(&request, count)).transpose()?;
         let chunk = choice.as_ref().map_or(request.chunk, Choice::chunk);
         let named = (!request.alternatives.is_empty()).then_some(chunk);
-        let holdings = self.holdings.clone();
-        let opened = self.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
-        // The thread goes on; the slot is for a file that can be read.
-        let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
-        let readable = opened.map_err(ServeError::of_task)??;
+        let readable = match self.way.holdings.open_chunk_now(file, chunk)? {
+            Some(readable) => readable,
+            None => self.open_file(file, chunk).await?,
+        };
         if offset >= readable.len {
             return Err(ServeError::Offset { offset, len: readable.len });
         }
-        let left = readable.len - offset;
-        lock(&self.slots).begins(readable.len.into());
-        let (sender, messages) = mpsc::channel(READ_AHEAD);
-        let (runtime, pace) = (Handle::current(), Pace::new(self.limits, Instant::now()));
-        // The reader holds the slot and not the stream: a stream that is not polled would keep it.
-        let reader = Arc::new(Reader::new(slot));
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
-        let holdings = self.holdings.clone();
-        let way = Way { slots: self.slots.clone(), gate: self.gate.clone(), requester };
-        let reading = self.lanes.uploads.run(move || {
-            read_ahead(&runtime, holdings.calls(), &readable, named, offset, &sender, &reader, pace, &way);
-        });
-        let sent = self.sent.clone();
-        Ok(ChunkStream { messages, reader: reading, choice, left: left.into(), sent, ended: false })
+        lock(&self.way.slots).begins(readable.len.into());
+        let hold = self.holds.begin(slot, Pace::new(self.limits, Instant::now()));
+        let upload = Upload { readable: Arc::new(readable), named, choice, requester };
+        Ok(ChunkStream::new(self.way.clone(), upload, offset, hold))
     }
 }
 

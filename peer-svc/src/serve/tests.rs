@@ -6,7 +6,7 @@ use drizzle_proto::{Digest, FileName, Layout, Manifest, RateLimit};
 use prost::Message as _;
 use tokio_stream::StreamExt;
 
-use super::{message::Framed, *};
+use super::*;
 use crate::store::stamp::Stamp;
 
 const CHUNK: u32 = 4 << 20;
@@ -151,15 +151,14 @@ async fn a_receiver_that_takes_nothing_loses_its_slot() {
 
 #[tokio::test]
 async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
-    let (sender, messages) = mpsc::channel(READ_AHEAD);
-    let reader = tokio::task::spawn_blocking(move || {
-        sender.try_send(Ok(Framed { bytes: bytes::Bytes::from_static(b"half"), data: 4 })).unwrap();
-        panic!("on purpose");
-    });
-    let mut stream = ChunkStream { messages, reader, choice: None, left: 8, sent: Arc::default(), ended: false };
-    assert_eq!(stream.next().await.unwrap().unwrap().bytes, "half");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, uploads) = uploads(folder.path(), 1, NEVER);
+    let mut stream = uploads.open(request(file, 1)).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    stream.panics();
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
     assert!(stream.next().await.is_none());
+    until_taken(&uploads, 0).await;
 }
 
 #[tokio::test]
@@ -197,7 +196,7 @@ async fn under_a_limit_messages_are_small_and_no_receiver_is_blamed_for_the_wait
     // Each message waits twice as long as a receiver may take nothing.
     let silence = Duration::from_millis(125);
     let (file, uploads) = uploads(folder.path(), 1, pace::Limits { silence, window: silence, least: 1 });
-    uploads.gate.set(RateLimit::new(16 << 10).unwrap());
+    uploads.way.gate.set(RateLimit::new(16 << 10).unwrap());
     let rest = ChunkRequest { offset: CHUNK - (20 << 10), ..request(file, 1) };
     let begun = Instant::now();
     let messages: Vec<_> = uploads.open(rest).await.unwrap().map(|message| message.unwrap().data).collect().await;
@@ -210,7 +209,7 @@ async fn under_a_limit_messages_are_small_and_no_receiver_is_blamed_for_the_wait
 async fn a_receiver_that_goes_while_its_bytes_wait_for_the_limit_leaves_its_slot_and_a_lifted_limit_counts_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 4, NEVER);
-    uploads.gate.set(RateLimit::new(16 << 10).unwrap());
+    uploads.way.gate.set(RateLimit::new(16 << 10).unwrap());
     let mut waits = uploads.open(request(file, 1)).await.unwrap();
     waits.next().await.unwrap().unwrap();
     waits.next().await.unwrap().unwrap();
@@ -220,7 +219,7 @@ async fn a_receiver_that_goes_while_its_bytes_wait_for_the_limit_leaves_its_slot
     until_taken(&uploads, 1).await;
     assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it is the third one's turn");
     let slow = uploads.open(request(file, 3)).await.unwrap();
-    uploads.gate.set(RateLimit::UNLIMITED);
+    uploads.way.gate.set(RateLimit::UNLIMITED);
     let bytes: u64 = slow.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
     assert_eq!(bytes, u64::from(CHUNK));
 }

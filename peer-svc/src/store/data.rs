@@ -89,6 +89,9 @@ pub(crate) struct Data {
     open: RwLock<bool>,
     chunks: Mutex<Chunks>,
     clock: Mutex<Clock>,
+    /// Held while it is written. The kernel lets one thread at a time write a file, too, but those that wait for it there keep
+    /// their processors busy: with two threads on two of them that was a sixth of all time.
+    turn: Mutex<()>,
 }
 
 impl Data {
@@ -103,6 +106,7 @@ impl Data {
             open: RwLock::new(true),
             chunks: Mutex::new(Chunks { stored, claimed: BTreeMap::new() }),
             clock: Mutex::new(Clock { total: Duration::ZERO, writing: 0, since: Instant::now() }),
+            turn: Mutex::default(),
         })
     }
 
@@ -135,6 +139,10 @@ impl Data {
         Ok(file)
     }
 
+    pub(super) fn open_file(&self) -> Option<Arc<File>> {
+        lock(&self.file).upgrade()
+    }
+
     /// Waits for writers and refuses later ones.
     pub(super) fn close(&self) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
@@ -162,6 +170,7 @@ impl Data {
             return Err(io::Error::other("the download has ended"));
         }
         lock(&self.clock).turn(|writing| writing + 1);
+        let _turn = lock(&self.turn);
         let written = self.disk.write(file, &self.path, bytes, at);
         lock(&self.clock).turn(|writing| writing - 1);
         written

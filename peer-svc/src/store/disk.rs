@@ -144,7 +144,7 @@ impl Disk {
     /// Takes the space for a file of this length, where the file system can and it costs little.
     pub(crate) fn reserve(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
         self.tell(Step::Resize(path))?;
-        if rustix::fs::fstatfs(file).is_ok_and(|disk| disk.f_type == TMPFS) {
+        if is_in_memory(file) {
             return has_room(file, len);
         }
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
@@ -195,6 +195,11 @@ impl Disk {
 
 /// The number of tmpfs. To take space there is to write every page of it, which takes half a second for a GiB.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// Whether a file lies in memory alone, so that nothing is waited for to read it.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|disk| disk.f_type == TMPFS)
+}
 
 /// `StorageFull` if the file system says that it has no room for what a file of this length still needs.
 fn has_room(file: &File, len: u64) -> io::Result<()> {

@@ -9,6 +9,7 @@
 //! | [`place`] | where the data of a download lies, so that its last step is a rename |
 //! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
 //! | [`calls`] | calls that may hang, and opening only what is a regular file |
+//! | [`open_files`] | shared files that are open at present |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
 //! | [`hash`] | manifests of local files |
@@ -27,6 +28,7 @@ pub(crate) mod disk;
 pub(crate) mod extents;
 pub(crate) mod hash;
 pub(crate) mod journal;
+pub(crate) mod open_files;
 pub(crate) mod partials;
 pub(crate) mod paths;
 pub(crate) mod place;

@@ -1,10 +1,10 @@
 //! Reading local files: whole slices, whole chunks, and only files that did not change. Calls block.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io, num::NonZeroU64, os::unix::fs::FileExt, path::Path};
 
 use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
 
-use super::{calls::Calls, stamp::Stamp};
+use super::{calls::Calls, disk::is_in_memory, stamp::Stamp};
 use crate::verify::{VerifiedChunk, Verifier};
 
 /// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
@@ -16,19 +16,29 @@ pub(crate) fn open_unchanged(calls: &Calls, path: &Path, stamp: Stamp) -> io::Re
     }
 }
 
-/// Appends so many bytes of a file, or more if there is room for more, to a buffer that has room for them. The memory is not
-/// cleared first: that would cost a pass over every byte served.
-pub(crate) fn append_exact(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let from = buffer.len();
-    while buffer.len() < from + len {
-        let at = offset + (buffer.len() - from) as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+/// Reads as much as is in memory, at least one byte. [`WouldBlock`](io::ErrorKind::WouldBlock) if the disk would have to be
+/// waited for, or if that cannot be told.
+pub(crate) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    let read = loop {
+        match preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_in_memory(file) => break file.read_at(buffer, offset)?,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Err(io::ErrorKind::WouldBlock.into()),
+            read => break read?,
         }
+    };
+    if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) }
+}
+
+/// Reads all of it, and has the disk begin with the bytes behind it.
+pub(crate) fn read_and_go_on(file: &File, buffer: &mut [u8], offset: u64, behind: u64) -> io::Result<()> {
+    let next = offset + buffer.len() as u64;
+    // Only advice: that it fails changes nothing.
+    if let Some(behind) = NonZeroU64::new(behind) {
+        let _ = rustix::fs::fadvise(file, next, Some(behind), rustix::fs::Advice::WillNeed);
     }
-    Ok(())
+    file.read_exact_at(buffer, offset)
 }
 
 /// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.

@@ -86,6 +86,11 @@ impl PartialFile {
         self.0.file()
     }
 
+    /// The same, if anything has it open: that blocks on no disk.
+    pub(crate) fn open_file(&self) -> Option<Arc<File>> {
+        self.0.open_file()
+    }
+
     /// The place of a chunk, for bytes that are not proved yet; `None` if it is stored or claimed.
     pub(crate) fn claim(&self, chunk: ChunkIndex) -> Option<Claim> {
         Claim::of(&self.0, chunk)

@@ -58,7 +58,8 @@ impl ChunkStream {
             if self.has_ended {
                 return Poll::Ready(None);
             }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()?.map(http_body::Frame::into_data);
+            let frame =
+                ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()?.map(http_body::Frame::into_data);
             match frame {
                 Some(Ok(data)) => self.frame = data,
                 Some(Err(frame)) => self.end(frame.into_trailers().ok())?,

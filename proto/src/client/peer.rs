@@ -76,7 +76,8 @@ impl PeerClient {
             receiving: wish.receiving,
             far: wish.is_far,
         };
-        let mut request = Request::post(FETCH_CHUNK).body(framed(&message)).map_err(|error| Status::internal(error.to_string()))?;
+        let mut request =
+            Request::post(FETCH_CHUNK).body(framed(&message)).map_err(|error| Status::internal(error.to_string()))?;
         let headers = request.headers_mut();
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -195,9 +195,11 @@ mod tests {
         [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
     }
 
-    /// What messages consist of: the chunk that each names, and its data.
-    fn taken(stream: &[u8], cuts: &[usize]) -> Result<Vec<(Option<u32>, Vec<u8>)>, Status> {
-        let (mut messages, mut all) = (Messages::default(), Vec::<(Option<u32>, Vec<u8>)>::new());
+    /// The chunk that a message names, and its data.
+    type Whole = (Option<u32>, Vec<u8>);
+
+    fn taken(stream: &[u8], cuts: &[usize]) -> Result<Vec<Whole>, Status> {
+        let (mut messages, mut all) = (Messages::default(), Vec::<Whole>::new());
         let mut rest = Bytes::copy_from_slice(stream);
         let mut cuts = cuts.iter().cycle();
         while !rest.is_empty() {

@@ -100,6 +100,11 @@ impl Account {
         self.ended = Some(now);
     }
 
+    /// Whether anything comes at present, for whichever download of this peer.
+    pub(super) fn comes(&self) -> bool {
+        self.intake.rate > 0.0
+    }
+
     /// What limits it at present.
     pub(super) fn live(&self) -> Option<Cause> {
         self.limiting.live()
