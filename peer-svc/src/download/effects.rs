@@ -39,26 +39,32 @@ pub(super) enum Input {
     /// Something happened to a fetch that goes on.
     News(FetchId, News),
     /// How far it is; told at a steady pace.
-    Counted {
-        /// Bytes that came from each holder so far.
-        received: BTreeMap<PeerId, u64>,
-        /// Bytes that are here of the chunk of each fetch that has asked its holder.
-        had: BTreeMap<FetchId, u32>,
-        /// Bytes that came over the network so far.
-        wire: u64,
-        /// What this peer itself holds it to.
-        own: Bounds,
-        /// Share of the last second that the threads which receive its chunks spent writing them.
-        writing: f64,
-        /// What this machine takes in, over all its downloads.
-        intake: Intake,
-    },
+    Counted(Counts),
     /// Without progress it is to give up after this long from now on.
     Patience(Duration),
     /// The moment that [`Transfer::wake_at`] named has come.
     Woken,
     /// This process did not run for so long.
     Slept(Duration),
+}
+
+/// What is counted while a download runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    /// Bytes that came from each holder so far.
+    pub(super) received: BTreeMap<PeerId, u64>,
+    /// Bytes that are here of the chunk of each fetch that has asked its holder.
+    pub(super) had: BTreeMap<FetchId, u32>,
+    /// Bytes that came over the network so far.
+    pub(super) wire: u64,
+    /// What this peer itself holds it to.
+    pub(super) own: Bounds,
+    /// Share of the last second that the threads which receive its chunks spent writing them.
+    pub(super) writing: f64,
+    /// What this machine takes in, over all its downloads.
+    pub(super) intake: Intake,
+    /// Chunks that come at present, for all its downloads.
+    pub(super) receiving: u32,
 }
 
 /// What a peer holds a download to for its own sake.

@@ -46,7 +46,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    effects::{Bounds, Effect, Ended, Input},
+    effects::{Bounds, Counts, Effect, Ended, Input},
     failure::Failure,
     prepare::Prepared,
     transfer::Transfer,
@@ -280,14 +280,15 @@ impl Driver {
             streams: Some(self.rank.streams(wire, most)),
             held_up: self.held_up.iter().map(|(id, held_up)| (*id, held_up.so_far())).collect(),
         };
-        Input::Counted {
+        Input::Counted(Counts {
             received: received.collect(),
             had: had.filter(|(_, had)| *had != NOT_ASKED).collect(),
             wire,
             own,
             writing: self.writing.rate() / 1e6 / self.receivers.count() as f64,
             intake,
-        }
+            receiving: self.context.connections.receiving(),
+        })
     }
 
     /// A fetch has ended: it tells nothing any more.

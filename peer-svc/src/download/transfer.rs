@@ -33,7 +33,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use self::figures::Account;
 use super::{
-    effects::{Bounds, Effect, Ended, Input},
+    effects::{Bounds, Counts, Effect, Ended, Input},
     events::{Blamed, Contribution, DownloadEvent, Progress, Step},
     failure::Failure,
     job::{Job, bytes_of},
@@ -155,7 +155,7 @@ impl Transfer {
             return effects;
         }
         // Told at a steady pace, and not with each of a thousand chunks.
-        let tells_progress = matches!(input, Input::Counted { .. });
+        let tells_progress = matches!(input, Input::Counted(_));
         match self.happened(input, now, &mut effects) {
             Ok(()) => self.go_on(tells_progress, now, &mut effects),
             Err(failure) => self.end(Ended::Failed(failure), now, &mut effects),
@@ -203,9 +203,9 @@ impl Transfer {
             }
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted { received, had, wire, own, writing, intake } => {
+            Input::Counted(Counts { received, had, wire, own, writing, intake, receiving }) => {
                 self.sources.received(&received);
-                self.account.counted(&received, writing, intake, now);
+                self.account.counted(&received, (writing, receiving), intake, now);
                 self.moved(&had, now);
                 self.held_to(own, now);
                 let Fetches { under_way, without_memory } = self.fetches();
@@ -248,7 +248,7 @@ impl Transfer {
             (reason, _) => reason,
         };
         // What busy holders can send goes to other downloads of this peer, if those get anything.
-        let others_get = || fetches.under_way == 0 && self.account.comes() && matches!(reason(), Reason::Busy);
+        let others_get = || fetches.under_way == 0 && self.account.receives() && matches!(reason(), Reason::Busy);
         if fetches.wait_for_memory() || others_get() {
             self.waiting.waits_for_itself(now);
         }

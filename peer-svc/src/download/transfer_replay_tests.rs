@@ -81,14 +81,7 @@ fn again(input: &Input) -> Input {
         }
         Input::Recorded(Ok(()), took) => Input::Recorded(Ok(()), *took),
         Input::Proved { checked, sound } => Input::Proved { checked: checked.clone(), sound: sound.clone() },
-        Input::Counted { received, had, wire, own, writing, intake } => Input::Counted {
-            received: received.clone(),
-            had: had.clone(),
-            wire: *wire,
-            own: own.clone(),
-            writing: *writing,
-            intake: *intake,
-        },
+        Input::Counted(counts) => Input::Counted(counts.clone()),
         Input::Slept(asleep) => Input::Slept(*asleep),
         Input::News(id, news) => Input::News(*id, *news),
         Input::Woken => Input::Woken,
@@ -179,7 +172,7 @@ impl Recorder {
                 let had = |fetch: &Fetch| (fetch.id, 1000 * u32::try_from(bytes).unwrap());
                 let had = self.bench.fetches.iter().map(had).collect();
                 let intake = Intake { rate: bytes as f64, best: 20.0 };
-                Input::Counted { received, had, wire: bytes, own: Bounds::default(), writing: 0.0, intake }
+                Input::Counted(Counts { received, had, wire: bytes, intake, ..Counts::default() })
             }
             Happening::Slept(ms) => {
                 let asleep = Duration::from_millis(ms);

@@ -1,6 +1,6 @@
 //! A transfer driven by hand: no store, no tracker, no runtime, no clock.
 
-use drizzle_engine::{holder_view::Withdrawal, meter::Intake, schedule::Offence, waiting::GivesUp};
+use drizzle_engine::{holder_view::Withdrawal, schedule::Offence, waiting::GivesUp};
 use drizzle_proto::{
     Address, ChunkRanges, Digest, FileId, FileName, Labels, Layout, Manifest, PeerId, PeerInfo, holder::Holder,
 };
@@ -25,14 +25,7 @@ pub(super) fn peer(n: u8) -> PeerInfo {
 }
 
 fn counted(received: BTreeMap<PeerId, u64>) -> Input {
-    Input::Counted {
-        received,
-        had: BTreeMap::new(),
-        wire: 0,
-        own: Bounds::default(),
-        writing: 0.0,
-        intake: Intake::default(),
-    }
+    Input::Counted(Counts { received, ..Counts::default() })
 }
 
 /// A transfer with its clock, and everything that it said so far.
@@ -277,14 +270,7 @@ fn wrong_bytes_and_no_honest_holder_is_a_matter_of_integrity() {
 /// What is here of the chunk of each fetch.
 fn had(bench: &Bench, had: u32) -> Input {
     let had = bench.fetches.iter().map(|fetch| (fetch.id, had)).collect();
-    Input::Counted {
-        received: BTreeMap::new(),
-        had,
-        wire: 0,
-        own: Bounds::default(),
-        writing: 0.0,
-        intake: Intake::default(),
-    }
+    Input::Counted(Counts { had, ..Counts::default() })
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Connections {
     }
 
     /// Chunks that come at present, for all downloads.
-    pub(super) fn receiving(&self) -> u32 {
+    pub(crate) fn receiving(&self) -> u32 {
         self.receiving.load(Ordering::Relaxed)
     }
 

@@ -28,6 +28,7 @@ pub(super) struct Account {
     begun: Instant,
     limiting: Limiting,
     writing: f64,
+    receiving: u32,
     /// Whether the limit of this peer held fetches up since the last look.
     own_limit: bool,
     intake: Intake,
@@ -52,6 +53,7 @@ impl Account {
             begun: now,
             limiting: Limiting::new(now),
             writing: 0.0,
+            receiving: 0,
             own_limit: false,
             intake: Intake::default(),
             senders: Senders::default(),
@@ -76,8 +78,14 @@ impl Account {
     }
 
     /// So many bytes came from each holder by now.
-    pub(super) fn counted(&mut self, received: &BTreeMap<PeerId, u64>, writing: f64, intake: Intake, now: Instant) {
-        (self.writing, self.intake) = (writing, intake);
+    pub(super) fn counted(
+        &mut self,
+        received: &BTreeMap<PeerId, u64>,
+        (writing, receiving): (f64, u32),
+        intake: Intake,
+        now: Instant,
+    ) {
+        (self.writing, self.receiving, self.intake) = (writing, receiving, intake);
         for (holder, bytes) in received {
             if let Some(seen) = self.seen.get_mut(holder) {
                 seen.meter.count(*bytes, now);
@@ -100,9 +108,9 @@ impl Account {
         self.ended = Some(now);
     }
 
-    /// Whether anything comes at present, for whichever download of this peer.
-    pub(super) fn comes(&self) -> bool {
-        self.intake.rate > 0.0
+    /// Whether any chunk comes at present, for whichever download of this peer.
+    pub(super) fn receives(&self) -> bool {
+        self.receiving > 0
     }
 
     /// What limits it at present.
@@ -157,7 +165,7 @@ mod tests {
     use super::*;
     use crate::{
         download::{
-            effects::{Bounds, Input},
+            effects::{Counts, Input},
             transfer::tests::{Bench, MS, peer},
         },
         fetch::{FetchFailure, error::FetchError},
@@ -166,7 +174,7 @@ mod tests {
 
     fn counted(received: u64, intake: Intake) -> Input {
         let received = [(peer(1).id(), received)].into();
-        Input::Counted { received, had: BTreeMap::new(), wire: 0, own: Bounds::default(), writing: 0.0, intake }
+        Input::Counted(Counts { received, intake, ..Counts::default() })
     }
 
     /// Eight chunks of one holder, one each 200 ms.
