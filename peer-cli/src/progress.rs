@@ -104,7 +104,6 @@ impl Progress {
                 self.waiting = None;
             }
             Event::Progress(progress) => self.advance(progress),
-            Event::Chunk(chunk) if chunk.step() == wire::chunk_event::Step::Stored => self.waiting = None,
             Event::Waiting(waiting) => self.waiting = Some(waiting.reason.clone()),
             Event::Chunk(_) | Event::Done(_) | Event::Failed(_) => {}
         }

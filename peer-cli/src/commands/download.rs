@@ -57,7 +57,7 @@ fn caller() -> String {
     format!("{}-{random:016x}", std::process::id())
 }
 
-fn request(download: &args::Download, caller: &str) -> Result<wire::DownloadRequest, Failure> {
+fn request(download: &args::Download, caller: &str, steps: bool) -> Result<wire::DownloadRequest, Failure> {
     let output = download.output.as_ref().map(|output| paths::destination(output, &download.name));
     // 0 would mean the default on the wire.
     let millis = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -67,6 +67,7 @@ fn request(download: &args::Download, caller: &str) -> Result<wire::DownloadRequ
         chunks: download.chunks.as_ref().map(Into::into),
         timeout_millis: download.timeout.map_or(0, millis),
         caller: caller.to_owned(),
+        steps,
         priority: wire::Priority::from(download.priority).into(),
     })
 }
@@ -79,7 +80,7 @@ async fn follow(
     mut interrupts: Interrupts,
 ) -> Result<wire::DownloadDone, Failure> {
     let caller = caller();
-    let request = request(download, &caller)?;
+    let request = request(download, &caller, view.wants_steps())?;
     let daemon = tokio::select! {
         daemon = Daemon::connect(peer) => daemon?,
         exit = interrupts.next() => return Err(Failure::new(exit, "interrupted")),

@@ -146,6 +146,10 @@ pub(crate) struct Json {
 }
 
 impl View for Json {
+    fn wants_steps(&self) -> bool {
+        true
+    }
+
     fn event(&mut self, progress: &Progress, event: &download_event::Event) -> io::Result<()> {
         use download_event::Event as Told;
         let event = match event {

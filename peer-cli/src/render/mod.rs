@@ -23,6 +23,10 @@ use crate::{
 
 /// Shows a download while it runs, and how it ended.
 pub(crate) trait View {
+    /// Whether it tells every step of every chunk.
+    fn wants_steps(&self) -> bool {
+        false
+    }
     /// An event that is not the last; `progress` has it already.
     fn event(&mut self, progress: &Progress, event: &Event) -> io::Result<()>;
     /// Called about ten times a second.

@@ -46,6 +46,7 @@ impl TryFrom<wire::DownloadRequest> for Request {
             name: FileName::new(&request.name)?,
             output: if request.output.is_empty() { None } else { Some(path(&request.output)?) },
             chunks: request.chunks.map(ChunkRanges::try_from).transpose()?,
+            steps: request.steps,
             caller: caller(request.caller)?,
             timeout: match request.timeout_millis {
                 0 => DEFAULT_TIMEOUT,

@@ -1,7 +1,8 @@
 //! What a transfer tells those that watch it.
 //!
-//! A watcher may join late: a subscription begins with the start and the latest progress. A watcher that
-//! reads too slowly misses chunk events, never the last event.
+//! A watcher may join late: a subscription begins with the start and the latest progress. The steps of chunks that went
+//! well are thousands a second, and are told only to watchers that want them. A watcher that
+//! reads too slowly misses events, never the last one.
 
 use std::{
     path::PathBuf,
@@ -77,6 +78,13 @@ pub(crate) enum DownloadEvent {
         /// Which holders misbehaved, and how.
         blamed: Vec<Blamed>,
     },
+}
+
+impl DownloadEvent {
+    /// Whether it is a step of a chunk that goes well.
+    fn is_step(&self) -> bool {
+        matches!(self, Self::Chunk { step: Step::Requested | Step::Stored, .. })
+    }
 }
 
 /// What happened to a chunk.
@@ -177,13 +185,16 @@ struct Latest {
 #[derive(Debug, Clone)]
 pub(crate) struct Broadcast {
     sender: broadcast::Sender<DownloadEvent>,
+    /// The same with every step of every chunk.
+    with_steps: broadcast::Sender<DownloadEvent>,
     /// Locked while sending, so that a watcher that joins neither misses an event nor sees one twice.
     latest: Arc<Mutex<Latest>>,
 }
 
 impl Default for Broadcast {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG), latest: Arc::default() }
+        let [sender, with_steps] = [(); 2].map(|()| broadcast::Sender::new(BACKLOG));
+        Self { sender, with_steps, latest: Arc::default() }
     }
 }
 
@@ -201,7 +212,10 @@ impl Broadcast {
             _ => {}
         }
         // Without watchers is fine.
-        let _ = self.sender.send(event);
+        if !event.is_step() {
+            let _ = self.sender.send(event.clone());
+        }
+        let _ = self.with_steps.send(event);
     }
 
     /// Tells what is done beside fetching, once.
@@ -216,15 +230,16 @@ impl Broadcast {
         self.lock().progress.clone()
     }
 
-    /// Watches from now on. The stream ends when the transfer does.
-    pub(crate) fn subscribe(&self) -> Subscription {
+    /// Watches from now on, perhaps every step of every chunk. The stream ends when the transfer does.
+    pub(crate) fn subscribe(&self, steps: bool) -> Subscription {
         let latest = self.lock();
         let mut first: Vec<DownloadEvent> = latest.started.iter().cloned().collect();
         if latest.progress != Progress::default() {
             first.push(DownloadEvent::Progress(latest.progress.clone()));
         }
         // Events that a slow watcher missed are left out.
-        let rest = BroadcastStream::new(self.sender.subscribe()).filter_map(Result::ok);
+        let sender = if steps { &self.with_steps } else { &self.sender };
+        let rest = BroadcastStream::new(sender.subscribe()).filter_map(Result::ok);
         Box::pin(tokio_stream::iter(first).chain(rest))
     }
 }
@@ -261,7 +276,7 @@ mod tests {
         let started = DownloadEvent::Started { file, wanted: 5, resumed: 0 };
         events.send(started.clone());
         events.send(chunk_event());
-        let mut late = events.subscribe();
+        let mut late = events.subscribe(true);
         events.send(last_event());
         assert_eq!(late.next().await, Some(started));
         assert_eq!(late.next().await, Some(last_event()));
@@ -270,9 +285,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn steps_that_go_well_are_told_to_watchers_that_want_them_and_failures_to_all() {
+        let events = Broadcast::default();
+        let (few, all) = (events.subscribe(false), events.subscribe(true));
+        let DownloadEvent::Chunk { chunk, peer, .. } = chunk_event() else { panic!("a chunk") };
+        let step = Step::Failed { offence: Offence::Stalled, detail: String::new() };
+        let failed = DownloadEvent::Chunk { step, chunk, peer };
+        for event in [chunk_event(), failed.clone(), last_event()] {
+            events.send(event);
+        }
+        drop(events);
+        assert_eq!(few.collect::<Vec<_>>().await, [failed.clone(), last_event()]);
+        assert_eq!(all.collect::<Vec<_>>().await, [chunk_event(), failed, last_event()]);
+    }
+
+    #[tokio::test]
     async fn a_slow_watcher_still_hears_the_end() {
         let events = Broadcast::default();
-        let mut slow = events.subscribe();
+        let mut slow = events.subscribe(true);
         for _ in 0..BACKLOG * 2 {
             events.send(chunk_event());
         }

@@ -177,7 +177,7 @@ impl Transfers {
             transfer.rank.raise(request.priority);
             self.note_priority(request.name.clone(), request.priority);
         }
-        Ok(Some(transfer.follow(request.caller.clone(), request.timeout)))
+        Ok(Some(transfer.follow(request)))
     }
 
     /// A download that goes on after a restart is as urgent then.
@@ -200,7 +200,7 @@ impl Transfers {
             return Ok(events);
         }
         let transfer = self.spawn(&mut running, job, request.priority, Duration::ZERO);
-        Ok(transfer.follow(request.caller.clone(), request.timeout))
+        Ok(transfer.follow(request))
     }
 
     /// Runs a download that waits for at least `least`.

@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub(crate) timeout: Duration,
     /// How urgent it is.
     pub(crate) priority: Priority,
+    /// Whether the caller wants to be told every step of every chunk.
+    pub(crate) steps: bool,
     /// What the caller calls itself; empty if it does not.
     pub(crate) caller: String,
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use super::request::Request;
 use crate::{
     download::{Broadcast, Destination, Job, Subscription, named},
     ranks::Rank,
@@ -41,10 +42,10 @@ impl Underway {
     }
 
     /// A caller follows it until it drops the events.
-    pub(super) fn follow(self: &Arc<Self>, caller: String, patience: Duration) -> Subscription {
-        let id = self.change(|callers| callers.come(caller, patience));
+    pub(super) fn follow(self: &Arc<Self>, request: &Request) -> Subscription {
+        let id = self.change(|callers| callers.come(request.caller.clone(), request.timeout));
         let following = Following { transfer: Arc::downgrade(self), id };
-        Box::pin(self.events.subscribe().map(move |event| {
+        Box::pin(self.events.subscribe(request.steps).map(move |event| {
             let _following = &following;
             event
         }))
