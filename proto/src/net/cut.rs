@@ -7,7 +7,8 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::{
@@ -17,16 +18,19 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::ahead::{Ahead, WriteAhead};
+
 /// A connection that fails once its token is cancelled.
 pub struct Connection<S = TcpStream> {
     stream: S,
+    ahead: Ahead,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Connection<S> {
     /// Wraps an accepted connection.
     pub fn new(stream: S, cut: CancellationToken) -> Self {
-        Self { stream, cut: Box::pin(cut.cancelled_owned()) }
+        Self { stream, ahead: Ahead::new(Instant::now()), cut: Box::pin(cut.cancelled_owned()) }
     }
 
     #[cfg(test)]
@@ -38,6 +42,14 @@ impl<S> Connection<S> {
         match self.cut.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stopped")),
             Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl<S: WriteAhead> Connection<S> {
+    fn wrote(&mut self, bytes: usize) {
+        if let Some(ahead) = self.ahead.wrote(bytes, Instant::now()) {
+            self.stream.write_ahead(ahead);
         }
     }
 }
@@ -58,10 +70,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncWrite + WriteAhead + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let bytes = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.wrote(bytes);
+        Poll::Ready(Ok(bytes))
     }
 
     fn poll_write_vectored(
@@ -70,7 +84,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let bytes = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.wrote(bytes);
+        Poll::Ready(Ok(bytes))
     }
 
     fn is_write_vectored(&self) -> bool {

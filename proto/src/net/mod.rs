@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`transport`] | the measured settings of every connection |
+//! | [`ahead`] | how much a server's connection writes ahead of the network |
 //! | [`accept`] | accepting, and what becomes of it when that fails |
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
@@ -17,6 +18,7 @@
 //! The last three come with the feature `daemon`.
 
 pub mod accept;
+pub mod ahead;
 pub mod chunk_message;
 pub mod cut;
 pub mod health;

@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use super::{
     accept::Incoming,
+    ahead::{self, WriteAhead},
     meter::{Meter, MeteredConnector},
 };
 use crate::{Address, limits::MESSAGE_SIZE};
@@ -42,12 +43,6 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// that is on its way: seconds to a minute on a slow link.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What a server writes ahead of the network, per connection: the rest waits in the program, where a stream that is
-/// given up costs nothing, and where an upload slot is held until it is written. A kernel's buffer of several MiB would
-/// take a slow link half a minute, and would swallow whole chunks, so that slots would hold nothing back: with 256 KiB
-/// here and as many receivers as slots, a swarm took 1.68 times the bound, with 32 KiB 1.24.
-const WRITE_AHEAD: u32 = 32 << 10;
 
 /// Bytes of one stream that a receiver lets a sender have on the way, and of one connection. A stream fills its window
 /// once each round trip: 2 MiB at 10 ms are 200 MiB/s.
@@ -166,10 +161,25 @@ fn set_up_accepted(stream: &TcpStream) -> io::Result<()> {
     // Only Linux has these; elsewhere a slow link is served less well.
     #[cfg(target_os = "linux")]
     {
-        socket.set_tcp_notsent_lowat(WRITE_AHEAD)?;
+        socket.set_tcp_notsent_lowat(ahead::LEAST)?;
         socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     }
     Ok(())
+}
+
+impl WriteAhead for TcpStream {
+    fn write_ahead(&self, bytes: u32) {
+        // Only Linux has it. A connection on which it fails writes ahead what it did before.
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(self).set_tcp_notsent_lowat(bytes);
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
+    }
+}
+
+/// What is written to another program of this machine is there at once.
+impl WriteAhead for UnixStream {
+    fn write_ahead(&self, _: u32) {}
 }
 
 #[cfg(test)]
@@ -191,7 +201,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), WRITE_AHEAD);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), ahead::LEAST);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
     }
 
