@@ -10,7 +10,8 @@ use std::{
 };
 
 use drizzle_proto::{
-    Address, Digest, Labels, Layout, Manifest, PeerClaim, PeerInfo,
+    Address, ChunkSet, Digest, FileName, Labels, Layout, Manifest, PeerClaim, PeerInfo,
+    holder::Holder,
     net::{
         shell::{Drained, LogFormat},
         transport::{CALL_TIMEOUT, Transport},
@@ -42,6 +43,8 @@ struct Script {
     announced: std::sync::Mutex<Vec<Vec<String>>>,
     /// Announcements that fail from now on.
     failing: AtomicU32,
+    /// What it says of every name; it knows none without.
+    locations: std::sync::Mutex<Option<wire::FileLocationsResponse>>,
 }
 
 #[derive(Clone)]
@@ -117,13 +120,14 @@ impl tracker_server::Tracker for FakeTracker {
         &self,
         _: Request<wire::FileLocationsRequest>,
     ) -> Result<Response<wire::FileLocationsResponse>, Status> {
-        Err(Status::not_found("no such file"))
+        let locations = self.0.locations.lock().unwrap().clone();
+        locations.map(Response::new).ok_or_else(|| Status::not_found("no such file"))
     }
 
     type WatchFileStream = Watch;
 
     async fn watch_file(&self, _: Request<wire::WatchFileRequest>) -> Result<Response<Watch>, Status> {
-        Err(Status::not_found("no such file"))
+        Err(Status::unavailable("it died"))
     }
 }
 
@@ -234,6 +238,37 @@ async fn a_peer_registers_with_its_labels() {
     let expected = PeerInfo::new(peer.id(), peer.peer_address().into(), "rack=7,zone=a".parse::<Labels>().unwrap());
     assert_eq!(registered, expected);
     assert_eq!(peer.shutdown().await, Drained::Fully);
+}
+
+#[tokio::test]
+async fn a_tracker_that_dies_right_after_it_told_of_a_holder_does_not_keep_its_download_from_it() {
+    let (script, [source, here]) = (Arc::new(Script::default()), [(); 2].map(|()| tempfile::tempdir().unwrap()));
+    let tracker = tracker(script.clone()).await;
+    std::fs::write(source.path().join("a"), "all of it").unwrap();
+    let holder = bind(config(source.path(), tracker.clone())).await.unwrap();
+    until("an announcement", || script.announced.lock().unwrap().iter().any(|names| names == &["a"])).await;
+    let layout = Layout::with_default_chunk_size(9).unwrap();
+    let hash = Digest::of(b"all of it");
+    let manifest = Manifest::new(layout, vec![hash]).unwrap();
+    let peer = PeerInfo::new(holder.id(), holder.peer_address().into(), Labels::default());
+    let chunks = ChunkSet::full(layout.chunk_count());
+    *script.locations.lock().unwrap() = Some(wire::FileLocationsResponse {
+        file: Some((&manifest.describe(FileName::new("a").unwrap())).into()),
+        chunk_sha256: vec![hash.to_string()],
+        holders: vec![(&Holder { peer, chunks }).into()],
+        next_holders_token: String::new(),
+    });
+    let peer = bind(Config { seed: Some(2), ..config(here.path(), tracker) }).await.unwrap();
+    assert_ne!(peer.id(), holder.id());
+    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let request = wire::DownloadRequest { name: "a".to_owned(), ..Default::default() };
+    let events = wire::control_client::ControlClient::new(control).download(request).await.unwrap().into_inner();
+    let last = tokio::time::timeout(LIMIT, events.map(|event| event.unwrap().event.unwrap()).collect::<Vec<_>>());
+    let last = last.await.expect("it does not wait for the tracker").pop();
+    assert!(matches!(last, Some(wire::download_event::Event::Done(_))), "{last:?}");
+    assert_eq!(std::fs::read(here.path().join("a")).unwrap(), b"all of it");
+    peer.shutdown().await;
+    holder.shutdown().await;
 }
 
 #[tokio::test]

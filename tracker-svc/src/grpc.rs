@@ -194,8 +194,15 @@ fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> 
 fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
     let holders = match request.holders_token.as_str() {
         _ if request.omit_holders => HolderPage::Omitted,
+        "" if request.sample > 0 => HolderPage::Sample { after: None, most: request.sample },
         "" => HolderPage::First,
-        token => HolderPage::After(token.parse().map_err(|_| WireError::Bounds("holders_token"))?),
+        token => {
+            let after = token.parse().map_err(|_| WireError::Bounds("holders_token"))?;
+            match request.sample {
+                0 => HolderPage::After(after),
+                most => HolderPage::Sample { after: Some(after), most },
+            }
+        }
     };
     Ok(Wanted { hashes_from: (!request.omit_hashes).then_some(request.first_hash), holders })
 }

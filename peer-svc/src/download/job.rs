@@ -8,7 +8,7 @@ use std::{
 };
 
 use drizzle_engine::{meter::Downlink, priority::Priority};
-use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient};
+use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient, holder::Holder};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -67,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) name: FileName,
     /// What it is to become.
     pub(crate) manifest: Manifest,
+    /// Some of its holders, as the tracker knew them when it was asked for the manifest.
+    pub(crate) holders: Vec<Holder>,
     /// The chunks to have at the end.
     pub(crate) wanted: ChunkSet,
     /// Where the file goes; `None` leaves the chunks where they are.
@@ -103,7 +105,7 @@ impl Job {
             None => (ChunkSet::full(count), Some(order.output.map_or(Destination::Named, Destination::Path))),
         };
         let timeout = Duration::from_millis(order.timeout_millis);
-        Some(Self { name, manifest, wanted, destination, timeout, seed })
+        Some(Self { name, manifest, holders: Vec::new(), wanted, destination, timeout, seed })
     }
 }
 

@@ -123,6 +123,7 @@ pub(crate) async fn run(
         own: context.identity.changes(),
         standing: context.standing.clone(),
         unheld,
+        told: job.holders.clone(),
         seed: job.seed,
     };
     let locating = tokio::spawn(locate(sought, located_to));

@@ -59,5 +59,5 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
 pub(crate) fn job(manifest: &Manifest) -> Job {
     let wanted = ChunkSet::full(manifest.layout().chunk_count());
     let (name, timeout) = (FileName::new("a").unwrap(), Duration::from_secs(1));
-    Job { name, manifest: manifest.clone(), wanted, destination: None, timeout, seed: 1 }
+    Job { name, manifest: manifest.clone(), holders: Vec::new(), wanted, destination: None, timeout, seed: 1 }
 }

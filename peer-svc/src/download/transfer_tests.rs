@@ -44,6 +44,7 @@ impl Bench {
         let count = manifest.layout().chunk_count();
         let job = Job {
             name: FileName::new("a").unwrap(),
+            holders: Vec::new(),
             wanted: ChunkSet::full(count),
             destination: None,
             timeout: PATIENCE,

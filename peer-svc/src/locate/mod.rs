@@ -49,6 +49,8 @@ pub(crate) struct Sought {
     pub(crate) standing: watch::Receiver<Standing>,
     /// Chunks that no known holder has, when the download waits for them.
     pub(crate) unheld: mpsc::Receiver<ChunkSet>,
+    /// Holders that the tracker told of before: used if it is lost before it tells of any neighbour.
+    pub(crate) told: Vec<Holder>,
     /// Decides every random choice.
     pub(crate) seed: u64,
 }
@@ -122,6 +124,9 @@ impl Locator {
                 }
                 Ended::OtherLease => continue,
                 Ended::Lost(error) => {
+                    if self.use_what_was_told().await.is_err() {
+                        return;
+                    }
                     // Each outage is told once.
                     if self.backoff.is_fresh() {
                         let name = &self.sought.name;
@@ -135,6 +140,18 @@ impl Locator {
                 return;
             }
         }
+    }
+
+    /// If the tracker was lost before it introduced this download to anybody, begins with those that it told of before.
+    async fn use_what_was_told(&mut self) -> Result<(), ReceiverGone> {
+        let told = std::mem::take(&mut self.sought.told);
+        if told.is_empty() {
+            return Ok(());
+        }
+        let changes = told.into_iter().map(HolderChange::Is).collect();
+        let message = HolderChanges { changes, introduces: true, synced: true, ..HolderChanges::default() };
+        let steps = self.neighbours.heard(message, Instant::now());
+        self.take(steps).await
     }
 
     /// Goes on without the tracker until a moment.
@@ -201,6 +218,7 @@ impl Locator {
                 message = stream.next() => match message {
                     Some(Ok(message)) => {
                         self.backoff.succeeded();
+                        self.sought.told.clear();
                         let steps = self.neighbours.heard(message, Instant::now());
                         self.take(steps).await
                     }

@@ -17,6 +17,7 @@ use std::{
 
 use drizzle_engine::{
     callers::{Callers, Leave},
+    neighbours::WANTED,
     priority::Priority,
 };
 use drizzle_proto::{FileInfo, FileName};
@@ -125,11 +126,12 @@ impl Transfers {
         if let Some(events) = self.join(&self.lock(), &request, destination.as_ref())? {
             return Ok(events);
         }
-        let manifest = self.context.tracker.clone().manifest(&name).await;
-        let manifest = manifest.map_err(|source| StartError::Tracker { name: name.clone(), source })?;
+        let content = self.context.tracker.clone().content(&name, self.context.identity.id(), WANTED).await;
+        let content = content.map_err(|source| StartError::Tracker { name: name.clone(), source });
+        let (manifest, holders) = content?;
         let wanted = wanted(&manifest, &request)?;
-        let job =
-            Job { name: name.clone(), manifest, wanted, destination, timeout: request.timeout, seed: self.next_seed() };
+        let (timeout, seed) = (request.timeout, self.next_seed());
+        let job = Job { name: name.clone(), manifest, holders, wanted, destination, timeout, seed };
         let this = self.clone();
         let looked = self.context.lanes.hashing.run(move || this.look(&job).map(|place| (job, place)));
         match looked.await.map_err(of_task)?? {

@@ -255,16 +255,34 @@ impl TrackerClient {
 
     /// A file's whole manifest, page by page, checked against its id.
     pub async fn manifest(&mut self, name: &FileName) -> Result<Manifest, ClientError> {
+        Ok(self.content(name, PeerId::from_bytes([0; 16]), 0).await?.0)
+    }
+
+    /// A file's whole manifest, page by page, checked against its id; and some of its holders, at most `sample`, which
+    /// are other ones for another `own` peer.
+    pub async fn content(
+        &mut self,
+        name: &FileName,
+        own: PeerId,
+        sample: u32,
+    ) -> Result<(Manifest, Vec<Holder>), ClientError> {
         let mut hashes: Vec<Digest> = Vec::new();
+        let mut holders = Vec::new();
         loop {
             let first_hash = u32::try_from(hashes.len()).map_err(|_| WireError::Bounds("chunk_sha256"))?;
             let request = wire::FileLocationsRequest {
                 name: name.to_string(),
                 first_hash,
-                omit_holders: true,
+                omit_holders: sample == 0 || first_hash > 0,
+                holders_token: own.to_string(),
+                sample,
                 ..Default::default()
             };
             let answer = self.file_locations_wire(request).await?;
+            // A tracker of an earlier version gives a page.
+            for holder in answer.holders.into_iter().take(sample as usize) {
+                holders.push(holder.try_into()?);
+            }
             let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
             let page = convert::hashes(&answer.chunk_sha256)?;
             let complete = page.is_empty() || hashes.len() + page.len() >= file.layout.chunk_count().get() as usize;
@@ -275,7 +293,7 @@ impl TrackerClient {
                 if manifest.id() != file.id {
                     return Err(Status::aborted(format!("{name} was registered anew meanwhile; try again")).into());
                 }
-                return Ok(manifest);
+                return Ok((manifest, holders));
             }
         }
     }

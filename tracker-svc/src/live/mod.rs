@@ -325,6 +325,11 @@ impl Live {
         self.swarm(file).map_or((Vec::new(), true), |swarm| swarm.page(after, budget))
     }
 
+    /// Some holders of a file: see [`Swarm::sample`].
+    pub fn sample(&self, file: &FileInfo, after: Option<PeerId>, most: usize, budget: usize) -> Vec<Holder> {
+        self.swarm(file).map_or(Vec::new(), |swarm| swarm.sample(after, most, budget))
+    }
+
     fn swarm(&self, file: &FileInfo) -> Option<&Swarm> {
         // The name may have been released and taken by other content since the caller looked it up.
         self.swarms.get(&file.name).map(|entry| &entry.swarm).filter(|swarm| swarm.file() == file)

@@ -186,7 +186,7 @@ impl Swarm {
     pub fn page(&self, after: Option<PeerId>, budget: usize) -> (Vec<Holder>, bool) {
         let mut page = Vec::new();
         let mut bytes = 0;
-        let from = after.map_or(0, |after| self.holders.partition_point(|member| member.peer.id() <= after));
+        let from = self.behind(after);
         for member in &self.holders[from..] {
             bytes += self.weight(member);
             if bytes > budget && !page.is_empty() {
@@ -195,6 +195,24 @@ impl Swarm {
             page.push(self.holder(member));
         }
         (page, true)
+    }
+
+    /// At most so many holders, as many as fit into about `budget` bytes and at least one: those after the given one, and
+    /// then from the first on.
+    pub fn sample(&self, after: Option<PeerId>, most: usize, budget: usize) -> Vec<Holder> {
+        let (before, behind) = self.holders.split_at(self.behind(after));
+        let mut bytes = 0;
+        let fits = |member: &&Member| {
+            let is_first = bytes == 0;
+            bytes += self.weight(member);
+            is_first || bytes <= budget
+        };
+        behind.iter().chain(before).take(most).take_while(fits).map(|member| self.holder(member)).collect()
+    }
+
+    /// Where the holders after this one begin.
+    fn behind(&self, after: Option<PeerId>) -> usize {
+        after.map_or(0, |after| self.holders.partition_point(|member| member.peer.id() <= after))
     }
 
     /// What one peer holds, if anything.

@@ -172,6 +172,22 @@ fn nothing_is_kept_for_nobody() {
 }
 
 #[test]
+fn a_sample_begins_behind_its_caller_and_goes_round() {
+    let mut swarm = swarm(4, 8);
+    for n in [1, 3, 5, 7] {
+        swarm.announce(&info(n), &set(&swarm, [0]));
+    }
+    let sample = |after: Option<u8>, most| -> Vec<PeerId> {
+        let sample = swarm.sample(after.map(peer), most, usize::MAX);
+        sample.iter().map(|holder| holder.peer.id()).collect()
+    };
+    assert_eq!(sample(None, 2), [peer(1), peer(3)]);
+    assert_eq!(sample(Some(3), 3), [peer(5), peer(7), peer(1)]);
+    assert_eq!(sample(Some(9), 9), [peer(1), peer(3), peer(5), peer(7)], "each once");
+    assert_eq!(swarm.sample(None, 4, 0).len(), 1, "what fits, and at least one");
+}
+
+#[test]
 fn an_empty_file_is_held_in_full_by_whoever_says_so() {
     let mut swarm = swarm(0, 64);
     assert!(swarm.announce(&info(1), &set(&swarm, [])));

@@ -53,6 +53,13 @@ pub enum HolderPage {
     First,
     /// After this one.
     After(PeerId),
+    /// No page: so many, those after this one first.
+    Sample {
+        /// Any id; none: the lowest.
+        after: Option<PeerId>,
+        /// At most.
+        most: u32,
+    },
 }
 
 /// A part of a file's locations.

@@ -321,6 +321,10 @@ impl Registry {
             HolderPage::Omitted => (Vec::new(), true),
             HolderPage::First => page(None),
             HolderPage::After(peer) => page(Some(peer)),
+            HolderPage::Sample { after, most } => {
+                let sample = |live: &Live| live.sample(&file, after, most as usize, HOLDERS_BUDGET);
+                (self.inner.with(|guarded| sample(&guarded.live)), true)
+            }
         };
         let next = holders.last().filter(|_| !complete).map(|last| last.peer.id());
         Ok(Locations { file, hashes, holders, next })
