@@ -6,6 +6,7 @@
 //! | [`swarm`] | one source, one or many downloaders: daemons of their own for each run |
 //! | [`shaped`] | a sweep of swarms over slow links, each peer on a host of its own |
 //! | [`fleet`] | what the tracker needs for a thousand peers |
+//! | [`memory`] | what the daemons need in memory |
 //! | [`decisions`] | what a decision of the engine costs |
 //! | [`scale`] | what the same machine does without Drizzle: hashing, and a plain copy over TCP |
 //! | [`machine`] | what it ran on |
@@ -18,6 +19,7 @@
 mod decisions;
 mod fleet;
 mod machine;
+mod memory;
 mod scale;
 mod shaped;
 mod swarm;
@@ -58,6 +60,7 @@ struct Options {
 enum What {
     Swarm(shaped::Sweep),
     Tracker(fleet::Fleet),
+    Memory(memory::Memory),
     Decisions(decisions::Decisions),
 }
 
@@ -83,6 +86,7 @@ async fn main() {
         let table = match what {
             What::Swarm(sweep) => sweep.measure().await,
             What::Tracker(fleet) => Some(fleet.measure().await),
+            What::Memory(memory) => Some(memory.measure().await),
             What::Decisions(decisions) => Some(decisions.measure()),
         };
         // Why not was said.
