@@ -144,6 +144,14 @@ impl Verifier {
         matches!(self.place, Place::Memory(_))
     }
 
+    /// Whether it can go on: its place was not taken away.
+    pub(crate) fn stands(&self) -> bool {
+        match &self.place {
+            Place::File(claim) => claim.stands(),
+            Place::Memory(_) => true,
+        }
+    }
+
     /// A message of the holder begins. Refuses so many of them that each brings next to nothing.
     pub(crate) fn message_begins(&mut self) -> Result<(), Mismatch> {
         self.messages += 1;

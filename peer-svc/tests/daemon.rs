@@ -256,7 +256,7 @@ async fn a_tracker_that_dies_right_after_it_told_of_a_holder_does_not_keep_its_d
         file: Some((&manifest.describe(FileName::new("a").unwrap())).into()),
         chunk_sha256: vec![hash.to_string()],
         holders: vec![(&Holder { peer, chunks }).into()],
-        next_holders_token: String::new(),
+        ..Default::default()
     });
     let peer = bind(Config { seed: Some(2), ..config(here.path(), tracker) }).await.unwrap();
     assert_ne!(peer.id(), holder.id());

@@ -23,7 +23,7 @@ use crate::{
         calls::Calls,
         place::{Moved, Opened, Place, folder_above},
         prove::prove,
-        read::{open_unchanged, read_verified},
+        read::{CopyError, copy_chunk, open_unchanged},
         stamp::Stamp,
         write::PartialFile,
     },
@@ -118,8 +118,11 @@ fn copy_local(
             if cancel.is_cancelled() {
                 return Ok(());
             }
-            if let Ok(Some(verified)) = read_verified(&file, &job.manifest, chunk) {
-                stored.insert(partial.store(verified)?.chunk());
+            match copy_chunk(&file, partial, chunk) {
+                Ok(Some(copied)) => _ = stored.insert(copied.chunk()),
+                // It is fetched.
+                Ok(None) | Err(CopyError::Read(_)) => {}
+                Err(CopyError::Write(error)) => return Err(error),
             }
         }
     }

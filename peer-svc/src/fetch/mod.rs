@@ -162,7 +162,12 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         // A download that hears no news has ended.
         let _ = news.send((fetch.id, News::AwaitsRoom)).await;
     };
-    let begun = parts.begin(fetch.chunk, fetch.holder.id());
+    let choice = Choice { fetch: &fetch, news: &news };
+    if let Some(stored) = partial.stored(fetch.chunk) {
+        choice.is(fetch.chunk).await;
+        return Ok(stored);
+    }
+    let mut begun = parts.begin(fetch.chunk, fetch.holder.id());
     let largest =
         [fetch.chunk].iter().chain(&fetch.alternatives).map(|chunk| manifest.layout().chunk_len(*chunk)).max();
     // What waits in the transport, and what is gathered.
@@ -179,14 +184,20 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         parts: &parts,
         gauges: &gauges,
         intake: &intake,
-        choice: Choice { fetch: &fetch, news: &news },
+        choice,
         fetch: &fetch,
         memory: most.into(),
     };
-    let verified = asked.fetch(begun).await?;
-    let stored = partial.store(verified)?;
+    let fetched = match asked.fetch(&mut begun).await {
+        Ok(verified) => partial.store(verified).map_err(FetchFailure::from),
+        Err(failure) => Err(failure),
+    };
     drop(room);
-    Ok(stored)
+    match fetched {
+        // By whom does not matter.
+        Err(FetchFailure::Overtaken) => partial.stored(begun.chunk()).ok_or(FetchFailure::Overtaken),
+        fetched => fetched,
+    }
 }
 
 #[cfg(test)]

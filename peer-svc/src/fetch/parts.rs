@@ -67,7 +67,8 @@ impl Parts {
         let (kept, live) = {
             let mut state = lock(&self.state);
             let may_go_on = !state.whole_only.contains(&chunk);
-            let kept = state.kept.remove(&chunk).filter(|_| may_go_on).map(|(kept, _)| kept);
+            let kept = state.kept.remove(&chunk).map(|(kept, _)| kept);
+            let kept = kept.filter(|kept| may_go_on && kept.stands());
             (kept, state.live.get(&chunk).filter(|_| may_go_on).cloned().unwrap_or_default())
         };
         // One that is at its disk is waited for, but not with everything else locked.
@@ -124,6 +125,11 @@ impl Begun {
         self.of(Verifier::is_full).unwrap_or(false)
     }
 
+    /// Which chunk it is.
+    pub(super) fn chunk(&self) -> ChunkIndex {
+        self.chunk
+    }
+
     /// Bytes of memory that it may come to take.
     pub(super) fn memory(&self) -> u32 {
         self.of(|verifier| if verifier.is_in_memory() { verifier.len() } else { 0 }).unwrap_or(0)
@@ -175,7 +181,8 @@ impl Drop for Begun {
         }
         let longest = state.kept.get(&self.chunk).map_or(0, |(kept, _)| kept.got());
         let is_worth_it = self.keep && !state.whole_only.contains(&self.chunk);
-        let Some(verifier) = verifier.filter(|verifier| is_worth_it && verifier.got() > longest) else { return };
+        let can_go_on = |verifier: &Verifier| is_worth_it && verifier.stands() && verifier.got() > longest;
+        let Some(verifier) = verifier.filter(can_go_on) else { return };
         state.kept.remove(&self.chunk);
         let memory = if verifier.is_in_memory() { verifier.got().div_ceil(1024) } else { 0 };
         // Without room it is fetched again.
@@ -316,6 +323,22 @@ mod tests {
             push(&mut again, CONTENT);
             again
         });
+    }
+
+    #[test]
+    fn a_part_whose_place_was_taken_away_is_not_gone_on_with() {
+        let it = Fixture::new();
+        let mut first = it.begin(1);
+        push(&mut first, b"abc");
+        let mut copy = it.begin(2);
+        push(&mut copy, b"defgh");
+        it.store(copy);
+        // The download does not know yet that the copy is stored, and may never: its fetch was given up at that moment.
+        drop(first);
+        let mut again = it.begin(3);
+        assert_eq!(again.got(), 0);
+        push(&mut again, CONTENT);
+        it.store(again);
     }
 
     #[test]

@@ -47,14 +47,14 @@ pub(super) struct Asked<'a> {
 impl Asked<'_> {
     /// Fetches what is missing of one chunk and verifies the whole. It may be one of the alternatives, of which `choice`
     /// tells before its first byte counts. Blocks on disk I/O.
-    pub(super) async fn fetch(&self, mut begun: Begun) -> Result<VerifiedChunk, FetchFailure> {
+    pub(super) async fn fetch(&self, begun: &mut Begun) -> Result<VerifiedChunk, FetchFailure> {
         let holder = &self.fetch.holder;
         self.gauges.had.store(begun.got(), Ordering::Relaxed);
         if begun.is_full() {
             self.choice.is(self.fetch.chunk).await;
         } else {
             let mut lent = self.connections.lend(self.pool, holder)?;
-            let streamed = self.stream(&mut lent, &mut begun).await;
+            let streamed = self.stream(&mut lent, begun).await;
             if let Err(FetchFailure::Holder(FetchError::Offence(Offence::Stalled, _))) = streamed {
                 self.pool.discard(holder.id(), &lent);
             }

@@ -158,6 +158,10 @@ impl Data {
         lock(&self.chunks).stored.union_with(chunks);
     }
 
+    pub(super) fn is_stored(&self, chunk: ChunkIndex) -> bool {
+        lock(&self.chunks).stored.contains(chunk)
+    }
+
     /// These turned out not to be.
     pub(super) fn take_back(&self, chunks: &ChunkSet) {
         let mut state = lock(&self.chunks);
@@ -257,6 +261,11 @@ impl Claim {
 
     pub(super) fn is_of(&self, data: &Arc<Data>) -> bool {
         Arc::ptr_eq(&self.data, data)
+    }
+
+    /// Whether it may still write.
+    pub(crate) fn stands(&self) -> bool {
+        *lock(&self.ticket)
     }
 
     /// Writes the next bytes.

@@ -21,7 +21,7 @@ use super::{
     disk::Disk,
     journal::{Journal, JournalError, PartialRecord},
     partials::{Partials, shortage},
-    read::read_verified,
+    read::{CopyError, copy_chunk},
     write::PartialFile,
 };
 
@@ -229,8 +229,12 @@ impl Place<'_> {
                 return Err(PlaceError::Cancelled);
             }
             (self.tell)(Moved { to: folder_of(new.path()), done, total });
-            if let Some(verified) = read_verified(&from, new.manifest(), chunk).map_err(|e| fail(old.path(), e))? {
-                copied.insert(new.store(verified).map_err(|source| self.refused(new, source.into()))?.chunk());
+            let stored = copy_chunk(&from, new, chunk).map_err(|error| match error {
+                CopyError::Read(source) => fail(old.path(), source),
+                CopyError::Write(source) => self.refused(new, source),
+            })?;
+            if let Some(stored) = stored {
+                copied.insert(stored.chunk());
             }
             done += u64::from(layout.chunk_len(chunk));
         }

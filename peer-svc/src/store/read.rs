@@ -2,10 +2,16 @@
 
 use std::{fs::File, io, num::NonZeroU64, os::unix::fs::FileExt, path::Path};
 
-use drizzle_proto::{ChunkIndex, Manifest, limits::MESSAGE_SIZE};
+use drizzle_proto::{ChunkIndex, limits::MESSAGE_SIZE};
 
-use super::{calls::Calls, disk::is_in_memory, stamp::Stamp};
-use crate::verify::{VerifiedChunk, Verifier};
+use super::{
+    calls::Calls,
+    data::PutError,
+    disk::is_in_memory,
+    stamp::Stamp,
+    write::{PartialFile, StoredChunk},
+};
+use crate::verify::{PushError, Verifier};
 
 /// Opens a file if it is still the one that was hashed; `None` if it changed or is gone.
 pub(crate) fn open_unchanged(calls: &Calls, path: &Path, stamp: Stamp) -> io::Result<Option<File>> {
@@ -41,20 +47,33 @@ pub(crate) fn read_and_go_on(file: &File, buffer: &mut [u8], offset: u64, behind
     file.read_exact_at(buffer, offset)
 }
 
-/// Reads a chunk from a local file; `None` if its bytes are not those of the manifest.
-pub(crate) fn read_verified(file: &File, manifest: &Manifest, chunk: ChunkIndex) -> io::Result<Option<VerifiedChunk>> {
-    let layout = manifest.layout();
-    let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
-    let mut verifier = Verifier::new(manifest, chunk);
-    let mut at = start;
-    while !verifier.is_full() {
-        let left = usize::try_from(start + u64::from(len) - at).unwrap_or(MESSAGE_SIZE);
-        let mut slice = vec![0; left.min(MESSAGE_SIZE)];
-        file.read_exact_at(&mut slice, at)?;
-        at += slice.len() as u64;
-        if verifier.push(&slice).is_err() {
-            return Ok(None);
+/// Why a chunk was not copied.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    /// It cannot be read.
+    Read(io::Error),
+    /// It cannot be written.
+    Write(io::Error),
+}
+
+/// Copies a chunk from a local file, at its place and proved as it is copied; `None` if its bytes are not those of the
+/// manifest. It takes the memory of a message, however large the chunk is.
+pub(crate) fn copy_chunk(from: &File, to: &PartialFile, chunk: ChunkIndex) -> Result<Option<StoredChunk>, CopyError> {
+    let put = |error: PutError| CopyError::Write(error.into());
+    let (manifest, layout) = (to.manifest(), to.manifest().layout());
+    let (mut at, mut left) = (layout.offset(chunk), layout.chunk_len(chunk) as usize);
+    let mut verifier = to.claim(chunk).map_or_else(|| Verifier::new(manifest, chunk), Verifier::claimed);
+    let mut buffer = vec![0; left.min(MESSAGE_SIZE)];
+    while left > 0 {
+        let slice = &mut buffer[..left.min(MESSAGE_SIZE)];
+        from.read_exact_at(slice, at).map_err(CopyError::Read)?;
+        match verifier.push(slice) {
+            Err(PushError::Put(error)) => return Err(put(error)),
+            Err(PushError::Mismatch(_)) => return Ok(None),
+            Ok(()) => {}
         }
+        at += slice.len() as u64;
+        left -= slice.len();
     }
-    Ok(verifier.finish().ok())
+    verifier.finish().ok().map(|verified| to.store(verified).map_err(put)).transpose()
 }

@@ -113,6 +113,11 @@ impl PartialFile {
         self.0.vouch_for(recorded);
     }
 
+    /// A chunk that is stored already: by a fetch that was given up before it could tell, for instance.
+    pub(crate) fn stored(&self, chunk: ChunkIndex) -> Option<StoredChunk> {
+        self.0.is_stored(chunk).then(|| StoredChunk { file: self.manifest().id(), chunk })
+    }
+
     /// Chunks that the journal vouched for turned out to be damaged.
     pub(crate) fn take_back(&self, chunks: &ChunkSet) {
         self.0.take_back(chunks);

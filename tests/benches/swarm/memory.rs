@@ -1,6 +1,10 @@
 //! What the daemons need in memory for small and large files, small and large chunks, one download and many.
 
-use std::{ffi::OsString, fs::File, time::Duration};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    time::Duration,
+};
 
 use clap::Args;
 use drizzle_tests::{Cluster, Running};
@@ -57,9 +61,10 @@ async fn peaks(files: u64, size: u64, chunk_size: u32) -> [u64; 3] {
     let (source, receiver) = (cluster.peer("source").await, cluster.peer("receiver").await);
     let names: Vec<String> = (0..files).map(|number| format!("file-{number}")).collect();
     for name in &names {
-        // Holes take no space at the source, and zeros are bytes like any other.
+        // Holes take no space at the source, and zeros are bytes like any other; no two files are the same.
         let path = cluster.folder().join(name);
-        File::create(&path).and_then(|file| file.set_len(size)).expect("a file");
+        let written = fs::write(&path, name).and_then(|()| File::options().write(true).open(&path)?.set_len(size));
+        written.expect("a file");
         let args = ["share".into(), path.into_os_string(), "--chunk-size".into(), chunk_size.to_string().into()];
         source.start_cli::<OsString>(args).ended_within(DEADLINE).await.expect(0);
     }
