@@ -75,17 +75,29 @@ pub fn optional_peer(text: &str) -> Result<Option<PeerId>, WireError> {
     if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
 }
 
-/// A list of chunk hashes, at most [`MAX_HASHES`].
-pub fn hashes(texts: &[String]) -> Result<Vec<Digest>, WireError> {
-    if texts.len() > MAX_HASHES {
+/// A list of chunk hashes, at most [`MAX_HASHES`], in one of its two forms.
+pub fn hashes(texts: &[String], packed: &[u8]) -> Result<Vec<Digest>, WireError> {
+    if !texts.is_empty() && !packed.is_empty() || texts.len() > MAX_HASHES {
         return Err(WireError::Bounds("chunk_sha256"));
+    }
+    let (digests, rest) = packed.as_chunks::<32>();
+    if !rest.is_empty() || digests.len() > MAX_HASHES {
+        return Err(WireError::Bounds("packed_sha256"));
+    }
+    if texts.is_empty() {
+        return Ok(digests.iter().map(|bytes| Digest::from_bytes(*bytes)).collect());
     }
     texts.iter().map(|text| digest("chunk_sha256", text)).collect()
 }
 
-/// The wire form of chunk hashes.
+/// The readable wire form of chunk hashes.
 pub fn hashes_to_wire(hashes: &[Digest]) -> Vec<String> {
     hashes.iter().map(Digest::to_string).collect()
+}
+
+/// The short wire form of chunk hashes.
+pub fn packed(hashes: &[Digest]) -> Vec<u8> {
+    hashes.iter().flat_map(Digest::as_bytes).copied().collect()
 }
 
 impl TryFrom<wire::ChunkSet> for ChunkSet {
@@ -277,7 +289,7 @@ impl TryFrom<wire::FileChunks> for FileChunks {
 
     fn try_from(entry: wire::FileChunks) -> Result<Self, WireError> {
         let file: FileInfo = entry.file.ok_or(WireError::Missing("file"))?.try_into()?;
-        let hashes = hashes(&entry.chunk_sha256)?;
+        let hashes = hashes(&entry.chunk_sha256, &entry.packed_sha256)?;
         let count = file.layout.chunk_count();
         if u64::from(entry.first_hash) + hashes.len() as u64 > u64::from(count.get()) {
             return Err(WireError::Bounds("first_hash"));
@@ -297,7 +309,8 @@ impl From<&FileChunks> for wire::FileChunks {
     fn from(entry: &FileChunks) -> Self {
         Self {
             file: Some((&entry.file).into()),
-            chunk_sha256: hashes_to_wire(&entry.hashes),
+            chunk_sha256: Vec::new(),
+            packed_sha256: packed(&entry.hashes).into(),
             first_hash: entry.first_hash,
             held: Some((&entry.held).into()),
             gone: entry.gone,

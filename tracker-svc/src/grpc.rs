@@ -7,7 +7,7 @@ use std::{pin::Pin, time::Instant};
 use drizzle_proto::{
     FileName, PeerClaim, WireError,
     announcement::{FileChunks, FileOutcome},
-    convert::hashes_to_wire,
+    convert::{hashes_to_wire, packed},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
     wire::{self, tracker_server},
@@ -104,10 +104,10 @@ impl tracker_server::Tracker for Service {
         request: Request<wire::FileLocationsRequest>,
     ) -> Answer<wire::FileLocationsResponse> {
         let request = request.into_inner();
-        let (name, wanted) = (file_name(&request.name)?, wanted(&request)?);
+        let (name, wanted, is_packed) = (file_name(&request.name)?, wanted(&request)?, request.packed);
         let _slot = self.slot().await?;
         let locations = self.registry.locate(name, wanted).await?;
-        Ok(Response::new(locations.into()))
+        Ok(Response::new(answer(&locations, is_packed)))
     }
 
     type WatchFileStream = Pin<Box<dyn Stream<Item = Result<wire::WatchFileResponse, Status>> + Send>>;
@@ -219,13 +219,15 @@ impl From<Listing> for wire::ListFilesResponse {
     }
 }
 
-impl From<Locations> for wire::FileLocationsResponse {
-    fn from(locations: Locations) -> Self {
-        Self {
-            file: Some((&locations.file).into()),
-            chunk_sha256: hashes_to_wire(&locations.hashes),
-            holders: locations.holders.iter().map(Into::into).collect(),
-            next_holders_token: locations.next.map(|peer| peer.to_string()).unwrap_or_default(),
-        }
+/// With the hashes in the form that was asked for.
+fn answer(locations: &Locations, is_packed: bool) -> wire::FileLocationsResponse {
+    let readable = if is_packed { Vec::new() } else { hashes_to_wire(&locations.hashes) };
+    let short = if is_packed { packed(&locations.hashes) } else { Vec::new() };
+    wire::FileLocationsResponse {
+        file: Some((&locations.file).into()),
+        chunk_sha256: readable,
+        packed_sha256: short.into(),
+        holders: locations.holders.iter().map(Into::into).collect(),
+        next_holders_token: locations.next.map(|peer| peer.to_string()).unwrap_or_default(),
     }
 }

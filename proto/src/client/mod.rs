@@ -276,6 +276,7 @@ impl TrackerClient {
                 omit_holders: sample == 0 || first_hash > 0,
                 holders_token: own.to_string(),
                 sample,
+                packed: true,
                 ..Default::default()
             };
             let answer = self.file_locations_wire(request).await?;
@@ -284,7 +285,7 @@ impl TrackerClient {
                 holders.push(holder.try_into()?);
             }
             let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
-            let page = convert::hashes(&answer.chunk_sha256)?;
+            let page = convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?;
             let complete = page.is_empty() || hashes.len() + page.len() >= file.layout.chunk_count().get() as usize;
             hashes.extend(page);
             if complete {

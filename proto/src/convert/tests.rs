@@ -66,6 +66,18 @@ fn malformed_peers_are_refused() {
 }
 
 #[test]
+fn hashes_come_in_one_of_two_forms() {
+    let digests = [Digest::of(b"a"), Digest::of(b"b")];
+    let (texts, short) = (hashes_to_wire(&digests), packed(&digests));
+    assert_eq!(hashes(&texts, &[]).unwrap(), digests);
+    assert_eq!(hashes(&[], &short).unwrap(), digests);
+    assert_eq!(hashes(&[], &[]).unwrap(), []);
+    assert_eq!(hashes(&texts, &short), Err(WireError::Bounds("chunk_sha256")), "both");
+    assert_eq!(hashes(&[], &short[1..]), Err(WireError::Bounds("packed_sha256")), "cut short");
+    assert_eq!(hashes(&[], &vec![0; 32 * (MAX_HASHES + 1)]), Err(WireError::Bounds("packed_sha256")), "too many");
+}
+
+#[test]
 fn a_holder_under_another_id_is_refused() {
     let peer = PeerInfo::new(PeerId::from_bytes([1; 16]), Address::new("h:1").unwrap(), Labels::default());
     let chunks = ChunkSet::full(ChunkCount::new(3).unwrap());
@@ -261,7 +273,8 @@ wire_properties! {
 proptest! {
     #[test]
     fn hash_lists_survive_the_wire(list in vec(digests(), 0..50)) {
-        prop_assert_eq!(hashes(&hashes_to_wire(&list)), Ok(list));
+        prop_assert_eq!(hashes(&hashes_to_wire(&list), &[]), Ok(list.clone()));
+        prop_assert_eq!(hashes(&[], &packed(&list)), Ok(list));
     }
 
     #[test]
