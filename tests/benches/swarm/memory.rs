@@ -23,7 +23,7 @@ pub(crate) struct Memory {
     /// Sizes of their chunks, in KiB
     #[arg(long, value_name = "KIB", value_delimiter = ',', default_value = "64,1024,16384")]
     chunk_sizes: Vec<u32>,
-    /// Files that are downloaded at once, of the first size together
+    /// Files that are downloaded at once, of the first size together; fewer than 2: leave that out
     #[arg(long, value_name = "N", default_value_t = 32)]
     many: u64,
     /// What cargo says to a benchmark
@@ -41,7 +41,7 @@ impl Memory {
             machine::today(),
         );
         let one = self.sizes.iter().map(|gib| (1, gib << 30));
-        let many = self.sizes.iter().take(1).map(|gib| (self.many, gib << 30));
+        let many = self.sizes.iter().take(usize::from(self.many > 1)).map(|gib| (self.many, gib << 30));
         for (files, bytes) in one.chain(many) {
             for kib in &self.chunk_sizes {
                 let [source, receiver, tracker] = peaks(files, bytes / files, kib << 10).await.map(|peak| peak / MIB);
