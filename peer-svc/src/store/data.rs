@@ -212,14 +212,16 @@ impl Data {
     pub(super) fn put(&self, chunk: ChunkIndex, bytes: &[u8]) -> io::Result<()> {
         let file = self.file()?;
         let own = Ticket::new(Mutex::new(true));
-        {
+        let claimed = {
             let mut state = lock(&self.chunks);
             if state.stored.contains(chunk) {
                 return Ok(());
             }
-            if let Some(claimed) = state.claimed.insert(chunk, own.clone()) {
-                *lock(&claimed) = false;
-            }
+            state.claimed.insert(chunk, own.clone())
+        };
+        // It may be writing, and then its disk is waited for: not with everything else locked.
+        if let Some(claimed) = claimed {
+            *lock(&claimed) = false;
         }
         let written = self.write(&file, bytes, self.manifest.layout().offset(chunk));
         if written.is_ok() {
