@@ -32,6 +32,12 @@ impl Holdings {
         Ok(file.map(|file| Readable { file, path, offset: layout.offset(index), len: layout.chunk_len(index) }))
     }
 
+    /// Closes files that were opened for chunks a while ago; whether any is left. To be called from time to time once one
+    /// was.
+    pub(crate) fn close_old_files(&self) -> bool {
+        self.open_files.close_old(Instant::now())
+    }
+
     /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the
     /// holdings, and the tracker hears of it. Blocks on a file system look-up.
     pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {

@@ -204,8 +204,9 @@ impl Uploads {
         gate: Arc<Gate<Requester>>,
     ) -> Self {
         let slots = Arc::new(Mutex::new(Slots::new(slots)));
+        let holds = Holds::new(holdings.clone());
         let way = Way { holdings, lanes, slots, gate, buffers: Buffers::default(), sent: Arc::default() };
-        let (idle, choices, holds) = (watch::Sender::new(true), Choices::default(), Holds::default());
+        let (idle, choices) = (watch::Sender::new(true), Choices::default());
         Self { way, idle, choices, limits, holds }
     }
 
@@ -256,6 +257,7 @@ impl Uploads {
         let opened = self.way.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
         // The thread goes on; the slot is for a file that can be read.
         let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
+        self.holds.keep_looking();
         Ok(opened.map_err(ServeError::of_task)??)
     }
 

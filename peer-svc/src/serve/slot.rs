@@ -17,6 +17,8 @@ use drizzle_engine::{
 };
 use tokio::sync::watch;
 
+use crate::holdings::Holdings;
+
 /// After the last message was handed over, the transport may keep its slot for this long: a receiver that reads nothing
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
@@ -153,9 +155,12 @@ impl Hold {
     }
 }
 
-/// All streams that may hold a slot.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Holds(Arc<Mutex<All>>);
+/// All streams that may hold a slot. While there are any, the files that they opened are closed in time.
+#[derive(Debug, Clone)]
+pub(super) struct Holds {
+    holdings: Arc<Holdings>,
+    all: Arc<Mutex<All>>,
+}
 
 #[derive(Debug, Default)]
 struct All {
@@ -164,22 +169,31 @@ struct All {
 }
 
 impl Holds {
-    /// A stream begins. Needs a runtime, on which it is looked at.
+    /// None yet.
+    pub(super) fn new(holdings: Arc<Holdings>) -> Self {
+        Self { holdings, all: Arc::default() }
+    }
+
+    /// A stream begins. Needs a runtime.
     pub(super) fn begin(&self, slot: Slot, pace: Pace) -> Arc<Hold> {
         let hold = Arc::new(Hold::new(slot, pace));
-        let mut all = lock(&self.0);
-        all.holds.push(Arc::downgrade(&hold));
-        if !std::mem::replace(&mut all.are_looked_at, true) {
+        lock(&self.all).holds.push(Arc::downgrade(&hold));
+        self.keep_looking();
+        hold
+    }
+
+    /// Something is to be looked after: a stream, or a file that was opened for one. Needs a runtime.
+    pub(super) fn keep_looking(&self) {
+        if !std::mem::replace(&mut lock(&self.all).are_looked_at, true) {
             tokio::spawn(self.clone().look_after());
         }
-        hold
     }
 
     /// Takes slots away that are left unused; when to look again, if any stream runs.
     pub(super) fn look(&self) -> Option<Instant> {
         let (now, mut next) = (Instant::now(), None::<Instant>);
         let mut running = Vec::new();
-        lock(&self.0).holds.retain(|hold| {
+        lock(&self.all).holds.retain(|hold| {
             let hold = hold.upgrade();
             running.extend(hold.clone());
             hold.is_some()
@@ -194,8 +208,10 @@ impl Holds {
     async fn look_after(self) {
         loop {
             let next = self.look();
+            let are_open = self.holdings.close_old_files();
+            let next = next.or_else(|| are_open.then(|| Instant::now() + LOOK));
             let next = {
-                let mut all = lock(&self.0);
+                let mut all = lock(&self.all);
                 // One that began since then is looked at, too.
                 match next.or_else(|| (!all.holds.is_empty()).then(|| Instant::now() + LEAST_LOOK)) {
                     Some(next) => next,

@@ -1,11 +1,11 @@
-//! Shared files that are open at present, so that not each of their chunks has to open one. None is kept open for this:
-//! a drive that nobody reads from can be taken out.
+//! Shared files that are open at present, so that not each of their chunks has to open one. None is kept open for longer
+//! than a moment for this: a drive that nobody reads from can be taken out.
 
 use std::{
     collections::HashMap,
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use super::stamp::Stamp;
 
-/// A path is looked up again after this long: another file may have its name now.
+/// A path is looked up again after this long: another file may have its name now. So long a file is kept open, too.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Open files, each as it was when it was opened by its path.
@@ -22,7 +22,7 @@ pub(crate) struct OpenFiles(Mutex<HashMap<PathBuf, Known>>);
 
 #[derive(Debug)]
 struct Known {
-    file: Weak<File>,
+    file: Arc<File>,
     at: Instant,
 }
 
@@ -31,24 +31,35 @@ impl OpenFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file that was opened just now.
+    /// A file that was opened just now. It is kept until [`OpenFiles::close_old`], which must be called from time to time.
     pub(crate) fn opened(&self, path: &Path, file: &Arc<File>, now: Instant) {
-        let mut known = self.lock();
-        known.retain(|_, other| other.file.strong_count() > 0);
-        known.insert(path.to_owned(), Known { file: Arc::downgrade(file), at: now });
+        let known = Known { file: file.clone(), at: now };
+        // Closing may wait for a network mount, and then not with everything else locked.
+        let old = self.lock().insert(path.to_owned(), known);
+        drop(old);
     }
 
-    /// The file at a path, if something has it open, it was looked up a moment ago, and is still the one with this stamp.
-    /// Asks no disk.
+    /// Closes those that were looked up too long ago; whether any is left.
+    pub(crate) fn close_old(&self, now: Instant) -> bool {
+        let mut known = self.lock();
+        let old: Vec<Known> =
+            known.extract_if(|_, known| now.saturating_duration_since(known.at) >= FRESH).map(|(_, old)| old).collect();
+        let is_left = !known.is_empty();
+        drop(known);
+        drop(old);
+        is_left
+    }
+
+    /// The file at a path, if it was looked up a moment ago, and is still the one with this stamp. Asks no disk.
     pub(crate) fn get(&self, path: &Path, stamp: Stamp, now: Instant) -> Option<Arc<File>> {
         let known = self.lock();
         let known = known.get(path).filter(|known| now.saturating_duration_since(known.at) < FRESH)?;
-        let file = known.file.upgrade()?;
+        let file = &known.file;
         // What a server of a network mount knows better is seen when the path is looked up again.
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let seen = statx(&*file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME).ok()?;
+        let seen = statx(&**file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME).ok()?;
         let modified_nanos = i128::from(seen.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(seen.stx_mtime.tv_nsec);
-        (Stamp { size: seen.stx_size, modified_nanos } == stamp).then_some(file)
+        (Stamp { size: seen.stx_size, modified_nanos } == stamp).then(|| file.clone())
     }
 }
 
@@ -59,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_known_for_a_moment_while_it_is_open_and_unchanged() {
+    fn a_file_is_known_and_kept_for_a_moment_while_it_is_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let (path, files, now) = (folder.path().join("a"), OpenFiles::default(), Instant::now());
         fs::write(&path, "abc").unwrap();
@@ -72,7 +83,8 @@ mod tests {
         assert!(files.get(&path, stamp, now).is_none(), "it changed");
         let stamp = Stamp::of(&path.metadata().unwrap());
         assert!(files.get(&path, stamp, now).is_some());
-        drop(file);
-        assert!(files.get(&path, stamp, now).is_none(), "nothing has it open");
+        assert!(files.close_old(now) && files.get(&path, stamp, now).is_some());
+        assert!(!files.close_old(now + FRESH));
+        assert_eq!(Arc::strong_count(&file), 1, "it is closed");
     }
 }
