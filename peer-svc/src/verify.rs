@@ -115,13 +115,16 @@ impl Verifier {
             Place::File(claim) => claim.read_back()?,
             Place::Memory(bytes) => bytes.clone(),
         };
-        let (sha, givers, place) = (self.sha.clone(), self.givers.clone(), Place::Memory(bytes));
-        Ok(Self { sha, givers, place, ..*self })
+        // Of these very bytes, whatever the disk gave back.
+        let (sha, givers) = (Sha256::new_with_prefix(&bytes), self.givers.clone());
+        Ok(Self { sha, givers, place: Place::Memory(bytes), ..*self })
     }
 
     /// The bytes from now on come from this holder.
     pub(crate) fn comes_from(&mut self, giver: PeerId) {
         self.from = Some(giver);
+        // How another one cut its bytes is not its fault.
+        self.messages = 0;
     }
 
     /// Whether another holder than the present one gave bytes: a wrong hash is then no proof against this one.

@@ -137,7 +137,8 @@ impl Begun {
 
     /// A message of the holder begins.
     pub(super) fn message_begins(&mut self) -> Result<(), Mismatch> {
-        lock(&self.verifier).as_mut().map_or(Ok(()), Verifier::message_begins)
+        let begun = lock(&self.verifier).as_mut().map_or(Ok(()), Verifier::message_begins);
+        begun.inspect_err(|_| self.spoiled(self.of(Verifier::is_mixed).unwrap_or(false)))
     }
 
     /// The next bytes. Blocks on disk I/O.
@@ -339,6 +340,28 @@ mod tests {
         assert_eq!(again.got(), 0);
         push(&mut again, CONTENT);
         it.store(again);
+    }
+
+    #[test]
+    fn crumbs_of_one_holder_are_not_held_against_the_next() {
+        let it = Fixture::new();
+        let mut crumbs = it.begin(1);
+        push(&mut crumbs, b"abc");
+        assert!((0..1000).any(|_| crumbs.message_begins() == Err(Mismatch::Fragmented)));
+        drop(crumbs);
+        let mut honest = it.begin(2);
+        assert_eq!((honest.got(), honest.message_begins()), (0, Ok(())), "nothing of it is kept");
+        for _ in 0..50 {
+            honest.message_begins().unwrap();
+        }
+        push(&mut honest, b"ab");
+        drop(honest);
+        let mut next = it.begin(3);
+        for _ in 0..50 {
+            next.message_begins().unwrap();
+        }
+        push(&mut next, b"cdefgh");
+        it.store(next);
     }
 
     #[test]

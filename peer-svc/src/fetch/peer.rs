@@ -95,12 +95,12 @@ impl Asked<'_> {
                 let sent = chosen(part.chunk, chunk, alternatives)?;
                 if sent != chunk {
                     *begun = self.parts.begin_anew(sent, holder.id());
-                    // Another fetch has its place, and will have it sooner.
-                    if u64::from(begun.memory()) > self.memory {
-                        return Err(FetchFailure::Overtaken);
-                    }
                 }
                 self.choice.is(sent).await;
+                // Another fetch has its place, and will have it sooner.
+                if u64::from(begun.memory()) > self.memory {
+                    return Err(FetchFailure::Overtaken);
+                }
             } else if part.chunk.is_some() {
                 let text = "named a chunk in the middle of one".to_owned();
                 return Err(FetchError::Offence(Offence::Refused, text).into());

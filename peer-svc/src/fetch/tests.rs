@@ -12,7 +12,7 @@ use drizzle_engine::{
     schedule::{Limits, Scheduler},
 };
 use drizzle_proto::{
-    ChunkSet, Labels, Manifest, PeerId, PeerInfo, RateLimit,
+    ChunkSet, Digest, Labels, Layout, Manifest, PeerId, PeerInfo, RateLimit,
     net::transport::Transport,
     wire::{FetchChunkRequest, FetchChunkResponse, WatchChunksRequest, WatchChunksResponse, peer_server},
 };
@@ -36,8 +36,11 @@ use crate::{
 
 const MANY: u64 = 1 << 30;
 
-/// Sends chunks of this content as they are.
-struct Honest(Vec<u8>);
+/// Sends chunks of this content as they are; where it may choose, the last alternative.
+struct Honest {
+    data: Vec<u8>,
+    chunk_size: usize,
+}
 
 type Messages = Pin<Box<dyn Stream<Item = Result<FetchChunkResponse, Status>> + Send>>;
 
@@ -47,11 +50,12 @@ impl peer_server::Peer for Honest {
     type WatchChunksStream = tokio_stream::Empty<Result<WatchChunksResponse, Status>>;
 
     async fn fetch_chunk(&self, request: Request<FetchChunkRequest>) -> Result<Response<Messages>, Status> {
-        let FetchChunkRequest { chunk, offset, .. } = request.into_inner();
-        let bytes = self.0.chunks(1 << 14).nth(chunk as usize).expect("asked for what there is");
-        let parts = bytes[offset as usize..]
-            .chunks(5000)
-            .map(|part| FetchChunkResponse { data: part.to_vec().into(), chunk: None });
+        let FetchChunkRequest { chunk, offset, alternatives, .. } = request.into_inner();
+        let chosen = alternatives.last().copied();
+        let bytes = self.data.chunks(self.chunk_size).nth(chosen.unwrap_or(chunk) as usize).expect("what there is");
+        let named = |at| chosen.filter(|_| at == 0);
+        let parts = bytes[offset as usize..].chunks(50_000).enumerate();
+        let parts = parts.map(|(at, part)| FetchChunkResponse { data: part.to_vec().into(), chunk: named(at) });
         let parts: Vec<_> = parts.map(Ok).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
@@ -93,10 +97,14 @@ struct Fetching {
 
 impl Fetching {
     async fn start() -> Self {
-        let ((data, manifest), transport) = (content(1), Transport::plaintext());
+        Self::of(content(1)).await
+    }
+
+    async fn of((data, manifest): (Vec<u8>, Manifest)) -> Self {
+        let (transport, chunk_size) = (Transport::plaintext(), manifest.layout().chunk_size() as usize);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().into();
-        let server = transport.server().add_service(peer_server::PeerServer::new(Honest(data)));
+        let server = transport.server().add_service(peer_server::PeerServer::new(Honest { data, chunk_size }));
         tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
         let folder = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(&folder.path().join("state"), Disk::default()).unwrap());
@@ -106,31 +114,49 @@ impl Fetching {
         Self { holder, manifest, connections: Arc::new(connections), folder }
     }
 
-    /// Begins to fetch each chunk into a new file, with the threads of a disk.
-    fn fetch_all(&self, name: &str, on: Disk, number: u64) -> (Arc<PartialFile>, tokio::task::JoinSet<StoredChunk>) {
+    fn partial(&self, name: &str, on: Disk) -> Arc<PartialFile> {
         let partial = Arc::new(PartialFile::at(&self.folder.path().join(name), self.manifest.clone(), on));
         partial.make().unwrap();
+        partial
+    }
+
+    /// A scheduler that wants every chunk, of the holder.
+    fn scheduler(&self) -> Scheduler {
         let all = ChunkSet::full(self.manifest.layout().chunk_count());
-        let mut scheduler = Scheduler::new(&all, Limits::for_chunks_of(1 << 14));
+        let mut scheduler = Scheduler::new(&all, Limits::for_chunks_of(self.manifest.layout().chunk_size()));
         scheduler.holder_is(self.holder.clone(), all);
+        scheduler
+    }
+
+    fn task(
+        &self,
+        fetch: Fetch,
+        partial: &Arc<PartialFile>,
+        disk: u64,
+        news: &mpsc::Sender<(FetchId, News)>,
+    ) -> FetchTask {
         let rank = Arc::new(Ranks::default()).enter(Priority::Normal);
-        let (news, _) = mpsc::channel(1);
-        let parts = Parts::new(partial.clone(), Arc::new(Semaphore::new(0)));
-        let receivers = self.connections.receivers(number).unwrap();
+        FetchTask {
+            is_far: false,
+            partial: partial.clone(),
+            connections: self.connections.clone(),
+            running: self.connections.receivers(disk).unwrap().pick(fetch.holder.id()),
+            memory: ChunkMemory::new(MANY).account(rank.clone()),
+            news: news.clone(),
+            parts: Parts::new(partial.clone(), Arc::new(Semaphore::new(0))),
+            gauges: Gauges::default(),
+            intake: Intake { gate: Gate::new(RateLimit::UNLIMITED), rank },
+            fetch,
+        }
+    }
+
+    /// Begins to fetch each chunk into a new file, with the threads of a disk.
+    fn fetch_all(&self, name: &str, on: Disk, disk: u64) -> (Arc<PartialFile>, tokio::task::JoinSet<StoredChunk>) {
+        let (partial, mut scheduler, (news, _)) = (self.partial(name, on), self.scheduler(), mpsc::channel(1));
         let mut tasks = tokio::task::JoinSet::new();
-        while let Some(fetch) = scheduler.next(Instant::now(), &mut StdRng::seed_from_u64(1)) {
-            let task = FetchTask {
-                is_far: false,
-                partial: partial.clone(),
-                connections: self.connections.clone(),
-                running: receivers.pick(fetch.holder.id()),
-                memory: ChunkMemory::new(MANY).account(rank.clone()),
-                news: news.clone(),
-                parts: parts.clone(),
-                gauges: Gauges::default(),
-                intake: Intake { gate: Gate::new(RateLimit::UNLIMITED), rank: rank.clone() },
-                fetch,
-            };
+        while let Some(mut fetch) = scheduler.next(Instant::now(), &mut StdRng::seed_from_u64(1)) {
+            fetch.alternatives.clear();
+            let task = self.task(fetch, &partial, disk, &news);
             let thread = task.running.handle().clone();
             tasks.spawn_on(async move { fetch_and_store(task).await.unwrap() }, &thread);
         }
@@ -166,6 +192,44 @@ async fn a_disk_that_hangs_holds_up_only_what_is_written_to_it() {
     drop(go_on);
     assert_eq!(waiting.join_all().await.len(), 3);
     it.assert_whole(&slow);
+}
+
+/// Chunks that are larger than what a stream may have on its way, so that none can be gathered in passing.
+fn large_chunks() -> (Vec<u8>, Manifest) {
+    let (size, chunk_size) = (8usize << 20, 4 << 20);
+    let data: Vec<u8> = (0..size).map(|at| at.to_le_bytes()[2]).collect();
+    let layout = Layout::new(size as u64, chunk_size).unwrap();
+    let hashes = data.chunks(chunk_size as usize).map(Digest::of).collect();
+    (data, Manifest::new(layout, hashes).unwrap())
+}
+
+#[tokio::test]
+async fn a_holder_may_choose_a_chunk_that_was_stored_or_begun_meanwhile() {
+    let it = Fetching::of(large_chunks()).await;
+    let count = it.manifest.layout().chunk_count();
+    let [asked, chosen] = [0, 1].map(|chunk| count.index(chunk).unwrap());
+    let fetch = || {
+        let fetch = it.scheduler().next(Instant::now(), &mut StdRng::seed_from_u64(1)).unwrap();
+        Fetch { chunk: asked, alternatives: vec![chosen], ..fetch }
+    };
+    for (name, is_stored) in [("stored", true), ("begun", false)] {
+        let (partial, (news, mut heard)) = (it.partial(name, Disk::default()), mpsc::channel(1));
+        let claim = partial.claim(chosen);
+        if is_stored {
+            drop(claim);
+            let mut all = ChunkSet::empty(count);
+            all.insert(chosen);
+            partial.vouch_for(&all);
+        }
+        let task = it.task(fetch(), &partial, 1, &news);
+        let thread = task.running.handle().clone();
+        let fetched = thread.spawn(fetch_and_store(task)).await.unwrap();
+        assert!(matches!(heard.try_recv(), Ok((_, News::Bound(bound))) if bound == chosen), "it is told which one");
+        match fetched {
+            Ok(stored) => assert!(is_stored && stored.chunk() == chosen),
+            Err(failure) => assert!(!is_stored && matches!(failure, FetchFailure::Overtaken), "{failure:?}"),
+        }
+    }
 }
 
 #[tokio::test]

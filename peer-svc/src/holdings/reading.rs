@@ -5,7 +5,7 @@ use std::{fs::File, path::PathBuf, sync::Arc, time::Instant};
 use drizzle_proto::{ChunkIndex, FileId, FileName, Layout};
 
 use super::{Backing, Holdings, Lost, LostContents, ReadError};
-use crate::store::{read::open_unchanged, stamp::Stamp};
+use crate::store::{disk::is_in_memory, read::open_unchanged, stamp::Stamp};
 
 /// A chunk that may be read and sent.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct Readable {
     pub(crate) file: Arc<File>,
     /// Where it is, if that is not this peer's own state folder.
     pub(crate) path: Option<PathBuf>,
+    /// Whether it lies in memory alone, so that no disk is waited for to read it.
+    pub(crate) in_memory: bool,
     /// Where the chunk begins in it, in bytes.
     pub(crate) offset: u64,
     /// Bytes of the chunk.
@@ -25,17 +27,18 @@ impl Holdings {
     /// disk.
     pub(crate) fn open_chunk_now(&self, id: FileId, chunk: u32) -> Result<Option<Readable>, ReadError> {
         let (_, backing, index, layout) = self.find_chunk(id, chunk)?;
-        let (file, path) = match backing {
-            Backing::Partial(partial) => (partial.open_file(), None),
+        let (open, path) = match backing {
+            Backing::Partial(partial) => (partial.open_file().map(|file| (file, partial.is_in_memory())), None),
             Backing::Shared { path, stamp } => (self.open_files.get(&path, stamp, Instant::now()), Some(path)),
         };
-        Ok(file.map(|file| Readable { file, path, offset: layout.offset(index), len: layout.chunk_len(index) }))
+        let (offset, len) = (layout.offset(index), layout.chunk_len(index));
+        Ok(open.map(|(file, in_memory)| Readable { file, path, in_memory, offset, len }))
     }
 
-    /// Closes files that were opened for chunks a while ago; whether any is left. To be called from time to time once one
-    /// was.
-    pub(crate) fn close_old_files(&self) -> bool {
-        self.open_files.close_old(Instant::now())
+    /// Files that were opened for chunks a while ago, to be dropped where that may wait for a disk; and whether any is
+    /// left. To be called from time to time once one was.
+    pub(crate) fn old_files(&self) -> (Vec<Arc<File>>, bool) {
+        self.open_files.take_old(Instant::now())
     }
 
     /// Opens a chunk for reading. A shared file that is not the one that was hashed is dropped from the
@@ -43,15 +46,17 @@ impl Holdings {
     pub(crate) fn open_chunk(&self, id: FileId, chunk: u32) -> Result<Readable, ReadError> {
         loop {
             let (name, backing, index, layout) = self.find_chunk(id, chunk)?;
-            let readable =
-                |file| Readable { file, path: None, offset: layout.offset(index), len: layout.chunk_len(index) };
+            let (offset, len) = (layout.offset(index), layout.chunk_len(index));
             match backing {
-                Backing::Partial(partial) => return Ok(readable(partial.file()?)),
+                Backing::Partial(partial) => {
+                    let (file, in_memory) = (partial.file()?, partial.is_in_memory());
+                    return Ok(Readable { file, path: None, in_memory, offset, len });
+                }
                 Backing::Shared { path, stamp } => match open_unchanged(&self.calls, &path, stamp)? {
                     Some(file) => {
-                        let file = Arc::new(file);
-                        self.open_files.opened(&path, &file, Instant::now());
-                        return Ok(Readable { path: Some(path), ..readable(file) });
+                        let (in_memory, file) = (is_in_memory(&file), Arc::new(file));
+                        self.open_files.opened(&path, (&file, in_memory), Instant::now());
+                        return Ok(Readable { file, path: Some(path), in_memory, offset, len });
                     }
                     // The same content may be here under another name; each round drops one.
                     None => self.lost_while_served(&name, id, stamp, Lost::of(&self.calls, &path, stamp)?),

@@ -81,7 +81,7 @@ impl Draft {
 
     /// The first of them are there now.
     pub(super) fn filled(&mut self, bytes: usize) {
-        self.filled = self.end.min(self.filled + bytes);
+        self.filled = self.end.min(self.filled.saturating_add(bytes));
     }
 
     /// Bytes of the chunk that it has so far.
@@ -147,6 +147,15 @@ mod tests {
                 assert_eq!(data.as_ptr().addr() % PAGE, PLACE, "{len} bytes");
             }
         }
+    }
+
+    #[test]
+    fn a_message_may_be_filled_at_once() {
+        let mut draft = Buffers::default().draft(None, 3);
+        draft.missing().copy_from_slice(b"abc");
+        draft.filled(usize::MAX);
+        assert!(draft.missing().is_empty());
+        assert!(draft.seal(&Arc::new(())).bytes.ends_with(b"abc"));
     }
 
     #[test]

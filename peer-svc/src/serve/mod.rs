@@ -38,7 +38,7 @@ use drizzle_proto::{
     limits::MAX_ALTERNATIVES,
     wire,
 };
-use tokio::{sync::watch, task::JoinError};
+use tokio::{runtime::Handle, sync::watch, task::JoinError};
 use tonic::{Status, metadata::MetadataValue};
 
 use self::{
@@ -204,7 +204,7 @@ impl Uploads {
         gate: Arc<Gate<Requester>>,
     ) -> Self {
         let slots = Arc::new(Mutex::new(Slots::new(slots)));
-        let holds = Holds::new(holdings.clone());
+        let holds = Holds::new(holdings.clone(), lanes.clone());
         let way = Way { holdings, lanes, slots, gate, buffers: Buffers::default(), sent: Arc::default() };
         let (idle, choices) = (watch::Sender::new(true), Choices::default());
         Self { way, idle, choices, limits, holds }
@@ -253,11 +253,15 @@ impl Uploads {
     }
 
     async fn open_file(&self, file: FileId, chunk: u32) -> Result<Readable, ServeError> {
-        let holdings = self.way.holdings.clone();
-        let opened = self.way.lanes.uploads.run(move || holdings.open_chunk(file, chunk));
+        let (holdings, holds, runtime) = (self.way.holdings.clone(), self.holds.clone(), Handle::current());
+        let opened = self.way.lanes.uploads.run(move || {
+            let opened = holdings.open_chunk(file, chunk);
+            // Whatever becomes of the request, the file is closed in time.
+            holds.keep_looking(&runtime);
+            opened
+        });
         // The thread goes on; the slot is for a file that can be read.
         let opened = tokio::time::timeout(LATE, opened).await.map_err(|_| ServeError::Hangs)?;
-        self.holds.keep_looking();
         Ok(opened.map_err(ServeError::of_task)??)
     }
 

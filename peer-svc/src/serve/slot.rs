@@ -15,9 +15,9 @@ use drizzle_engine::{
     pace::{Pace, Verdict},
     slots::{Grant, Requester, Slots},
 };
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
-use crate::holdings::Holdings;
+use crate::{holdings::Holdings, lanes::Lanes};
 
 /// After the last message was handed over, the transport may keep its slot for this long: a receiver that reads nothing
 /// leaves it to others. What it has not taken stays in the transport, which bounds it.
@@ -146,8 +146,9 @@ impl Hold {
                 state.is_given_up
             }
         };
-        let next = if matches!(state.waits, Waits::Receiver) { state.pace.next_look() } else { now + LOOK };
         let freed = state.slot.take_if(|_| is_too_long);
+        let is_watched = state.slot.is_some() && matches!(state.waits, Waits::Receiver);
+        let next = if is_watched { state.pace.next_look() } else { now + LOOK };
         // It locks the slots.
         drop(state);
         drop(freed);
@@ -159,6 +160,7 @@ impl Hold {
 #[derive(Debug, Clone)]
 pub(super) struct Holds {
     holdings: Arc<Holdings>,
+    lanes: Arc<Lanes>,
     all: Arc<Mutex<All>>,
 }
 
@@ -170,22 +172,22 @@ struct All {
 
 impl Holds {
     /// None yet.
-    pub(super) fn new(holdings: Arc<Holdings>) -> Self {
-        Self { holdings, all: Arc::default() }
+    pub(super) fn new(holdings: Arc<Holdings>, lanes: Arc<Lanes>) -> Self {
+        Self { holdings, lanes, all: Arc::default() }
     }
 
     /// A stream begins. Needs a runtime.
     pub(super) fn begin(&self, slot: Slot, pace: Pace) -> Arc<Hold> {
         let hold = Arc::new(Hold::new(slot, pace));
         lock(&self.all).holds.push(Arc::downgrade(&hold));
-        self.keep_looking();
+        self.keep_looking(&Handle::current());
         hold
     }
 
-    /// Something is to be looked after: a stream, or a file that was opened for one. Needs a runtime.
-    pub(super) fn keep_looking(&self) {
+    /// Something is to be looked after: a stream, or a file that was opened for one.
+    pub(super) fn keep_looking(&self, runtime: &Handle) {
         if !std::mem::replace(&mut lock(&self.all).are_looked_at, true) {
-            tokio::spawn(self.clone().look_after());
+            runtime.spawn(self.clone().look_after());
         }
     }
 
@@ -208,7 +210,11 @@ impl Holds {
     async fn look_after(self) {
         loop {
             let next = self.look();
-            let are_open = self.holdings.close_old_files();
+            let (old, are_open) = self.holdings.old_files();
+            if !old.is_empty() {
+                // Nobody waits for that.
+                self.lanes.uploads.run(move || drop(old));
+            }
             let next = next.or_else(|| are_open.then(|| Instant::now() + LOOK));
             let next = {
                 let mut all = lock(&self.all);

@@ -130,7 +130,7 @@ impl ChunkStream {
         let mut draft = self.way.buffers.draft(self.upload.named.take(), len as usize);
         while !draft.missing().is_empty() {
             let at = offset + draft.has() as u64;
-            match read_now(&readable.file, draft.missing(), at) {
+            match read_now(&readable.file, readable.in_memory, draft.missing(), at) {
                 Ok(read) => draft.filled(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
@@ -177,6 +177,16 @@ impl ChunkStream {
                 return Poll::Ready(Ok(draft));
             }
             self.step = Step::Disk(self.go_on(draft, hold));
+        }
+    }
+}
+
+impl Drop for ChunkStream {
+    fn drop(&mut self) {
+        // Closing a file may wait for its disk.
+        let readable = self.upload.readable.clone();
+        if !readable.in_memory && Arc::strong_count(&readable.file) == 1 {
+            self.way.lanes.uploads.run(move || drop(readable));
         }
     }
 }

@@ -11,18 +11,21 @@
 //! Calls block on disk I/O.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::File,
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use drizzle_proto::{ChunkIndex, ChunkSet, Manifest};
 
-use super::disk::Disk;
+use super::disk::{Disk, is_in_memory};
 
 /// Why the bytes of a chunk did not get to their place.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Chunks {
     stored: ChunkSet,
     claimed: BTreeMap<ChunkIndex, Ticket>,
+    /// Chunks of which proved copies are being written, and how many.
+    put: BTreeMap<ChunkIndex, usize>,
 }
 
 /// How long threads have been writing, all together.
@@ -83,6 +88,8 @@ pub(crate) struct Data {
     path: PathBuf,
     /// Open only while something uses it: a peer may keep more unfinished downloads than it may open files.
     file: Mutex<Weak<File>>,
+    /// Whether it lies in memory alone; known once it was opened.
+    in_memory: AtomicBool,
     manifest: Manifest,
     disk: Disk,
     /// Writers hold it shared; closing takes it alone and so waits for them.
@@ -101,10 +108,11 @@ impl Data {
         Arc::new(Self {
             path: path.to_owned(),
             file: Mutex::default(),
+            in_memory: AtomicBool::new(false),
             manifest,
             disk,
             open: RwLock::new(true),
-            chunks: Mutex::new(Chunks { stored, claimed: BTreeMap::new() }),
+            chunks: Mutex::new(Chunks { stored, claimed: BTreeMap::new(), put: BTreeMap::new() }),
             clock: Mutex::new(Clock { total: Duration::ZERO, writing: 0, since: Instant::now() }),
             turn: Mutex::default(),
         })
@@ -135,12 +143,18 @@ impl Data {
                 "the data of the unfinished download was cut short",
             ));
         }
+        self.in_memory.store(is_in_memory(&file), Ordering::Relaxed);
         *known = Arc::downgrade(&file);
         Ok(file)
     }
 
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.in_memory.load(Ordering::Relaxed)
+    }
+
     pub(super) fn open_file(&self) -> Option<Arc<File>> {
-        lock(&self.file).upgrade()
+        // Locked while it is being opened, which may hang.
+        self.file.try_lock().ok()?.upgrade()
     }
 
     /// Waits for writers and refuses later ones.
@@ -182,7 +196,7 @@ impl Data {
 
     fn ticket(&self, chunk: ChunkIndex) -> Option<Ticket> {
         let mut state = lock(&self.chunks);
-        if state.stored.contains(chunk) || state.claimed.contains_key(&chunk) {
+        if state.stored.contains(chunk) || state.claimed.contains_key(&chunk) || state.put.contains_key(&chunk) {
             return None;
         }
         let ticket = Ticket::new(Mutex::new(true));
@@ -211,23 +225,29 @@ impl Data {
     /// Writes a whole chunk that is proved, over what a claim of it wrote.
     pub(super) fn put(&self, chunk: ChunkIndex, bytes: &[u8]) -> io::Result<()> {
         let file = self.file()?;
-        let own = Ticket::new(Mutex::new(true));
         let claimed = {
             let mut state = lock(&self.chunks);
             if state.stored.contains(chunk) {
                 return Ok(());
             }
-            state.claimed.insert(chunk, own.clone())
+            *state.put.entry(chunk).or_default() += 1;
+            state.claimed.remove(&chunk)
         };
         // It may be writing, and then its disk is waited for: not with everything else locked.
         if let Some(claimed) = claimed {
             *lock(&claimed) = false;
         }
         let written = self.write(&file, bytes, self.manifest.layout().offset(chunk));
+        let mut state = lock(&self.chunks);
         if written.is_ok() {
-            lock(&self.chunks).stored.insert(chunk);
+            state.stored.insert(chunk);
         }
-        self.release(chunk, &own);
+        if let Entry::Occupied(mut left) = state.put.entry(chunk) {
+            *left.get_mut() -= 1;
+            if *left.get() == 0 {
+                left.remove();
+            }
+        }
         written
     }
 }

@@ -196,8 +196,8 @@ impl Disk {
 /// The number of tmpfs. To take space there is to write every page of it, which takes half a second for a GiB.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
-/// Whether a file lies in memory alone, so that nothing is waited for to read it.
-pub(super) fn is_in_memory(file: &File) -> bool {
+/// Whether a file lies in memory alone, so that nothing is waited for to read it. May ask the server of a network mount.
+pub(crate) fn is_in_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|disk| disk.f_type == TMPFS)
 }
 

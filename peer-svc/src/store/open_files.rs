@@ -23,6 +23,7 @@ pub(crate) struct OpenFiles(Mutex<HashMap<PathBuf, Known>>);
 #[derive(Debug)]
 struct Known {
     file: Arc<File>,
+    in_memory: bool,
     at: Instant,
 }
 
@@ -31,27 +32,26 @@ impl OpenFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file that was opened just now. It is kept until [`OpenFiles::close_old`], which must be called from time to time.
-    pub(crate) fn opened(&self, path: &Path, file: &Arc<File>, now: Instant) {
-        let known = Known { file: file.clone(), at: now };
-        // Closing may wait for a network mount, and then not with everything else locked.
+    /// A file that was opened just now. It is kept until [`OpenFiles::take_old`], which must be called from time to time.
+    pub(crate) fn opened(&self, path: &Path, (file, in_memory): (&Arc<File>, bool), now: Instant) {
+        let known = Known { file: file.clone(), in_memory, at: now };
+        // Closing may wait for a disk, and then not with everything else locked.
         let old = self.lock().insert(path.to_owned(), known);
         drop(old);
     }
 
-    /// Closes those that were looked up too long ago; whether any is left.
-    pub(crate) fn close_old(&self, now: Instant) -> bool {
+    /// Lets go of those that were looked up too long ago, which are to be dropped where that may wait for a disk; and
+    /// whether any is left.
+    pub(crate) fn take_old(&self, now: Instant) -> (Vec<Arc<File>>, bool) {
         let mut known = self.lock();
-        let old: Vec<Known> =
-            known.extract_if(|_, known| now.saturating_duration_since(known.at) >= FRESH).map(|(_, old)| old).collect();
-        let is_left = !known.is_empty();
-        drop(known);
-        drop(old);
-        is_left
+        let is_old = |known: &Known| now.saturating_duration_since(known.at) >= FRESH;
+        let old = known.extract_if(|_, known| is_old(known)).map(|(_, old)| old.file).collect();
+        (old, !known.is_empty())
     }
 
-    /// The file at a path, if it was looked up a moment ago, and is still the one with this stamp. Asks no disk.
-    pub(crate) fn get(&self, path: &Path, stamp: Stamp, now: Instant) -> Option<Arc<File>> {
+    /// The file at a path, and whether it lies in memory alone, if it was looked up a moment ago and is still the one with this
+    /// stamp. Asks no disk.
+    pub(crate) fn get(&self, path: &Path, stamp: Stamp, now: Instant) -> Option<(Arc<File>, bool)> {
         let known = self.lock();
         let known = known.get(path).filter(|known| now.saturating_duration_since(known.at) < FRESH)?;
         let file = &known.file;
@@ -59,7 +59,7 @@ impl OpenFiles {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let seen = statx(&**file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME).ok()?;
         let modified_nanos = i128::from(seen.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(seen.stx_mtime.tv_nsec);
-        (Stamp { size: seen.stx_size, modified_nanos } == stamp).then(|| file.clone())
+        (Stamp { size: seen.stx_size, modified_nanos } == stamp).then(|| (file.clone(), known.in_memory))
     }
 }
 
@@ -76,15 +76,17 @@ mod tests {
         fs::write(&path, "abc").unwrap();
         let (file, stamp) = (Arc::new(File::open(&path).unwrap()), Stamp::of(&path.metadata().unwrap()));
         assert!(files.get(&path, stamp, now).is_none());
-        files.opened(&path, &file, now);
-        assert!(files.get(&path, stamp, now).is_some_and(|known| Arc::ptr_eq(&known, &file)));
+        files.opened(&path, (&file, true), now);
+        assert!(files.get(&path, stamp, now).is_some_and(|(known, in_memory)| Arc::ptr_eq(&known, &file) && in_memory));
         assert!(files.get(&path, stamp, now + FRESH).is_none(), "another file may have the name now");
         fs::write(&path, "abcd").unwrap();
         assert!(files.get(&path, stamp, now).is_none(), "it changed");
         let stamp = Stamp::of(&path.metadata().unwrap());
         assert!(files.get(&path, stamp, now).is_some());
-        assert!(files.close_old(now) && files.get(&path, stamp, now).is_some());
-        assert!(!files.close_old(now + FRESH));
+        assert!(files.take_old(now).1 && files.get(&path, stamp, now).is_some());
+        let (old, is_left) = files.take_old(now + FRESH);
+        assert!(old.len() == 1 && !is_left);
+        drop(old);
         assert_eq!(Arc::strong_count(&file), 1, "it is closed");
     }
 }

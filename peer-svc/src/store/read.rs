@@ -7,7 +7,6 @@ use drizzle_proto::{ChunkIndex, limits::MESSAGE_SIZE};
 use super::{
     calls::Calls,
     data::PutError,
-    disk::is_in_memory,
     stamp::Stamp,
     write::{PartialFile, StoredChunk},
 };
@@ -23,13 +22,15 @@ pub(crate) fn open_unchanged(calls: &Calls, path: &Path, stamp: Stamp) -> io::Re
 }
 
 /// Reads as much as is in memory, at least one byte. [`WouldBlock`](io::ErrorKind::WouldBlock) if the disk would have to be
-/// waited for, or if that cannot be told.
-pub(crate) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+/// waited for, or if that cannot be told. For a file that lies in memory alone it is known.
+pub(crate) fn read_now(file: &File, in_memory: bool, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
     let read = loop {
+        if in_memory {
+            break file.read_at(buffer, offset)?;
+        }
         match preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
             Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_in_memory(file) => break file.read_at(buffer, offset)?,
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Err(io::ErrorKind::WouldBlock.into()),
             read => break read?,
         }

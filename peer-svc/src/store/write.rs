@@ -91,6 +91,11 @@ impl PartialFile {
         self.0.open_file()
     }
 
+    /// Whether it lies in memory alone, so that no disk is waited for to read it; known once it was opened.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.0.is_in_memory()
+    }
+
     /// The place of a chunk, for bytes that are not proved yet; `None` if it is stored or claimed.
     pub(crate) fn claim(&self, chunk: ChunkIndex) -> Option<Claim> {
         Claim::of(&self.0, chunk)

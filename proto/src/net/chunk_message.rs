@@ -159,7 +159,9 @@ fn usual(first: &[u8], len: usize) -> Usual {
     let unclear = if first.len() < len { Usual::Unclear } else { Usual::No };
     let (mut rest, mut chunk) = (first, None);
     if let [CHUNK, number @ ..] = rest {
-        let Some((value, behind)) = varint(number) else { return unclear };
+        let Some((value, behind)) = varint(number) else {
+            return if number.len() < VARINT { unclear } else { Usual::No };
+        };
         // As prost does with one that is too large.
         #[allow(clippy::cast_possible_truncation)]
         let value = value as u32;
@@ -250,6 +252,16 @@ mod tests {
         assert_eq!(refused(&[0, 255, 255, 255, 255]), format!("sent a message of {} bytes", u32::MAX));
         assert!(refused(&framed(&[DATA, 200, 1, 0])).starts_with("malformed message"));
         assert!(refused(&framed(&[0xff; 20])).starts_with("malformed message"));
+    }
+
+    #[test]
+    fn a_number_without_an_end_is_not_looked_through_again_and_again() {
+        let mut endless = vec![CHUNK];
+        endless.resize(20, 0xff);
+        assert_eq!(usual(&endless[..VARINT], 1000), Usual::Unclear);
+        assert_eq!(usual(&endless[..=VARINT], 1000), Usual::No);
+        endless[0] = DATA;
+        assert_eq!(usual(&endless[..=VARINT], 1000), Usual::No);
     }
 
     /// A message as some encoder may lay it out.
