@@ -38,6 +38,7 @@ use crate::{
         hash::{HashError, HashProgress, hash_file},
         journal::{EndedPartial, Journal, JournalError, ShareRecord},
         partials::Partials,
+        stamp::Stamp,
         turns::{Job, side_by_side},
     },
 };
@@ -160,6 +161,10 @@ impl Sharer {
             rest = later;
             let Ok(hashed) = side_by_side(group.len(), |at| {
                 let file = &group[at];
+                if let Some(known) = self.known(file, wish) {
+                    progress.file_done(file.stamp.size);
+                    return Ok(Ok(known));
+                }
                 let result = hash_file(&job, self.holdings.calls(), &file.path, wish.chunk_size, progress, &self.stop);
                 progress.file_done(if result.is_err() { file.stamp.size } else { 0 });
                 let path = file.path.clone();
@@ -194,6 +199,20 @@ impl Sharer {
             }
         }
         Ok(results)
+    }
+
+    /// The record of a file that is shared already, as it is now: then nothing is read. A file that was changed and given its
+    /// old time again is told by the time of that change, which nobody can set.
+    fn known(&self, file: &Found, wish: Wish) -> Option<ShareRecord> {
+        let held = self.holdings.get(&file.name)?;
+        let Backing::Shared { path, stamp } = held.backing else { return None };
+        let has_same_chunks = wish.chunk_size.is_none_or(|size| size == held.manifest.layout().chunk_size());
+        if path != file.path || !has_same_chunks {
+            return None;
+        }
+        let metadata = self.holdings.calls().run(&path, || path.metadata()).ok()?;
+        let is_as_hashed = Stamp::of(&metadata) == stamp && stamp.is_time_of_last_change(&metadata);
+        is_as_hashed.then_some(ShareRecord { path, stamp, manifest: held.manifest, shared: true })
     }
 
     /// The tracker refused a share. If the registered file has the same size in other chunks it may be the

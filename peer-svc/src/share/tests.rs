@@ -52,6 +52,24 @@ fn the_same_content_in_other_chunks_is_adopted_and_other_content_is_not() {
 }
 
 #[test]
+fn a_file_that_is_shared_as_it_is_is_not_read_again_and_one_that_was_changed_in_secret_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let sharer = sharer(folder.path());
+    let path = sharer.dir.join("a");
+    fs::write(&path, vec![7; 100_000]).unwrap();
+    let first = share(&sharer, "a", Some(1 << 15));
+    // Hashed again it would have other chunks.
+    assert_eq!(share(&sharer, "a", None), first);
+    assert_ne!(share(&sharer, "a", Some(1 << 14)).id, first.id, "other chunks are wanted");
+    let before = share(&sharer, "a", Some(1 << 15));
+    let (file, modified) =
+        (fs::File::options().write(true).open(&path).unwrap(), path.metadata().unwrap().modified().unwrap());
+    file.write_all_at(b"x", 50_000).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_ne!(share(&sharer, "a", None).id, before.id);
+}
+
+#[test]
 fn a_sparse_file_has_the_hashes_of_its_zeros() {
     let folder = tempfile::tempdir().unwrap();
     let sharer = sharer(folder.path());

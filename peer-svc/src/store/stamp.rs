@@ -20,4 +20,10 @@ impl Stamp {
         let modified_nanos = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Self { size: metadata.len(), modified_nanos }
     }
+
+    /// Whether nothing of the file, its time included, was changed after the time that it has.
+    pub(crate) fn is_time_of_last_change(self, metadata: &fs::Metadata) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()) <= self.modified_nanos
+    }
 }
