@@ -9,6 +9,7 @@
 //! | [`cli`] | runs of `peer-cli --json`: events and exit code |
 //! | [`content`] | reproducible random files and their manifests |
 //! | [`fake_peer`] | an in-process peer that lies, stalls, vanishes, or serves chunk by chunk |
+//! | [`inside`] | what a peer in the test's own process is started with |
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`host`] | machines of their own: network namespaces |
@@ -31,6 +32,7 @@ pub mod dead_disk;
 pub mod fake_peer;
 pub mod gate;
 pub mod host;
+pub mod inside;
 pub mod place;
 pub mod process;
 pub mod sim;

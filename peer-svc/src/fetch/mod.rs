@@ -188,10 +188,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         fetch: &fetch,
         memory: most.into(),
     };
-    let fetched = match asked.fetch(&mut begun).await {
-        Ok(verified) => partial.store(verified).map_err(FetchFailure::from),
-        Err(failure) => Err(failure),
-    };
+    let fetched = asked.fetch(&mut begun).await.and_then(|verified| Ok(partial.store(verified)?));
     drop(room);
     match fetched {
         // By whom does not matter.

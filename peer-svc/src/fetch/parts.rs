@@ -231,6 +231,15 @@ mod tests {
             self.parts.begin(self.chunk, peer(from))
         }
 
+        /// Three bytes of it from one holder, and a second copy from another one that goes on from there.
+        fn begin_twice(&self) -> (Begun, Begun) {
+            let mut first = self.begin(1);
+            push(&mut first, b"abc");
+            let copy = self.begin(2);
+            assert_eq!((copy.got(), copy.memory()), (3, 8), "the first one has the place in the file");
+            (first, copy)
+        }
+
         /// Stores it, and what is then in the file is the chunk.
         fn store(&self, mut begun: Begun) {
             let stored = self.partial.store(begun.finish().unwrap()).unwrap();
@@ -298,10 +307,7 @@ mod tests {
     #[test]
     fn a_second_copy_begins_where_the_first_is_and_the_longer_one_is_kept() {
         let it = Fixture::new();
-        let mut first = it.begin(1);
-        push(&mut first, b"abc");
-        let mut copy = it.begin(2);
-        assert_eq!((copy.got(), copy.memory()), (3, 8), "the first one has the place in the file");
+        let (first, mut copy) = it.begin_twice();
         push(&mut copy, b"de");
         drop(copy);
         drop(first);
@@ -311,9 +317,7 @@ mod tests {
     #[test]
     fn the_copy_that_is_whole_first_is_stored_and_the_other_writes_no_more() {
         let it = Fixture::new();
-        let mut first = it.begin(1);
-        push(&mut first, b"abc");
-        let mut copy = it.begin(2);
+        let (mut first, mut copy) = it.begin_twice();
         push(&mut copy, b"defgh");
         it.store(copy);
         // A liar, and it had the place.
@@ -329,9 +333,7 @@ mod tests {
     #[test]
     fn a_part_whose_place_was_taken_away_is_not_gone_on_with() {
         let it = Fixture::new();
-        let mut first = it.begin(1);
-        push(&mut first, b"abc");
-        let mut copy = it.begin(2);
+        let (first, mut copy) = it.begin_twice();
         push(&mut copy, b"defgh");
         it.store(copy);
         // The download does not know yet that the copy is stored, and may never: its fetch was given up at that moment.

@@ -1,10 +1,10 @@
 //! Readiness, SIGTERM, and what is left afterwards.
 
-use std::time::Duration;
-
-use drizzle_proto::net::shell::{Drained, LogFormat};
+use drizzle_proto::net::shell::Drained;
 use drizzle_proto::{ChunkCount, ChunkSet};
-use drizzle_tests::{Cluster, Content, FakePeer, Manner, Running, content::SMALL_CHUNK, content::files_below, until};
+use drizzle_tests::{
+    Cluster, Content, FakePeer, Manner, Running, content::SMALL_CHUNK, content::files_below, inside::peer_config, until,
+};
 use rustix::process::Signal;
 
 #[tokio::test]
@@ -104,27 +104,7 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
     let _half = FakePeer::holding(&cluster.tracker.url(), &b, half, Manner::Honest).await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
-    let any = "127.0.0.1:0".parse().unwrap();
-    let config = peer_svc::Config {
-        tracker: cluster.tracker.address(),
-        label: Default::default(),
-        listen: any,
-        control: any,
-        dir: cluster.folder().join("inside"),
-        state_dir: None,
-        advertise: None,
-        exclude: Vec::new(),
-        settle: Duration::ZERO,
-        look_every: Duration::from_secs(60),
-        watch: false,
-        no_watch: true,
-        upload_slots: 4,
-        up: drizzle_proto::RateLimit::UNLIMITED,
-        down: drizzle_proto::RateLimit::UNLIMITED,
-        drain: Duration::from_secs(10),
-        seed: Some(1),
-        log_format: LogFormat::Text,
-    };
+    let config = peer_config(cluster.tracker.address(), cluster.folder().join("inside"), 1);
     let peer = peer_svc::bind(config).await.unwrap();
     let control = peer.control_address().to_string();
     let logs = cluster.folder().join("logs");
