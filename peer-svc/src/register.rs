@@ -6,14 +6,14 @@
 //! itself (invariant 5). The log hears of a change once, not of every attempt.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
-    Address, FileInfo, FileName, Labels, PeerClaim, PeerId, PeerInfo,
+    Address, FileInfo, FileName, Labels, Manifest, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::{ClientError, Renewal, TrackerClient},
 };
@@ -230,11 +230,9 @@ impl Membership {
             }
             Call::Announce(id) => {
                 let batch = self.holdings.take_batch();
+                let long = self.holdings.long_manifests(&batch);
                 calls.spawn(async move {
-                    let told = match batch.is_empty() {
-                        true => Ok((Vec::new(), Duration::ZERO)),
-                        false => tracker.announce(id, &batch).await,
-                    };
+                    let told = tell(&mut tracker, id, &batch, long).await;
                     Ended::Announced(id, batch, told)
                 });
             }
@@ -397,6 +395,38 @@ impl Membership {
         };
         self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.lease, lease) != lease);
     }
+}
+
+/// Tells the tracker a batch. The entries whose hashes go on beyond what one message takes, at these places of it, are
+/// told by streams of their own.
+async fn tell(
+    tracker: &mut TrackerClient,
+    lease: u64,
+    batch: &[FileChunks],
+    long: BTreeMap<usize, Manifest>,
+) -> Result<(Vec<FileOutcome>, Duration), ClientError> {
+    let mut pause = Duration::ZERO;
+    let mut short = Vec::new().into_iter();
+    if batch.len() > long.len() {
+        let entries = batch.iter().enumerate().filter(|(at, _)| !long.contains_key(at)).map(|(_, entry)| entry);
+        let (outcomes, wanted) = tracker.announce(lease, entries).await?;
+        (short, pause) = (outcomes.into_iter(), wanted);
+    }
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for (at, entry) in batch.iter().enumerate() {
+        match long.get(&at) {
+            // As many as there are entries that are not long.
+            None => outcomes.extend(short.next()),
+            Some(manifest) => match tracker.register_manifest(lease, entry, manifest).await {
+                // A tracker of an earlier version takes it in parts.
+                Err(error) if error.code() == Code::Unimplemented => {
+                    outcomes.extend(tracker.announce(lease, [entry]).await?.0);
+                }
+                told => outcomes.push(told?),
+            },
+        }
+    }
+    Ok((outcomes, pause))
 }
 
 fn panicked<T>(error: JoinError) -> T {

@@ -68,6 +68,13 @@ impl tracker_server::Tracker for FakeTracker {
         }))
     }
 
+    async fn register_manifest(
+        &self,
+        _: Request<tonic::Streaming<wire::RegisterManifestRequest>>,
+    ) -> Result<Response<wire::RegisterManifestResponse>, Status> {
+        Err(Status::unimplemented("its files are short"))
+    }
+
     async fn register_chunk(
         &self,
         request: Request<wire::RegisterChunkRequest>,

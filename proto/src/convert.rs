@@ -90,9 +90,9 @@ pub fn hashes(texts: &[String], packed: &[u8]) -> Result<Vec<Digest>, WireError>
     texts.iter().map(|text| digest("chunk_sha256", text)).collect()
 }
 
-/// The readable wire form of chunk hashes.
-pub fn hashes_to_wire(hashes: &[Digest]) -> Vec<String> {
-    hashes.iter().map(Digest::to_string).collect()
+/// The readable wire form of chunk hashes, from the short one.
+pub fn readable(packed: &[u8]) -> Vec<String> {
+    packed.as_chunks::<32>().0.iter().map(|bytes| Digest::from_bytes(*bytes).to_string()).collect()
 }
 
 /// The short wire form of chunk hashes.

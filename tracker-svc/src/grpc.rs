@@ -4,10 +4,11 @@
 
 use std::{pin::Pin, time::Instant};
 
+use bytes::Bytes;
 use drizzle_proto::{
-    FileName, PeerClaim, WireError,
+    Digest, FileName, PeerClaim, WireError,
     announcement::{FileChunks, FileOutcome},
-    convert::{hashes_to_wire, packed},
+    convert::{hashes, readable},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
     wire::{self, tracker_server},
@@ -15,7 +16,7 @@ use drizzle_proto::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     error::Error,
@@ -73,6 +74,28 @@ impl tracker_server::Tracker for Service {
         Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed), pause_millis }))
     }
 
+    async fn register_manifest(
+        &self,
+        request: Request<Streaming<wire::RegisterManifestRequest>>,
+    ) -> Answer<wire::RegisterManifestResponse> {
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.ok_or(WireError::Missing("file"))?;
+        let lease = first.lease_id;
+        let mut entry = FileChunks::try_from(first.file.ok_or(WireError::Missing("file"))?)?;
+        loop {
+            let next = entry.first_hash + u32::try_from(entry.hashes.len()).unwrap_or(u32::MAX);
+            let outcome = self.registry.announce(lease, vec![entry.clone()], Instant::now()).await?.pop();
+            let outcome = outcome.ok_or(Error::Panicked)?;
+            if outcome == FileOutcome::NeedHashes(next)
+                && let Some(message) = messages.message().await?
+            {
+                (entry.first_hash, entry.hashes) = (next, hashes_that_follow(&message)?);
+                continue;
+            }
+            return Ok(Response::new(wire::RegisterManifestResponse { result: Some(outcome.into()) }));
+        }
+    }
+
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
         let (released, warning) = self.registry.renew(request.get_ref().lease_id, Instant::now())?;
         let released = released.iter().map(Into::into).collect();
@@ -107,7 +130,7 @@ impl tracker_server::Tracker for Service {
         let (name, wanted, is_packed) = (file_name(&request.name)?, wanted(&request)?, request.packed);
         let _slot = self.slot().await?;
         let locations = self.registry.locate(name, wanted).await?;
-        Ok(Response::new(answer(&locations, is_packed)))
+        Ok(Response::new(answer(locations, is_packed)))
     }
 
     type WatchFileStream = Pin<Box<dyn Stream<Item = Result<wire::WatchFileResponse, Status>> + Send>>;
@@ -133,6 +156,15 @@ fn newcomer(request: &wire::WatchFileRequest) -> Result<Option<Newcomer>, WireEr
     let known = request.known.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
     let newcomer = Newcomer { lease: request.lease_id, wanted: request.neighbours as usize, known };
     Ok((request.neighbours > 0).then_some(newcomer))
+}
+
+/// What a message of a long manifest brings that is not the first one.
+fn hashes_that_follow(message: &wire::RegisterManifestRequest) -> Result<Vec<Digest>, WireError> {
+    if message.file.is_some() {
+        return Err(WireError::Bounds("file"));
+    }
+    let hashes = hashes(&[], &message.packed_sha256)?;
+    if hashes.is_empty() { Err(WireError::Missing("packed_sha256")) } else { Ok(hashes) }
 }
 
 /// The well-formed entries in order, and for each position what is wrong with it, if anything.
@@ -220,13 +252,15 @@ impl From<Listing> for wire::ListFilesResponse {
 }
 
 /// With the hashes in the form that was asked for.
-fn answer(locations: &Locations, is_packed: bool) -> wire::FileLocationsResponse {
-    let readable = if is_packed { Vec::new() } else { hashes_to_wire(&locations.hashes) };
-    let short = if is_packed { packed(&locations.hashes) } else { Vec::new() };
+fn answer(locations: Locations, is_packed: bool) -> wire::FileLocationsResponse {
+    let (readable, short) = match is_packed {
+        true => (Vec::new(), locations.hashes),
+        false => (readable(&locations.hashes), Bytes::new()),
+    };
     wire::FileLocationsResponse {
         file: Some((&locations.file).into()),
         chunk_sha256: readable,
-        packed_sha256: short.into(),
+        packed_sha256: short,
         holders: locations.holders.iter().map(Into::into).collect(),
         next_holders_token: locations.next.map(|peer| peer.to_string()).unwrap_or_default(),
     }

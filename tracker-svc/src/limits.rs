@@ -62,3 +62,6 @@ pub const MAX_LOGGED_RANGES: usize = 256;
 
 /// Bytes of a message, about: far below the limits of any receiver.
 pub const MESSAGE_BUDGET: usize = 256 << 10;
+
+/// Bytes of chunk hashes that are kept in memory because they were asked for.
+pub const CACHED_HASHES: u64 = 64 << 20;

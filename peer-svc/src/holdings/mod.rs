@@ -335,6 +335,20 @@ impl Holdings {
         news.take_batch(|name| Some((files.get(name)?.manifest.clone(), replacing.contains(name))))
     }
 
+    /// The manifests of the entries of a batch that send hashes and not the last one, by their places in it.
+    pub(crate) fn long_manifests(&self, batch: &[FileChunks]) -> BTreeMap<usize, Manifest> {
+        let inner = self.lock();
+        let long = batch.iter().enumerate().filter_map(|(at, entry)| {
+            let sent = entry.first_hash as usize + entry.hashes.len();
+            if entry.hashes.is_empty() || sent == entry.file.layout.chunk_count().get() as usize {
+                return None;
+            }
+            let manifest = &inner.files.get(&entry.file.name)?.manifest;
+            (manifest.id() == entry.file.id).then(|| (at, manifest.clone()))
+        });
+        long.collect()
+    }
+
     /// Returns a batch that could not be delivered.
     pub(crate) fn put_back(&self, batch: Vec<FileChunks>) {
         self.lock().news.put_back(batch);

@@ -5,11 +5,14 @@ mod chunk_stream;
 mod peer;
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use prost::bytes::Bytes;
+use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
 
@@ -22,6 +25,7 @@ use crate::{
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
+    limits::MAX_HASHES,
     manifest::ManifestError,
     net::{
         innermost,
@@ -29,6 +33,9 @@ use crate::{
     },
     wire::{self, tracker_client},
 };
+
+/// Pages of a long manifest that are asked for at once, each 256 KiB.
+const PAGES_AT_ONCE: usize = 8;
 
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -148,9 +155,16 @@ fn timed<T>(message: T) -> Request<T> {
 
 /// Waits at most [`CALL_TIMEOUT`] even if the other end ignores the deadline in the request.
 async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ClientError> {
-    match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+    call_within(CALL_TIMEOUT, answer).await
+}
+
+async fn call_within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, ClientError> {
+    match tokio::time::timeout(patience, answer).await {
         Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs())).into()),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs())).into()),
     }
 }
 
@@ -193,15 +207,45 @@ impl TrackerClient {
     pub async fn announce(
         &mut self,
         lease: u64,
-        files: &[FileChunks],
+        files: impl IntoIterator<Item = &FileChunks>,
     ) -> Result<(Vec<FileOutcome>, Duration), ClientError> {
-        let request = wire::RegisterChunkRequest { lease_id: lease, files: files.iter().map(Into::into).collect() };
-        let answer = call(self.inner().register_chunk(timed(request))).await?;
-        if answer.results.len() != files.len() {
+        let files: Vec<wire::FileChunks> = files.into_iter().map(Into::into).collect();
+        let sent = files.len();
+        let answer =
+            call(self.inner().register_chunk(timed(wire::RegisterChunkRequest { lease_id: lease, files }))).await?;
+        if answer.results.len() != sent {
             return Err(WireError::Bounds("results").into());
         }
         let outcomes = answer.results.into_iter().map(FileOutcome::try_from).collect::<Result<_, _>>()?;
         Ok((outcomes, Duration::from_millis(answer.pause_millis.into())))
+    }
+
+    /// Announces one file with all hashes of its manifest from `entry.first_hash` on, however many.
+    pub async fn register_manifest(
+        &mut self,
+        lease: u64,
+        entry: &FileChunks,
+        manifest: &Manifest,
+    ) -> Result<FileOutcome, ClientError> {
+        let manifest = manifest.clone();
+        let from = (entry.first_hash as usize).min(manifest.hashes().len());
+        let page = move |first: usize| {
+            let hashes = &manifest.hashes()[first..];
+            Bytes::from(convert::packed(&hashes[..hashes.len().min(MAX_HASHES)]))
+        };
+        let packed_sha256 = page(from);
+        let file = wire::FileChunks { packed_sha256, ..(&FileChunks { hashes: Vec::new(), ..entry.clone() }).into() };
+        let first = wire::RegisterManifestRequest { lease_id: lease, file: Some(file), ..Default::default() };
+        let firsts = (from..entry.file.layout.chunk_count().get() as usize).step_by(MAX_HASHES).skip(1);
+        let messages = 1 + firsts.len();
+        let rest =
+            firsts.map(move |first| wire::RegisterManifestRequest { packed_sha256: page(first), ..Default::default() });
+        let mut request = Request::new(tokio_stream::iter(std::iter::once(first).chain(rest)));
+        // As long as so many calls might take.
+        let patience = CALL_TIMEOUT * u32::try_from(messages).unwrap_or(u32::MAX);
+        request.set_timeout(patience);
+        let answer = call_within(patience, self.inner().register_manifest(request)).await?;
+        Ok(answer.result.ok_or(WireError::Missing("result"))?.try_into()?)
     }
 
     /// Keeps a lease alive.
@@ -258,45 +302,70 @@ impl TrackerClient {
         Ok(self.content(name, PeerId::from_bytes([0; 16]), 0).await?.0)
     }
 
-    /// A file's whole manifest, page by page, checked against its id; and some of its holders, at most `sample`, which
-    /// are other ones for another `own` peer.
+    /// A file's whole manifest, checked against its id; and some of its holders, at most `sample`, which
+    /// are other ones for another `own` peer. The pages of a long manifest are asked for beside each other.
     pub async fn content(
         &mut self,
         name: &FileName,
         own: PeerId,
         sample: u32,
     ) -> Result<(Manifest, Vec<Holder>), ClientError> {
-        let mut hashes: Vec<Digest> = Vec::new();
-        let mut holders = Vec::new();
-        loop {
-            let first_hash = u32::try_from(hashes.len()).map_err(|_| WireError::Bounds("chunk_sha256"))?;
-            let request = wire::FileLocationsRequest {
-                name: name.to_string(),
-                first_hash,
-                omit_holders: sample == 0 || first_hash > 0,
-                holders_token: own.to_string(),
-                sample,
-                packed: true,
-                ..Default::default()
-            };
-            let answer = self.file_locations_wire(request).await?;
-            // A tracker of an earlier version gives a page.
-            for holder in answer.holders.into_iter().take(sample as usize) {
-                holders.push(holder.try_into()?);
-            }
-            let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
-            let page = convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?;
-            let complete = page.is_empty() || hashes.len() + page.len() >= file.layout.chunk_count().get() as usize;
-            hashes.extend(page);
-            if complete {
-                let manifest = Manifest::new(file.layout, hashes)?;
-                // Another file took the name between two pages, or the tracker is broken.
-                if manifest.id() != file.id {
-                    return Err(Status::aborted(format!("{name} was registered anew meanwhile; try again")).into());
-                }
-                return Ok((manifest, holders));
-            }
+        let request = wire::FileLocationsRequest {
+            name: name.to_string(),
+            omit_holders: sample == 0,
+            holders_token: own.to_string(),
+            sample,
+            packed: true,
+            ..Default::default()
+        };
+        let answer = self.file_locations_wire(request).await?;
+        // A tracker of an earlier version gives a page.
+        let holders = answer.holders.into_iter().take(sample as usize).map(Holder::try_from);
+        let holders = holders.collect::<Result<_, _>>()?;
+        let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
+        let mut hashes = convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?;
+        self.rest_of(&file, &mut hashes).await?;
+        let manifest = Manifest::new(file.layout, hashes)?;
+        // Another file took the name between two pages, or the tracker is broken.
+        if manifest.id() != file.id {
+            return Err(Status::aborted(format!("{name} was registered anew meanwhile; try again")).into());
         }
+        Ok((manifest, holders))
+    }
+
+    /// Adds the hashes that the first page of a manifest lacks, if the tracker has them.
+    async fn rest_of(&self, file: &FileInfo, hashes: &mut Vec<Digest>) -> Result<(), ClientError> {
+        let count = file.layout.chunk_count().get();
+        let page = u32::try_from(hashes.len()).unwrap_or(u32::MAX);
+        if page == 0 || page >= count {
+            return Ok(());
+        }
+        let mut firsts = (page..count).step_by(page as usize);
+        let mut asked = JoinSet::new();
+        let mut pages: BTreeMap<u32, Vec<Digest>> = BTreeMap::new();
+        loop {
+            while asked.len() < PAGES_AT_ONCE
+                && let Some(first_hash) = firsts.next()
+            {
+                let (mut client, name) = (self.clone(), file.name.to_string());
+                asked.spawn(async move {
+                    let request = wire::FileLocationsRequest {
+                        name,
+                        first_hash,
+                        omit_holders: true,
+                        packed: true,
+                        ..Default::default()
+                    };
+                    let answer = client.file_locations_wire(request).await?;
+                    Ok::<_, ClientError>((first_hash, convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?))
+                });
+            }
+            let Some(answered) = asked.join_next().await else { break };
+            let answered = answered.map_err(|error| Status::internal(error.to_string()))?;
+            pages.extend([answered?]);
+        }
+        hashes.extend(pages.into_values().flatten());
+        Ok(())
     }
 
     /// Every live holder of a file, page by page.

@@ -68,7 +68,7 @@ fn malformed_peers_are_refused() {
 #[test]
 fn hashes_come_in_one_of_two_forms() {
     let digests = [Digest::of(b"a"), Digest::of(b"b")];
-    let (texts, short) = (hashes_to_wire(&digests), packed(&digests));
+    let (texts, short) = (readable(&packed(&digests)), packed(&digests));
     assert_eq!(hashes(&texts, &[]).unwrap(), digests);
     assert_eq!(hashes(&[], &short).unwrap(), digests);
     assert_eq!(hashes(&[], &[]).unwrap(), []);
@@ -273,7 +273,7 @@ wire_properties! {
 proptest! {
     #[test]
     fn hash_lists_survive_the_wire(list in vec(digests(), 0..50)) {
-        prop_assert_eq!(hashes(&hashes_to_wire(&list), &[]), Ok(list.clone()));
+        prop_assert_eq!(hashes(&readable(&packed(&list)), &[]), Ok(list.clone()));
         prop_assert_eq!(hashes(&[], &packed(&list)), Ok(list));
     }
 

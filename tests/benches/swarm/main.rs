@@ -6,6 +6,7 @@
 //! | [`swarm`] | one source, one or many downloaders: daemons of their own for each run |
 //! | [`shaped`] | a sweep of swarms over slow links, each peer on a host of its own |
 //! | [`fleet`] | what the tracker needs for a thousand peers |
+//! | [`limits`] | what the tracker can take at the most |
 //! | [`memory`] | what the daemons need in memory |
 //! | [`decisions`] | what a decision of the engine costs |
 //! | [`scale`] | what the same machine does without Drizzle: hashing, and a plain copy over TCP |
@@ -18,6 +19,7 @@
 
 mod decisions;
 mod fleet;
+mod limits;
 mod machine;
 mod memory;
 mod scale;
@@ -60,6 +62,7 @@ struct Options {
 enum What {
     Swarm(shaped::Sweep),
     Tracker(fleet::Fleet),
+    Limits(limits::Limits),
     Memory(memory::Memory),
     Decisions(decisions::Decisions),
 }
@@ -86,6 +89,7 @@ async fn main() {
         let table = match what {
             What::Swarm(sweep) => sweep.measure().await,
             What::Tracker(fleet) => Some(fleet.measure().await),
+            What::Limits(limits) => Some(limits.measure().await),
             What::Memory(memory) => Some(memory.measure().await),
             What::Decisions(decisions) => Some(decisions.measure()),
         };

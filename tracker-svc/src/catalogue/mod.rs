@@ -10,8 +10,10 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod group;
 pub mod memory;
 mod redb;
+mod tables;
 
 use std::path::PathBuf;
 

@@ -9,12 +9,9 @@
 //! synced, in two phases here, with the allocator's state saved along, so that opening after kill -9 costs
 //! the same as after a clean stop instead of a walk over every manifest.
 //!
-//! Tables: `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
-//! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner or operator, when in order),
-//! `withdrawals` (the same the other way, to find the oldest) and `unattended` (name -> clock of attendance since when;
-//! a name that is attended has no row, so that nothing is written while its peers come and go). A layout and its hashes are the manifest. Contents are apart from
-//! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
-//! is read without the rest of it. A name is in `names` or in `withdrawn`, never in both.
+//! Names that several peers register at once are committed together ([`Group`]): a commit waits for the disk, which a
+//! thousand peers with a file each would otherwise do one after the other. What is in the file is in
+//! [`super::tables`].
 
 use std::{
     fs,
@@ -23,33 +20,18 @@ use std::{
 };
 
 use drizzle_proto::{
-    Digest, FileId, FileInfo, FileName, Layout, PeerId,
+    Digest, FileId, FileInfo, FileName, PeerId,
     database::{Reopening, Unusable},
 };
 use redb::{
-    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    TableError, WriteTransaction,
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError, WriteTransaction,
 };
 
-use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict};
-use crate::limits::{MAX_NAMES, MAX_WITHDRAWN};
-
-type Content = [u8; 32];
-/// File id, bytes, bytes of a chunk, peer that registered the name.
-type NameRow = (&'static Content, u64, u32, &'static [u8; 16]);
-/// Bytes, bytes of a chunk, names that stand for it.
-type ContentRow = (u64, u32, u32);
-/// File id, peer that registered the name and withdrew it, key in `withdrawals`.
-type WithdrawnRow = (&'static Content, &'static [u8; 16], u64);
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const NAMES: TableDefinition<'_, &str, NameRow> = TableDefinition::new("names");
-const CONTENTS: TableDefinition<'_, &Content, ContentRow> = TableDefinition::new("contents");
-const HASHES: TableDefinition<'_, (&Content, u32), &[u8]> = TableDefinition::new("hashes");
-const WITHDRAWN: TableDefinition<'_, &str, WithdrawnRow> = TableDefinition::new("withdrawn");
-const WITHDRAWALS: TableDefinition<'_, u64, &str> = TableDefinition::new("withdrawals");
-
-const UNATTENDED: TableDefinition<'_, &str, u64> = TableDefinition::new("unattended");
+use super::{
+    Catalogue, CatalogueError, Claim, Known, Record, Verdict,
+    group::Group,
+    tables::{CONTENTS, HASHES, META, NAMES, NameRow, SEGMENT, Tables, UNATTENDED, layout, record},
+};
 
 const CLOCK_KEY: &str = "attendance";
 const FORMAT_KEY: &str = "format";
@@ -57,17 +39,18 @@ const FORMAT: u64 = 1;
 /// Bytes of pages kept in memory. The operating system caches the file as well; this only has to spare
 /// the upper levels of the tree and one commit's pages.
 const CACHE: usize = 8 << 20;
-/// Stands in `withdrawn` for an operator, where a peer's id does otherwise. No peer has it: ids are random.
-const OPERATOR: [u8; 16] = [0; 16];
-/// Hashes in a segment: 128,000 bytes, which with their key just fit into a page of 128 KiB.
-const SEGMENT: u32 = 4000;
 
 /// A catalogue in a file.
 #[derive(Debug)]
 pub struct RedbCatalogue {
     path: PathBuf,
     database: Reopening,
+    registering: Group<Registering, Registered>,
 }
+
+/// A peer and the names that it registers.
+type Registering = (PeerId, Vec<Claim>);
+type Registered = Result<Vec<Verdict>, CatalogueError>;
 
 impl RedbCatalogue {
     /// Opens the catalogue in a folder; makes both if need be.
@@ -78,7 +61,7 @@ impl RedbCatalogue {
         let file = path.clone();
         let open = move || redb::Builder::new().set_cache_size(CACHE).create(&file);
         let database = Reopening::new(open).map_err(|error| cannot_open(&path, error))?;
-        let catalogue = Self { path, database };
+        let catalogue = Self { path, database, registering: Group::default() };
         catalogue.check_format()?;
         // A new file's name is durable only once its folder is.
         fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(unusable)?;
@@ -138,19 +121,25 @@ fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
     Ok(write)
 }
 
-fn record(name: &FileName, row: (&Content, u64, u32, &[u8; 16])) -> Result<Record, redb::Error> {
-    let (id, size, chunk_size, owner) = row;
-    let file = FileInfo { name: name.clone(), id: content_id(id), layout: layout(size, chunk_size)? };
-    Ok(Record { file, owner: PeerId::from_bytes(*owner) })
-}
-
-fn content_id(id: &Content) -> FileId {
-    FileId::from_digest(Digest::from_bytes(*id))
-}
-
-/// What we wrote was checked before: anything else is damage.
-fn layout(size: u64, chunk_size: u32) -> Result<Layout, redb::Error> {
-    Layout::new(size, chunk_size).map_err(|error| redb::Error::Corrupted(error.to_string()))
+impl RedbCatalogue {
+    /// Registers names of several peers in one durable step; the verdicts on each peer's.
+    fn register_together(&self, jobs: &[Registering]) -> Result<Vec<Vec<Verdict>>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            let verdicts: Vec<Vec<Verdict>> = {
+                let mut tables = Tables::open(&write)?;
+                let verdicts =
+                    jobs.iter().map(|(owner, files)| files.iter().map(|new| tables.register(*owner, new)).collect());
+                verdicts.collect::<Result<_, redb::Error>>()?
+            };
+            if verdicts.iter().flatten().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
+                write.commit()?;
+            } else {
+                write.abort()?;
+            }
+            Ok(verdicts)
+        })
+    }
 }
 
 fn names_table(database: &Database) -> Result<ReadOnlyTable<&'static str, NameRow>, redb::Error> {
@@ -188,19 +177,16 @@ impl Catalogue for RedbCatalogue {
     }
 
     fn register(&self, owner: PeerId, files: &[Claim]) -> Result<Vec<Verdict>, CatalogueError> {
-        self.run(|database| {
-            let write = begin_write(database)?;
-            let verdicts: Vec<Verdict> = {
-                let mut tables = Tables::open(&write)?;
-                files.iter().map(|new| tables.register(owner, new)).collect::<Result<_, _>>()?
-            };
-            if verdicts.iter().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
-                write.commit()?;
-            } else {
-                write.abort()?;
+        let done = self.registering.run((owner, files.to_vec()), |jobs| match self.register_together(jobs) {
+            Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+            // What fails together may fail for one of them alone.
+            Err(_) if jobs.len() > 1 => {
+                let alone = jobs.iter().map(|job| self.register_together(std::slice::from_ref(job)));
+                alone.map(|done| Ok(done?.into_iter().next().unwrap_or_default())).collect()
             }
-            Ok(verdicts)
-        })
+            Err(error) => vec![Err(error)],
+        });
+        done.unwrap_or_else(|| Err(CatalogueError::Storage("the write was given up".into())))
     }
 
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
@@ -324,127 +310,6 @@ impl Catalogue for RedbCatalogue {
             }
             Ok(page)
         })
-    }
-}
-
-/// The tables of one write, opened once: opening and closing them for each of a thousand files would cost
-/// more than the files.
-struct Tables<'a> {
-    names: Table<'a, &'static str, NameRow>,
-    contents: Table<'a, &'static Content, ContentRow>,
-    hashes: Table<'a, (&'static Content, u32), &'static [u8]>,
-    withdrawn: Table<'a, &'static str, WithdrawnRow>,
-    withdrawals: Table<'a, u64, &'static str>,
-    unattended: Table<'a, &'static str, u64>,
-}
-
-impl<'a> Tables<'a> {
-    fn open(write: &'a WriteTransaction) -> Result<Self, redb::Error> {
-        let (names, contents) = (write.open_table(NAMES)?, write.open_table(CONTENTS)?);
-        let (withdrawn, withdrawals) = (write.open_table(WITHDRAWN)?, write.open_table(WITHDRAWALS)?);
-        let (hashes, unattended) = (write.open_table(HASHES)?, write.open_table(UNATTENDED)?);
-        Ok(Self { names, contents, hashes, withdrawn, withdrawals, unattended })
-    }
-
-    fn register(&mut self, owner: PeerId, new: &Claim) -> Result<Verdict, redb::Error> {
-        let FileInfo { name, id, layout } = &new.file;
-        let before = self.names.get(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
-        if let Some(Record { file: registered, owner: first }) = before.clone() {
-            let own = first == owner;
-            if registered.id == *id {
-                return Ok(Verdict::Same);
-            } else if !(own && new.replace) {
-                return Ok(Verdict::Other { registered, own });
-            }
-        }
-        match self.withdrawn.get(name.as_str())?.map(|row| (*row.value().0, *row.value().1)) {
-            Some((content, OPERATOR)) if content == *id.as_bytes() => return Ok(Verdict::Dropped),
-            Some((content, by)) if content == *id.as_bytes() && by != *owner.as_bytes() => {
-                return Ok(Verdict::Withdrawn);
-            }
-            _ => {}
-        }
-        if before.is_none() && self.names.len()? >= MAX_NAMES {
-            return Ok(Verdict::Full);
-        }
-        let known = self.contents.get(id.as_bytes())?.map(|row| row.value().2);
-        if known.is_none() {
-            let Some(manifest) = &new.manifest else { return Ok(Verdict::NoManifest) };
-            for (segment, hashes) in (0..).zip(manifest.hashes().chunks(SEGMENT as usize)) {
-                let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
-                self.hashes.insert((id.as_bytes(), segment), bytes.as_slice())?;
-            }
-        }
-        self.release(name, None)?;
-        let (size, chunk_size) = (layout.size(), layout.chunk_size());
-        self.contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
-        self.names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
-        self.forget_withdrawal(name.as_str())?;
-        Ok(before.map_or(Verdict::New, |before| Verdict::Replaced(before.file)))
-    }
-
-    fn drop_name(&mut self, name: &FileName, bar: bool) -> Result<Option<Record>, redb::Error> {
-        let dropped = self.release(name, None)?;
-        if !bar {
-            self.forget_withdrawal(name.as_str())?;
-        } else if let Some(Record { file, .. }) = &dropped {
-            self.remember_withdrawal(name.as_str(), file.id.as_bytes(), &OPERATOR, MAX_WITHDRAWN)?;
-        }
-        Ok(dropped)
-    }
-
-    fn reassign(&mut self, name: &FileName, owner: PeerId) -> Result<Option<Record>, redb::Error> {
-        let before = self.names.get(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
-        if let Some(Record { file, .. }) = &before {
-            let (size, chunk_size) = (file.layout.size(), file.layout.chunk_size());
-            self.names.insert(name.as_str(), (file.id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
-        }
-        Ok(before)
-    }
-
-    /// Frees a name, on behalf of a peer or of none; what it stood for.
-    fn release(&mut self, name: &FileName, by: Option<PeerId>) -> Result<Option<Record>, redb::Error> {
-        let removed = self.names.remove(name.as_str())?.map(|row| record(name, row.value())).transpose()?;
-        let Some(released) = removed else { return Ok(None) };
-        let (id, owner) = (*released.file.id.as_bytes(), *released.owner.as_bytes());
-        if by == Some(released.owner) {
-            self.remember_withdrawal(name.as_str(), &id, &owner, MAX_WITHDRAWN)?;
-        }
-        self.unattended.remove(name.as_str())?;
-        let row = self.contents.get(&id)?.map(|row| row.value());
-        if let Some((size, chunk_size, names @ 2..)) = row {
-            self.contents.insert(&id, (size, chunk_size, names - 1))?;
-        } else {
-            self.contents.remove(&id)?;
-            self.hashes.retain_in((&id, 0)..=(&id, u32::MAX), |_, _| false)?;
-        }
-        Ok(Some(released))
-    }
-
-    /// Keeps at most `most`.
-    fn remember_withdrawal(
-        &mut self,
-        name: &str,
-        id: &Content,
-        owner: &[u8; 16],
-        most: u64,
-    ) -> Result<(), redb::Error> {
-        let next = self.withdrawals.last()?.map_or(0, |(last, _)| last.value() + 1);
-        self.withdrawn.insert(name, (id, owner, next))?;
-        self.withdrawals.insert(next, name)?;
-        while self.withdrawals.len()? > most
-            && let Some((_, oldest)) = self.withdrawals.pop_first()?
-        {
-            self.withdrawn.remove(oldest.value())?;
-        }
-        Ok(())
-    }
-
-    fn forget_withdrawal(&mut self, name: &str) -> Result<(), redb::Error> {
-        if let Some(row) = self.withdrawn.remove(name)? {
-            self.withdrawals.remove(row.value().2)?;
-        }
-        Ok(())
     }
 }
 

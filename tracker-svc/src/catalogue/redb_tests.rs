@@ -111,3 +111,31 @@ fn a_catalogue_of_another_format_is_left_alone() {
     let error = RedbCatalogue::open(dir.path()).unwrap_err();
     assert!(matches!(error, CatalogueError::Format { found: 2, expected: 1, .. }), "{error}");
 }
+
+/// Peers that register at once share commits, and each hears of its own names.
+#[test]
+fn what_many_peers_register_at_once_is_all_there_and_each_name_has_one_owner() {
+    const PEERS: u8 = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let verdicts: Vec<Vec<Verdict>> = {
+        let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            let peers: Vec<_> = (0..PEERS)
+                .map(|peer| {
+                    let catalogue = &catalogue;
+                    let batch = [claim("contested", peer), claim(&format!("own-{peer}"), peer)];
+                    scope.spawn(move || catalogue.register(PeerId::from_bytes([peer; 16]), &batch).unwrap())
+                })
+                .collect();
+            peers.into_iter().map(|peer| peer.join().unwrap()).collect()
+        })
+    };
+    let firsts = verdicts.iter().filter(|verdicts| verdicts[0] == Verdict::New).count();
+    assert_eq!(firsts, 1, "one is first: {verdicts:?}");
+    assert!(verdicts.iter().all(|verdicts| verdicts[1] == Verdict::New), "{verdicts:?}");
+    let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+    let owner = catalogue.get(&claim("contested", 0).file.name).unwrap().unwrap().owner;
+    let first = verdicts.iter().position(|verdicts| verdicts[0] == Verdict::New).unwrap();
+    assert_eq!(owner, PeerId::from_bytes([u8::try_from(first).unwrap(); 16]));
+    assert_eq!(catalogue.list("own-", None, 100).unwrap().len(), usize::from(PEERS));
+}

@@ -1,6 +1,7 @@
 //! What the registry is asked for, and what it answers.
 
-use drizzle_proto::{Address, Digest, FileInfo, FileName, PeerId, holder::Holder};
+use bytes::Bytes;
+use drizzle_proto::{Address, FileInfo, FileName, PeerId, holder::Holder};
 
 use crate::catalogue::Record;
 
@@ -67,8 +68,8 @@ pub enum HolderPage {
 pub struct Locations {
     /// Which file.
     pub file: FileInfo,
-    /// Hashes from the wanted one on.
-    pub hashes: Vec<Digest>,
+    /// Hashes from the wanted one on, 32 bytes each.
+    pub hashes: Bytes,
     /// A page of holders.
     pub holders: Vec<Holder>,
     /// The holder after which the next page begins, unless this is the last one.

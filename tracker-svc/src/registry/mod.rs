@@ -1,9 +1,9 @@
 //! The tracker's decisions: what the catalogue remembers and what the live peers tell, brought together.
 //!
-//! Two locks. `names` is held for writing while a name is released and for reading while names are
-//! looked up or registered on behalf of a swarm, so that no swarm outlives its name; it spans disk
-//! writes and is only ever taken on blocking threads. The other one is a std mutex over everything in memory, taken
-//! for one step at a time and never held over an `.await` or a disk access. Order: `names` first.
+//! Two kinds of lock. Those in `locks.rs` are held alone while a name is released and shared while names are
+//! looked up or registered on behalf of a swarm, so that no swarm outlives its name; they span disk
+//! writes and are only ever taken on blocking threads. The other one is a std mutex over everything in memory, taken
+//! for one step at a time and never held over an `.await` or a disk access. Order: names first.
 //!
 //! A call reads no clock and draws from no global random source: `now` comes from the caller, once, and the ids of
 //! leases from a seeded source.
@@ -18,6 +18,8 @@
 //! keeps it until its blocking work is done, whether or not its caller is still there.
 
 mod answers;
+mod hashes;
+mod locks;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -25,10 +27,11 @@ mod watcher;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use drizzle_proto::{
     Address, FileInfo, FileName, PeerClaim, PeerId,
     announcement::{FileChunks, FileOutcome},
@@ -41,6 +44,7 @@ pub use self::{
     answers::{Dropped, HolderPage, Listing, Locations, OwnedName, Wanted},
     watcher::Watcher,
 };
+use self::{hashes::Pages, locks::Locks};
 use crate::{
     catalogue::{Catalogue, Record},
     census::{Census, Counts},
@@ -58,7 +62,8 @@ pub struct Registry {
 
 struct Inner {
     catalogue: Box<dyn Catalogue>,
-    names: RwLock<()>,
+    names: Locks,
+    pages: Pages,
     guarded: Mutex<Guarded>,
     lease: Duration,
     started: Instant,
@@ -88,8 +93,8 @@ impl Registry {
             counts: Counts::default(),
         });
         let writing = Arc::new(Semaphore::new(MAX_WRITING));
-        let (catalogue, names) = (Box::new(catalogue), RwLock::new(()));
-        Self { inner: Arc::new(Inner { catalogue, names, guarded, lease, started: now, writing }) }
+        let (catalogue, names, pages) = (Box::new(catalogue), Locks::new(), Pages::new());
+        Self { inner: Arc::new(Inner { catalogue, names, pages, guarded, lease, started: now, writing }) }
     }
 
     /// How long a lease lasts.
@@ -107,7 +112,7 @@ impl Registry {
     /// Passes if the catalogue answers, and no release of a name hangs.
     pub async fn check(&self) -> Result<(), Error> {
         self.blocking(|inner| {
-            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
+            inner.names.pass();
             Ok(inner.catalogue.check()?)
         })
         .await
@@ -308,12 +313,14 @@ impl Registry {
 
     /// What a name stands for and which peers hold it, in parts.
     pub async fn locate(&self, name: FileName, wanted: Wanted) -> Result<Locations, Error> {
-        let live = match wanted.hashes_from {
-            None => self.inner.with(|guarded| guarded.live.file(&name).cloned()),
-            Some(_) => None,
-        };
-        let (file, hashes) = match live {
-            Some(file) => (file, Vec::new()),
+        // A name with a swarm stands for that swarm's file.
+        let live = self.inner.with(|guarded| guarded.live.file(&name).cloned());
+        let known = live.and_then(|file| match wanted.hashes_from {
+            None => Some((file, Bytes::new())),
+            Some(first) => self.inner.pages.get(file.id, first).map(|hashes| (file, hashes)),
+        });
+        let (file, hashes) = match known {
+            Some(known) => known,
             None => self.blocking(move |inner| inner.content(&name, wanted.hashes_from)).await?,
         };
         let page = |after| self.inner.with(|guarded| guarded.live.page(&file, after, HOLDERS_BUDGET));

@@ -1,14 +1,13 @@
 //! The half of the registry that needs the catalogue, as pieces that run on a blocking thread each: names registered,
-//! withdrawn, released and looked up. What they do to the swarms happens under the lock on names.
+//! withdrawn, released and looked up. What they do to the swarms happens under the locks of those names.
 
-use std::{
-    sync::{LockResult, PoisonError, RwLockReadGuard, RwLockWriteGuard},
-    time::Instant,
-};
+use std::time::Instant;
 
+use bytes::Bytes;
 use drizzle_proto::{
-    Digest, FileInfo, FileName, Manifest, PeerId,
+    FileId, FileInfo, FileName, Manifest, PeerId,
     announcement::{FileChunks, FileOutcome},
+    convert::packed,
     limits::MAX_HASHES,
 };
 use tracing::{debug, info};
@@ -21,12 +20,6 @@ use crate::{
     live::staging::Staged,
     verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
 };
-
-/// The lock on names, held until this is dropped.
-enum Held<'a> {
-    Shared(#[expect(dead_code, reason = "held")] LockResult<RwLockReadGuard<'a, ()>>),
-    Alone(#[expect(dead_code, reason = "held")] LockResult<RwLockWriteGuard<'a, ()>>),
-}
 
 /// What the hashes of an entry come to.
 enum Assembled {
@@ -46,7 +39,8 @@ impl Inner {
     ) -> Result<Vec<FileOutcome>, Error> {
         // A name that gets other content loses its swarm.
         let replaces = entries.iter().any(|entry| entry.replace);
-        let _names = if replaces { Held::Alone(self.names.write()) } else { Held::Shared(self.names.read()) };
+        let names = entries.iter().map(|entry| &entry.file.name);
+        let _names = if replaces { self.names.alone(names) } else { self.names.shared(names) };
         let peer = self.with(|guarded| guarded.live.peer(lease, now))?;
         let files: Vec<FileInfo> = entries.iter().map(|entry| entry.file.clone()).collect();
         let mut outcomes: Vec<Option<FileOutcome>> = Vec::with_capacity(entries.len());
@@ -111,7 +105,7 @@ impl Inner {
     }
 
     pub(super) fn withdraw(&self, lease: u64, name: &FileName, now: Instant) -> Result<bool, Error> {
-        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let _names = self.names.alone([name]);
         let record = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
         let (peer, holds, others_hold, owner_lives) = self.with(|Guarded { live, .. }| {
             let peer = live.peer(lease, now)?;
@@ -156,7 +150,7 @@ impl Inner {
         });
         let mut freed = 0;
         for name in self.catalogue.attend(&attended, clock, limit)? {
-            let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            let _names = self.names.alone([&name]);
             let Some(record) = self.catalogue.get(&name)? else { continue };
             // A peer may have come since the page was judged.
             if self.with(|Guarded { live, .. }| live.is_attended(&name, record.owner, now)) {
@@ -173,7 +167,7 @@ impl Inner {
 
     /// See [`Registry::drop_name`](super::Registry::drop_name).
     pub(super) fn drop_name(&self, name: &FileName, free: bool) -> Result<Option<Dropped>, Error> {
-        let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let _names = self.names.alone([name]);
         let dropped = self.catalogue.drop_name(name, !free)?;
         let Some(record) = dropped else {
             return if free { Ok(None) } else { Err(Error::NoSuchFile(name.clone())) };
@@ -190,16 +184,26 @@ impl Inner {
         Ok(before)
     }
 
-    pub(super) fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Vec<Digest>), Error> {
+    /// What a name stands for, and a page of its hashes, 32 bytes each.
+    pub(super) fn content(&self, name: &FileName, hashes_from: Option<u32>) -> Result<(FileInfo, Bytes), Error> {
         let file = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?.file;
         let hashes = match hashes_from {
             Some(first) if first > file.layout.chunk_count().get() => {
                 return Err(drizzle_proto::WireError::Bounds("first_hash").into());
             }
-            Some(first) => self.catalogue.hashes(file.id, first, MAX_HASHES)?,
-            None => Vec::new(),
+            Some(first) => self.page(file.id, first)?,
+            None => Bytes::new(),
         };
         Ok((file, hashes))
+    }
+
+    fn page(&self, file: FileId, first: u32) -> Result<Bytes, Error> {
+        if let Some(hashes) = self.pages.get(file, first) {
+            return Ok(hashes);
+        }
+        let hashes = Bytes::from(packed(&self.catalogue.hashes(file, first, MAX_HASHES)?));
+        self.pages.insert(file, first, &hashes);
+        Ok(hashes)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Watches on a file's holders.
 
-use std::{sync::PoisonError, time::Instant};
+use std::time::Instant;
 
-use drizzle_proto::{FileName, holder::HolderChanges};
+use drizzle_proto::{FileInfo, FileName, holder::HolderChanges};
 use tokio::sync::watch;
 
 use super::{Guarded, Inner, Registry};
@@ -14,19 +14,39 @@ use crate::{
 impl Registry {
     /// Begins a watch on a file's holders: on all, or on neighbours.
     pub async fn watch(&self, name: FileName, newcomer: Option<Newcomer>, now: Instant) -> Result<Watcher, Error> {
+        // A name with a swarm stands for that swarm's file.
+        let live = self.inner.with(|guarded| {
+            let file = guarded.live.file(&name)?.clone();
+            Some(guarded.watch(&file, newcomer.as_ref(), now))
+        });
         let registry = self.clone();
+        if let Some(begun) = live {
+            let (watch, bell) = begun?;
+            return Ok(Watcher { registry, watch, bell });
+        }
         let begin = move |inner: &Inner| {
             // Held over both halves: the name must not be released between them.
-            let _names = inner.names.read().unwrap_or_else(PoisonError::into_inner);
+            let _names = inner.names.shared([&name]);
             let record = inner.catalogue.get(&name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
-            let (watch, bell) = inner.with(|Guarded { live, bells, .. }| {
-                let watch = live.watch(&record.file, newcomer.as_ref(), now)?;
-                let bell = bells.entry(watch.serial()).or_insert_with(|| watch::Sender::new(())).subscribe();
-                Ok::<_, Error>((watch, bell))
-            })?;
+            let (watch, bell) = inner.with(|guarded| guarded.watch(&record.file, newcomer.as_ref(), now))?;
+            // Made here, so that it ends if the caller has gone away.
             Ok(Watcher { registry, watch, bell })
         };
         self.blocking(begin).await
+    }
+}
+
+impl Guarded {
+    /// A watch on a file, and what rings for it.
+    fn watch(
+        &mut self,
+        file: &FileInfo,
+        newcomer: Option<&Newcomer>,
+        now: Instant,
+    ) -> Result<(Watch, watch::Receiver<()>), Error> {
+        let watch = self.live.watch(file, newcomer, now)?;
+        let bell = self.bells.entry(watch.serial()).or_insert_with(|| watch::Sender::new(())).subscribe();
+        Ok((watch, bell))
     }
 }
 
