@@ -44,6 +44,7 @@ mod config;
 mod control;
 mod download;
 mod fetch;
+mod hasher;
 mod holdings;
 mod identity;
 mod lanes;

@@ -1,12 +1,16 @@
 //! Untrusted bytes in, proof out: the only maker of a [`VerifiedChunk`].
 //!
-//! Bytes are hashed as they arrive, while they are in the cache, and put at once where they stay: at the place of their
-//! chunk, if that was claimed, or into a buffer. Both happen in one step here, so what is proved is what was put.
+//! Bytes are put at once where they stay, at the place of their chunk, if that was claimed, or into a buffer, and are hashed
+//! as they arrive, while they are in the cache. What is proved is what was put: the bytes that wait to be hashed are the
+//! very ones, and nobody can change them.
 
+use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, Digest, FileId, Manifest, PeerId};
-use sha2::{Digest as _, Sha256};
 
-use crate::store::data::{Claim, PutError};
+use crate::{
+    hasher::Hasher,
+    store::data::{Claim, PutError},
+};
 
 /// The bytes of a chunk are not those of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +70,7 @@ pub(crate) struct Verifier {
     len: u32,
     got: u32,
     messages: usize,
-    sha: Sha256,
+    hasher: Hasher,
     place: Place,
     /// The peer that is asked now.
     from: Option<PeerId>,
@@ -102,7 +106,7 @@ impl Verifier {
             len: manifest.layout().chunk_len(chunk),
             got: 0,
             messages: 0,
-            sha: Sha256::new(),
+            hasher: Hasher::default(),
             place,
             from: None,
             givers: Vec::new(),
@@ -116,8 +120,8 @@ impl Verifier {
             Place::Memory(bytes) => bytes.clone(),
         };
         // Of these very bytes, whatever the disk gave back.
-        let (sha, givers) = (Sha256::new_with_prefix(&bytes), self.givers.clone());
-        Ok(Self { sha, givers, place: Place::Memory(bytes), ..*self })
+        let (hasher, givers) = (Hasher::of(&bytes), self.givers.clone());
+        Ok(Self { hasher, givers, place: Place::Memory(bytes), ..*self })
     }
 
     /// The bytes from now on come from this holder.
@@ -164,9 +168,27 @@ impl Verifier {
         Ok(())
     }
 
-    /// The next bytes. Refuses more than the chunk has, so that no sender can fill the memory. Blocks on disk I/O if its
-    /// place is claimed.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+    /// The next bytes, which may be hashed when another chunk has some: see [`Hasher`]. Refuses more than the chunk has,
+    /// so that no sender can fill the memory. Blocks on disk I/O if its place is claimed.
+    pub(crate) fn push(&mut self, bytes: Bytes) -> Result<(), PushError> {
+        self.put(&bytes)?;
+        self.hasher.take(bytes);
+        Ok(())
+    }
+
+    /// As [`Verifier::push`], but hashed now.
+    pub(crate) fn push_now(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+        self.put(bytes)?;
+        self.hasher.take_now(bytes);
+        Ok(())
+    }
+
+    /// Whether [`Verifier::finish`] is cheaper once other chunks got bytes.
+    pub(crate) fn waits(&self) -> bool {
+        self.hasher.waits()
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), PushError> {
         let got = u32::try_from(bytes.len()).ok().and_then(|len| self.got.checked_add(len));
         let got = got.filter(|got| *got <= self.len).ok_or(Mismatch::TooLong(self.len))?;
         match &mut self.place {
@@ -176,7 +198,6 @@ impl Verifier {
                 all.extend_from_slice(bytes);
             }
         }
-        self.sha.update(bytes);
         self.got = got;
         // One that was asked and gave nothing is not to blame.
         if let Some(from) = self.from.filter(|from| !bytes.is_empty() && !self.givers.contains(from)) {
@@ -196,7 +217,7 @@ impl Verifier {
             return Err(Mismatch::TooShort { got: self.got, expected: self.len });
         }
         let is_mixed = self.is_mixed();
-        if Digest::from_bytes(self.sha.finalize().into()) != self.expected {
+        if Digest::from_bytes(self.hasher.finish()) != self.expected {
             return Err(if is_mixed { Mismatch::MixedHash } else { Mismatch::Hash });
         }
         Ok(VerifiedChunk { file: self.file, chunk: self.chunk, place: self.place })
@@ -232,7 +253,7 @@ mod tests {
         let mut verifier = Verifier::new(&manifest, layout.chunk_count().index(0).unwrap());
         for bytes in pushed {
             verifier.message_begins()?;
-            match verifier.push(bytes) {
+            match verifier.push(Bytes::copy_from_slice(bytes)) {
                 Err(PushError::Mismatch(mismatch)) => return Err(mismatch),
                 pushed => pushed.unwrap(),
             }

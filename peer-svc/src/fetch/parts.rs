@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use drizzle_proto::{ChunkIndex, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -142,12 +143,19 @@ impl Begun {
     }
 
     /// The next bytes. Blocks on disk I/O.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), PushError> {
+    pub(super) fn push(&mut self, bytes: Bytes) -> Result<(), PushError> {
         let pushed = lock(&self.verifier).as_mut().map_or(Ok(()), |verifier| verifier.push(bytes));
         if let Err(PushError::Mismatch(_)) = pushed {
             self.spoiled(self.of(Verifier::is_mixed).unwrap_or(false));
         }
         pushed
+    }
+
+    /// Lets the other chunks of this thread go on, if some of this one's bytes are better hashed together with theirs.
+    pub(super) async fn settle(&self) {
+        if self.of(Verifier::waits).unwrap_or(false) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// What it is worth now that its holder has no more of it. Too little is kept, and what is wrong is not.
@@ -249,8 +257,8 @@ mod tests {
         }
     }
 
-    fn push(begun: &mut Begun, bytes: &[u8]) {
-        begun.push(bytes).unwrap();
+    fn push(begun: &mut Begun, bytes: &'static [u8]) {
+        begun.push(bytes.into()).unwrap();
     }
 
     #[test]
@@ -321,7 +329,7 @@ mod tests {
         push(&mut copy, b"defgh");
         it.store(copy);
         // A liar, and it had the place.
-        let late = first.push(b"xyz12");
+        let late = first.push(b"xyz12".as_slice().into());
         assert!(matches!(late, Err(PushError::Put(crate::store::data::PutError::Overtaken))), "{late:?}");
         it.store({
             let mut again = it.begin(3);

@@ -59,6 +59,7 @@ impl Asked<'_> {
                 self.pool.discard(holder.id(), &lent);
             }
             streamed?;
+            begun.settle().await;
         }
         Ok(begun.finish().map_err(FetchError::mismatch)?)
     }
@@ -111,7 +112,7 @@ impl Asked<'_> {
             let len = part.data.len() as u64;
             gauges.received.fetch_add(len, Ordering::Relaxed);
             let came = Instant::now();
-            begun.push(&part.data)?;
+            begun.push(part.data)?;
             gauges.had.store(begun.got(), Ordering::Relaxed);
             let put = came.elapsed();
             watch.held_up(if put < AT_ONCE { Duration::ZERO } else { put });

@@ -68,7 +68,7 @@ pub(crate) fn copy_chunk(from: &File, to: &PartialFile, chunk: ChunkIndex) -> Re
     while left > 0 {
         let slice = &mut buffer[..left.min(MESSAGE_SIZE)];
         from.read_exact_at(slice, at).map_err(CopyError::Read)?;
-        match verifier.push(slice) {
+        match verifier.push_now(slice) {
             Err(PushError::Put(error)) => return Err(put(error)),
             Err(PushError::Mismatch(_)) => return Ok(None),
             Ok(()) => {}

@@ -17,6 +17,6 @@ pub(crate) fn verified(data: &[u8], manifest: &Manifest, chunk: u32) -> Verified
     let chunk = manifest.layout().chunk_count().index(chunk).unwrap();
     let start = usize::try_from(manifest.layout().offset(chunk)).unwrap();
     let mut verifier = Verifier::new(manifest, chunk);
-    verifier.push(&data[start..][..manifest.layout().chunk_len(chunk) as usize]).unwrap();
+    verifier.push_now(&data[start..][..manifest.layout().chunk_len(chunk) as usize]).unwrap();
     verifier.finish().unwrap()
 }

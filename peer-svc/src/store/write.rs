@@ -230,7 +230,7 @@ mod tests {
         let (early, mut late) = (claimed(&partial, &data, 1), Verifier::claimed(claim(&partial, 2).unwrap()));
         partial.close();
         assert!(partial.store(verified(&data, &manifest, 0)).is_err());
-        assert!(late.push(&data[2 << 14..]).is_err());
+        assert!(late.push_now(&data[2 << 14..]).is_err());
         // Every byte was written before.
         partial.store(early.finish().unwrap()).unwrap();
     }
@@ -262,7 +262,7 @@ mod tests {
         let (data, manifest) = content(1);
         let partial = open(&folder.path().join("p"), &manifest);
         let mut wrong = Verifier::claimed(claim(&partial, 0).unwrap());
-        wrong.push(&[7; 1 << 14]).unwrap();
+        wrong.push_now(&[7; 1 << 14]).unwrap();
         assert_eq!(wrong.finish().unwrap_err(), Mismatch::Hash);
         // Its place is free again, and whoever has it next begins at its first byte.
         let right = claimed(&partial, &data, 0);
@@ -277,11 +277,11 @@ mod tests {
         let (data, manifest) = content(1);
         let partial = open(&folder.path().join("p"), &manifest);
         let mut claimed_first = Verifier::claimed(claim(&partial, 0).unwrap());
-        claimed_first.push(&data[..100]).unwrap();
+        claimed_first.push_now(&data[..100]).unwrap();
         let copy = claimed_first.copy().unwrap();
         assert_eq!((copy.got(), copy.is_in_memory()), (100, true));
         partial.store(verified(&data, &manifest, 0)).unwrap();
-        assert!(matches!(claimed_first.push(&[7; 100]), Err(PushError::Put(PutError::Overtaken))));
+        assert!(matches!(claimed_first.push_now(&[7; 100]), Err(PushError::Put(PutError::Overtaken))));
         assert!(matches!(claimed_first.copy(), Err(PutError::Overtaken)));
         drop(claimed_first);
         assert!(claim(&partial, 0).is_none(), "it is stored");
@@ -301,7 +301,7 @@ mod tests {
     fn claimed(partial: &PartialFile, data: &[u8], which: u32) -> Verifier {
         let mut verifier = Verifier::claimed(claim(partial, which).unwrap());
         for bytes in data.chunks(1 << 14).nth(which as usize).unwrap().chunks(1000) {
-            verifier.push(bytes).unwrap();
+            verifier.push_now(bytes).unwrap();
         }
         verifier
     }
