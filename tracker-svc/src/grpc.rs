@@ -86,10 +86,14 @@ impl tracker_server::Tracker for Service {
             let next = entry.first_hash + u32::try_from(entry.hashes.len()).unwrap_or(u32::MAX);
             let outcome = self.registry.announce(lease, vec![entry.clone()], Instant::now()).await?.pop();
             let outcome = outcome.ok_or(Error::Panicked)?;
-            if outcome == FileOutcome::NeedHashes(next)
+            if matches!(outcome, FileOutcome::NeedHashes(from) if from >= next)
                 && let Some(message) = messages.message().await?
             {
                 (entry.first_hash, entry.hashes) = (next, hashes_that_follow(&message)?);
+                let left = entry.file.layout.chunk_count().get().saturating_sub(next);
+                if entry.hashes.len() > left as usize {
+                    return Err(WireError::Bounds("packed_sha256").into());
+                }
                 continue;
             }
             return Ok(Response::new(wire::RegisterManifestResponse { result: Some(outcome.into()) }));

@@ -59,7 +59,6 @@ impl Asked<'_> {
                 self.pool.discard(holder.id(), &lent);
             }
             streamed?;
-            begun.settle().await;
         }
         Ok(begun.finish().map_err(FetchError::mismatch)?)
     }
@@ -113,6 +112,7 @@ impl Asked<'_> {
             gauges.received.fetch_add(len, Ordering::Relaxed);
             let came = Instant::now();
             begun.push(part.data)?;
+            begun.settle().await;
             gauges.had.store(begun.got(), Ordering::Relaxed);
             let put = came.elapsed();
             watch.held_up(if put < AT_ONCE { Duration::ZERO } else { put });

@@ -6,6 +6,7 @@ mod common;
 
 mod catalogue;
 mod liveness;
+mod manifests;
 mod neighbours;
 mod order;
 mod wire;
