@@ -24,7 +24,7 @@ pub(crate) mod testing;
 mod transfer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -40,7 +40,7 @@ use drizzle_engine::{
 use drizzle_proto::{ChunkSet, PeerId};
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinError, JoinSet},
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -59,8 +59,12 @@ pub(crate) use self::{
 };
 use crate::{
     fetch::{
-        FetchFailure, FetchTask, Gauges, NOT_ASKED, News, fetch_and_store, intake::Intake, memory::Account,
-        parts::Parts, receiver::Receivers,
+        FetchTask, Gauges, NOT_ASKED, News,
+        hands::{self, Hands},
+        intake::Intake,
+        memory::Account,
+        parts::Parts,
+        receiver::Receivers,
     },
     limits::HeldUp,
     locate::{Located, Sought, locate},
@@ -146,6 +150,7 @@ pub(crate) async fn run(
         wire: Arc::default(),
         taken_in: 0,
         writing: Meter::default(),
+        with_choice: HashSet::new(),
         had: HashMap::new(),
         held_up: HashMap::new(),
         memory: context.memory.account(rank.clone()),
@@ -153,10 +158,10 @@ pub(crate) async fn run(
         news,
         fetch_news,
         seek,
-        aborts: HashMap::new(),
-        fetches: HashMap::new(),
+        hands: Hands::new(),
     };
     let ended = driver.drive(&mut transfer, located, &stop).await;
+    driver.hands.stop().await;
     driver.tasks.shutdown().await;
     locating.abort();
     let _ = locating.await;
@@ -170,7 +175,6 @@ pub(crate) fn panicked(context: &Context, job: &Job, error: &JoinError) -> Downl
 
 /// What a task reports.
 enum Report {
-    Fetched(FetchId, Result<StoredChunk, FetchFailure>),
     Recorded(Result<(), RecordError>, Duration),
     Proved { checked: ChunkSet, sound: ChunkSet },
 }
@@ -195,6 +199,8 @@ struct Driver {
     writing: Meter,
     /// The threads on which its chunks come in.
     receivers: Arc<Receivers>,
+    /// The fetches whose holders may choose among alternatives.
+    with_choice: HashSet<FetchId>,
     /// Bytes that are here of each chunk that is being fetched.
     had: HashMap<FetchId, Arc<AtomicU32>>,
     /// For how long the limit held each of them up.
@@ -209,9 +215,7 @@ struct Driver {
     fetch_news: mpsc::Receiver<(FetchId, News)>,
     /// Where chunks that no known holder has are asked for.
     seek: mpsc::Sender<ChunkSet>,
-    aborts: HashMap<FetchId, AbortHandle>,
-    /// Which fetch a task is, for one that panics.
-    fetches: HashMap<tokio::task::Id, FetchId>,
+    hands: Hands,
 }
 
 impl Driver {
@@ -238,11 +242,16 @@ impl Driver {
             let now = Instant::now();
             let wake = transfer.wake_at(now);
             let due = wake.min(now + PROGRESS);
+            let mut fetched = Vec::new();
             let input = tokio::select! {
                 // Stopping cancels too.
                 () = cancel.cancelled() => if stop.is_cancelled() { Input::Shutdown } else { Input::Cancelled },
                 located = located.recv() => located.map_or(Input::LocatingEnded, Input::Located),
-                Some(ended) = self.tasks.join_next_with_id() => self.reported(ended),
+                ended = self.hands.ended() => match ended {
+                    Ok(ended) => { fetched = ended; Input::Woken }
+                    Err(error) => Input::Panicked(error.to_string()),
+                },
+                Some(ended) = self.tasks.join_next() => reported(ended),
                 Ok(()) = self.patience.changed() => Input::Patience(*self.patience.borrow_and_update()),
                 _ = ticks.tick() => self.count(),
                 Some((id, news)) = self.fetch_news.recv() => Input::News(id, news),
@@ -259,7 +268,12 @@ impl Driver {
             while let Ok((id, news)) = self.fetch_news.try_recv() {
                 inputs.push(Input::News(id, news));
             }
-            inputs.push(input);
+            if fetched.is_empty() {
+                inputs.push(input);
+            }
+            for ended in fetched {
+                self.fetched(ended, &mut inputs);
+            }
         }
     }
 
@@ -294,36 +308,22 @@ impl Driver {
 
     /// A fetch has ended: it tells nothing any more.
     fn forget(&mut self, id: FetchId) {
-        self.aborts.remove(&id);
+        self.with_choice.remove(&id);
         self.had.remove(&id);
         self.held_up.remove(&id);
     }
 
-    fn reported(&mut self, ended: Result<(tokio::task::Id, Report), JoinError>) -> Input {
-        match ended {
-            Ok((task, report)) => {
-                self.fetches.remove(&task);
-                match report {
-                    Report::Fetched(id, result) => {
-                        self.forget(id);
-                        if let Ok(stored) = &result {
-                            self.parts.stored(stored.chunk());
-                        }
-                        Input::Fetched(id, result)
-                    }
-                    Report::Recorded(result, took) => Input::Recorded(result, took),
-                    Report::Proved { checked, sound } => Input::Proved { checked, sound },
-                }
+    /// What an end says: also which chunk came, if its holder could choose. That may have been told before.
+    fn fetched(&mut self, (id, result): hands::Ended, inputs: &mut Vec<Input>) {
+        let had_choice = self.with_choice.contains(&id);
+        self.forget(id);
+        if let Ok(stored) = &result {
+            self.parts.stored(stored.chunk());
+            if had_choice {
+                inputs.push(Input::News(id, News::Bound(stored.chunk())));
             }
-            Err(error) => match self.fetches.remove(&error.id()) {
-                Some(id) => {
-                    self.forget(id);
-                    Input::Fetched(id, Err(FetchFailure::of_task(error)))
-                }
-                None if error.is_panic() => Input::Panicked(error.to_string()),
-                None => Input::Woken,
-            },
         }
+        inputs.push(Input::Fetched(id, result));
     }
 
     /// How it ended, once it has.
@@ -339,6 +339,9 @@ impl Driver {
                     had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
                     held_up: self.held_up.entry(id).or_default().clone(),
                 };
+                if !fetch.alternatives.is_empty() {
+                    self.with_choice.insert(id);
+                }
                 let task = FetchTask {
                     gauges,
                     parts: self.parts.clone(),
@@ -351,17 +354,10 @@ impl Driver {
                     news: self.news.clone(),
                     intake: Intake { gate: self.context.limits.down.clone(), rank: self.rank.clone() },
                 };
-                let thread = task.running.handle().clone();
-                let run = async move { Report::Fetched(id, fetch_and_store(task).await) };
-                let abort = self.tasks.spawn_on(run, &thread);
-                self.fetches.insert(abort.id(), id);
-                self.aborts.insert(id, abort);
+                self.hands.start(task);
             }
             Effect::Abort(id) => {
-                if let Some(abort) = self.aborts.get(&id) {
-                    self.fetches.remove(&abort.id());
-                    abort.abort();
-                }
+                self.hands.abort(id);
                 self.forget(id);
             }
             Effect::Offer(stored, is_scarce) => {
@@ -402,6 +398,15 @@ impl Driver {
             Effect::End(ended) => return Some(ended),
         }
         None
+    }
+}
+
+fn reported(ended: Result<Report, JoinError>) -> Input {
+    match ended {
+        Ok(Report::Recorded(result, took)) => Input::Recorded(result, took),
+        Ok(Report::Proved { checked, sound }) => Input::Proved { checked, sound },
+        Err(error) if error.is_panic() => Input::Panicked(error.to_string()),
+        Err(_) => Input::Woken,
     }
 }
 

@@ -3,6 +3,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`receiver`] | the threads on which chunks come in, by the disk that they go to |
+//! | [`hands`] | the fetches of one download on these threads |
 //! | [`peer`] | a gRPC stream in, a verified chunk out |
 //! | [`parts`] | what came of chunks that are not whole yet |
 //! | [`intake`] | the limit under which bytes are taken |
@@ -15,6 +16,7 @@
 
 pub(crate) mod connections;
 pub(crate) mod error;
+pub(crate) mod hands;
 pub(crate) mod intake;
 pub(crate) mod memory;
 pub(crate) mod parts;
@@ -23,7 +25,7 @@ mod pool;
 pub(crate) mod receiver;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU32, AtomicU64},
 };
 
@@ -142,6 +144,8 @@ pub(crate) enum News {
 struct Choice<'a> {
     fetch: &'a Fetch,
     news: &'a mpsc::Sender<(FetchId, News)>,
+    /// The chunk, if its end is to tell it.
+    untold: OnceLock<ChunkIndex>,
 }
 
 impl Choice<'_> {
@@ -150,9 +154,22 @@ impl Choice<'_> {
             let _ = self.news.send((self.fetch.id, News::Bound(chunk))).await;
         }
     }
+
+    /// All of the chunk has come, so that its end follows at once and names it: that saves a wake-up for each small chunk.
+    fn ends_as(&self, chunk: ChunkIndex) {
+        let _ = self.untold.set(chunk);
+    }
+
+    /// It ends without naming the chunk.
+    async fn failed(&self) {
+        if let Some(chunk) = self.untold.get() {
+            self.is(*chunk).await;
+        }
+    }
 }
 
-/// Fetches, proves and writes one chunk. Blocks on disk I/O: it runs on the thread that it was given.
+/// Fetches, proves and writes one chunk. What it gives names the chunk, which may be an alternative that was not told of
+/// before. Blocks on disk I/O: it runs on the thread that it was given.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
     let FetchTask { fetch, is_far, partial, connections, running, memory, news, parts, gauges, intake } = task;
     let manifest = partial.manifest();
@@ -162,7 +179,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         // A download that hears no news has ended.
         let _ = news.send((fetch.id, News::AwaitsRoom)).await;
     };
-    let choice = Choice { fetch: &fetch, news: &news };
+    let choice = Choice { fetch: &fetch, news: &news, untold: OnceLock::new() };
     if let Some(stored) = partial.stored(fetch.chunk) {
         choice.is(fetch.chunk).await;
         return Ok(stored);
@@ -190,11 +207,15 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
     };
     let fetched = asked.fetch(&mut begun).await.and_then(|verified| Ok(partial.store(verified)?));
     drop(room);
-    match fetched {
+    let fetched = match fetched {
         // By whom does not matter.
         Err(FetchFailure::Overtaken) => partial.stored(begun.chunk()).ok_or(FetchFailure::Overtaken),
         fetched => fetched,
+    };
+    if fetched.is_err() {
+        asked.choice.failed().await;
     }
+    fetched
 }
 
 #[cfg(test)]

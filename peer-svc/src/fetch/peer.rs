@@ -46,7 +46,7 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Fetches what is missing of one chunk and verifies the whole. It may be one of the alternatives, of which `choice`
-    /// tells before its first byte counts. Blocks on disk I/O.
+    /// tells before its first byte counts, unless it came whole. Blocks on disk I/O.
     pub(super) async fn fetch(&self, begun: &mut Begun) -> Result<VerifiedChunk, FetchFailure> {
         let holder = &self.fetch.holder;
         self.gauges.had.store(begun.got(), Ordering::Relaxed);
@@ -96,7 +96,12 @@ impl Asked<'_> {
                 if sent != chunk {
                     *begun = self.parts.begin_anew(sent, holder.id());
                 }
-                self.choice.is(sent).await;
+                let missing = self.manifest.layout().chunk_len(sent).saturating_sub(begun.got());
+                if part.data.len() as u64 == u64::from(missing) {
+                    self.choice.ends_as(sent);
+                } else {
+                    self.choice.is(sent).await;
+                }
                 // Another fetch has its place, and will have it sooner.
                 if u64::from(begun.memory()) > self.memory {
                     return Err(FetchFailure::Overtaken);

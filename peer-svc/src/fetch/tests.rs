@@ -22,7 +22,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{memory::ChunkMemory, *};
+use super::{hands::Hands, memory::ChunkMemory, *};
 use crate::{
     identity::Identity,
     limits::Gate,
@@ -257,4 +257,89 @@ async fn a_panic_is_an_internal_error_and_an_end_is_not() {
     let endless = tokio::spawn(std::future::pending::<()>());
     endless.abort();
     assert!(matches!(endless.await.map_err(FetchFailure::of_task), Err(FetchFailure::Stopping)));
+}
+
+/// A disk on which each write panics.
+struct Panics;
+
+impl Witness for Panics {
+    fn before(&self, step: Step<'_>) -> io::Result<()> {
+        assert!(!matches!(step, Step::Write { .. }), "on purpose");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_fetch_is_reported_once_with_its_chunk_or_its_panic() {
+    let it = Fetching::start().await;
+    for (name, disk, is_sound) in [("sound", Disk::default(), true), ("panics", Disk::watched(Arc::new(Panics)), false)]
+    {
+        let (partial, mut scheduler, (news, _heard)) = (it.partial(name, disk), it.scheduler(), mpsc::channel(16));
+        let (mut hands, mut running) = (Hands::new(), std::collections::BTreeSet::new());
+        while let Some(mut fetch) = scheduler.next(Instant::now(), &mut StdRng::seed_from_u64(1)) {
+            fetch.alternatives.clear();
+            running.insert(fetch.id);
+            hands.start(it.task(fetch, &partial, 1, &news));
+        }
+        while !running.is_empty() {
+            for (id, result) in hands.ended().await.unwrap() {
+                assert!(running.remove(&id));
+                match result {
+                    Ok(_) => assert!(is_sound),
+                    Err(FetchFailure::Internal(text)) => assert!(!is_sound && text.contains("on purpose"), "{text}"),
+                    Err(failure) => panic!("{failure:?}"),
+                }
+            }
+        }
+        hands.stop().await;
+        if is_sound {
+            it.assert_whole(&partial);
+        }
+    }
+}
+
+#[tokio::test]
+async fn which_chunk_a_holder_chose_is_told_by_its_end_if_it_came_whole_and_before_a_failure() {
+    let (sound, manifest) = content(1);
+    for (data, is_sound) in [(sound, true), (content(2).0, false)] {
+        let it = Fetching::of((data, manifest.clone())).await;
+        let (partial, (news, mut heard)) = (it.partial("a", Disk::default()), mpsc::channel(1));
+        let [asked, chosen] = [0, 1].map(|chunk| manifest.layout().chunk_count().index(chunk).unwrap());
+        let fetch = it.scheduler().next(Instant::now(), &mut StdRng::seed_from_u64(1)).unwrap();
+        let task = it.task(Fetch { chunk: asked, alternatives: vec![chosen], ..fetch }, &partial, 1, &news);
+        let thread = task.running.handle().clone();
+        let fetched = thread.spawn(fetch_and_store(task)).await.unwrap();
+        let told = heard.try_recv().ok().map(|(_, news)| news);
+        match fetched {
+            Ok(stored) => assert_eq!((stored.chunk(), told, is_sound), (chosen, None, true)),
+            Err(failure) => {
+                assert!(matches!(failure, FetchFailure::Holder(_)) && !is_sound, "{failure:?}");
+                assert_eq!(told, Some(News::Bound(chosen)));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_given_up_is_not_reported_and_none_is_left_in_the_end() {
+    let mut it = Fetching::start().await;
+    // It accepts, and answers nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    it.holder = PeerInfo::new(it.holder.id(), silent.local_addr().unwrap().into(), Labels::default());
+    let (partial, mut scheduler, (news, _heard)) =
+        (it.partial("a", Disk::default()), it.scheduler(), mpsc::channel(16));
+    let mut hands = Hands::new();
+    let mut start = || {
+        let fetch = scheduler.next(Instant::now(), &mut StdRng::seed_from_u64(1)).unwrap();
+        let id = fetch.id;
+        hands.start(it.task(fetch, &partial, 1, &news));
+        id
+    };
+    let (first, _second) = (start(), start());
+    hands.abort(first);
+    let reported = tokio::time::timeout(Duration::from_millis(200), hands.ended()).await;
+    assert!(reported.is_err(), "nothing is reported");
+    tokio::time::timeout(Duration::from_secs(30), hands.stop()).await.expect("nothing is left");
+    let is_free = |chunk| partial.claim(chunk).is_some();
+    assert!(it.manifest.layout().chunk_count().indices().all(is_free), "every place is free again");
 }

@@ -6,42 +6,35 @@
 //!
 //! A stream that ends within a message, or without a status, is an error.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Response, StatusCode};
-use http_body::Body as _;
+use http::{HeaderMap, StatusCode};
 use prost::bytes::Bytes;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
-use crate::net::chunk_message::{Messages, Part};
+use crate::net::{
+    chunk_message::{Messages, Part},
+    line::{Answer, Came},
+};
 
 /// A chunk that comes.
 #[derive(Debug)]
 pub struct ChunkStream {
-    body: Body,
-    status: StatusCode,
+    answer: Answer,
     frame: Bytes,
     messages: Messages,
     has_ended: bool,
 }
 
 impl ChunkStream {
-    pub(super) fn new(response: Response<Body>) -> Result<Self, Status> {
-        let (head, body) = response.into_parts();
+    pub(super) fn new(mut answer: Answer) -> Result<Self, Status> {
         // An answer of headers alone.
-        let ended = said(head.headers);
+        let ended = said(std::mem::take(&mut answer.headers));
         match ended {
             Some(refused) if refused.code() != Code::Ok => Err(refused),
-            ended => Ok(Self {
-                body,
-                status: head.status,
-                frame: Bytes::new(),
-                messages: Messages::default(),
-                has_ended: ended.is_some(),
-            }),
+            ended => {
+                Ok(Self { answer, frame: Bytes::new(), messages: Messages::default(), has_ended: ended.is_some() })
+            }
         }
     }
 
@@ -58,19 +51,16 @@ impl ChunkStream {
             if self.has_ended {
                 return Poll::Ready(None);
             }
-            let frame =
-                ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()?.map(http_body::Frame::into_data);
-            match frame {
-                Some(Ok(data)) => self.frame = data,
-                Some(Err(frame)) => self.end(frame.into_trailers().ok())?,
-                None => self.end(None)?,
+            match ready!(self.answer.poll(context))? {
+                Came::Data(data) => self.frame = data,
+                Came::End(trailers) => self.end(trailers)?,
             }
         }
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Status> {
         self.has_ended = true;
-        let status = trailers.and_then(said).unwrap_or_else(|| without_status(self.status));
+        let status = trailers.and_then(said).unwrap_or_else(|| without_status(self.answer.status));
         match status.code() {
             Code::Ok if !self.messages.is_between() => Err(Status::internal("the stream ended within a message")),
             Code::Ok => Ok(()),

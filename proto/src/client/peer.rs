@@ -1,17 +1,18 @@
 //! What a peer asks of another one.
 
-use http::{HeaderValue, Request, header};
-use http_body_util::Full;
-use prost::{Message as _, bytes::BufMut as _};
+use prost::{
+    Message as _,
+    bytes::{BufMut as _, Bytes, BytesMut},
+};
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Status, body::Body, client::GrpcService as _, transport::Channel};
+use tonic::{Status, transport::Channel};
 
 use super::{ChunkStream, ClientError, call};
 use crate::{
     Address, ChunkIndex, FileId, PeerId,
     convert::WireError,
     holder::ChunkNews,
-    net::{chunk_message::FETCH_CHUNK, meter::Meter, transport::Transport},
+    net::{chunk_message::FETCH_CHUNK, line::Line, transport::Transport},
     wire::{self, peer_client},
 };
 
@@ -42,23 +43,26 @@ pub struct ChunkWish<'a> {
     pub is_far: bool,
 }
 
-/// Asks one other peer for chunks. Cheap to clone; connects when first used.
+/// Asks one other peer for chunks, and what it has. Cheap to clone; connects when first used, for either by itself.
 #[derive(Debug, Clone)]
 pub struct PeerClient {
-    channel: Channel,
-    meter: Meter,
+    transport: Transport,
+    address: Address,
+    line: Line,
+    /// For what is not asked as often as chunks are; made when it is.
+    channel: Option<Channel>,
 }
 
 impl PeerClient {
-    /// A client over one connection of its own, whose tasks run where this is called.
+    /// A client over connections of its own, whose tasks run where this is called.
     pub fn new(transport: &Transport, address: &Address) -> Result<Self, tonic::transport::Error> {
-        let (channel, meter) = transport.connect_metered(address)?;
-        Ok(Self { channel, meter })
+        let (transport, address) = (transport.clone(), address.clone());
+        Ok(Self { line: transport.line(&address)?, transport, address, channel: None })
     }
 
-    /// Every byte that came over this client's connection so far, also of messages that are not whole yet.
+    /// Every byte that came with chunks over this client's connection so far, also of messages that are not whole yet.
     pub fn received(&self) -> u64 {
-        self.meter.read()
+        self.line.received()
     }
 
     /// Streams a chunk, or one of its alternatives, which its first bytes then name. The bytes are as untrusted as their
@@ -76,14 +80,7 @@ impl PeerClient {
             receiving: wish.receiving,
             far: wish.is_far,
         };
-        let mut request =
-            Request::post(FETCH_CHUNK).body(framed(&message)).map_err(|error| Status::internal(error.to_string()))?;
-        let headers = request.headers_mut();
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let lost = |error| Status::from_error(Box::new(error));
-        std::future::poll_fn(|context| self.channel.poll_ready(context)).await.map_err(lost)?;
-        ChunkStream::new(self.channel.call(request).await.map_err(lost)?)
+        ChunkStream::new(self.line.call(FETCH_CHUNK, framed(&message)).await?)
     }
 
     /// Which chunks of a file `holder` has, and which it gets.
@@ -93,7 +90,14 @@ impl PeerClient {
         holder: PeerId,
     ) -> Result<impl Stream<Item = Result<ChunkNews, ClientError>> + Unpin + Send + use<>, ClientError> {
         let request = wire::WatchChunksRequest { file_id: file.to_string(), holder: holder.to_string() };
-        let stream = call(peer_client::PeerClient::new(self.channel.clone()).watch_chunks(request)).await?;
+        let channel = match &self.channel {
+            Some(channel) => channel,
+            None => {
+                let new = self.transport.connect_lazy(&self.address);
+                self.channel.insert(new.map_err(|error| Status::unavailable(error.to_string()))?)
+            }
+        };
+        let stream = call(peer_client::PeerClient::new(channel.clone()).watch_chunks(request)).await?;
         Ok(stream.map(|message| {
             let message = message?;
             let chunks = message.chunks.ok_or(WireError::Missing("chunks"))?.try_into()?;
@@ -103,12 +107,12 @@ impl PeerClient {
 }
 
 /// A request's only message, not compressed.
-fn framed(message: &wire::FetchChunkRequest) -> Body {
+fn framed(message: &wire::FetchChunkRequest) -> Bytes {
     let len = message.encoded_len();
-    let mut bytes = Vec::with_capacity(5 + len);
+    let mut bytes = BytesMut::with_capacity(5 + len);
     bytes.put_u8(0);
     // A thousand alternatives take some KiB.
     bytes.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
-    bytes.put_slice(&message.encode_to_vec());
-    Body::new(Full::from(bytes))
+    message.encode_raw(&mut bytes);
+    bytes.freeze()
 }

@@ -19,6 +19,7 @@ use tower_service::Service;
 use super::{
     accept::Incoming,
     ahead::{self, WriteAhead},
+    line::{Line, Settings},
     meter::{Meter, MeteredConnector},
 };
 use crate::{Address, limits::MESSAGE_SIZE};
@@ -52,6 +53,11 @@ const CONNECTION_WINDOW: u32 = 5 << 20;
 /// Streams of one connection at once, far above what a well-behaved peer uses.
 const MAX_STREAMS: u32 = 1024;
 
+/// Before a server has said how many streams it takes, what RFC 9113 asks it to take at least; and bytes of headers, what
+/// hyper takes.
+const STREAMS_AT_FIRST: usize = 100;
+const MAX_HEADERS: u32 = 16 << 10;
+
 // A u32 where hyper wants one. With room for the headers of gRPC and protobuf: without it every message
 // would end in a second frame of a few bytes.
 #[allow(clippy::cast_possible_truncation)]
@@ -69,14 +75,28 @@ impl Transport {
 
     /// A connection that is made when it is first used, and again whenever it is lost.
     pub fn connect_lazy(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
-        Ok(self.connect_metered(address)?.0)
+        Ok(self.endpoint(address)?.connect_with_connector_lazy(connector()))
     }
 
-    /// Like [`Transport::connect_lazy`], with the bytes that come over it.
-    pub fn connect_metered(&self, address: &Address) -> Result<(Channel, Meter), tonic::transport::Error> {
+    /// Likewise, for calls that are made by hand, with the same settings. The bytes that come over it are counted.
+    pub fn line(&self, address: &Address) -> Result<Line, tonic::transport::Error> {
+        let mut http2 = h2::client::Builder::new();
+        http2
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_SIZE)
+            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .max_header_list_size(MAX_HEADERS)
+            .enable_push(false);
+        let settings = Settings {
+            http2,
+            connect_timeout: CONNECT_TIMEOUT,
+            probe_after: KEEP_ALIVE,
+            probe_timeout: KEEP_ALIVE_TIMEOUT,
+        };
         let meter = Meter::default();
         let connector = MeteredConnector::new(connector(), meter.clone());
-        Ok((self.endpoint(address)?.connect_with_connector_lazy(connector), meter))
+        Ok(Line::new(self.endpoint(address)?.uri().clone(), connector, meter, settings))
     }
 
     /// A connection that is made now, so that an address where nothing listens is an error at once.

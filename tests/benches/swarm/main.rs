@@ -49,6 +49,9 @@ struct Options {
     /// How many peers download at once
     #[arg(long, value_name = "N", default_value_t = 8)]
     peers: usize,
+    /// Size of the chunks of the pair that is measured beside the one with chunks of the usual size
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
+    chunk_size: String,
     /// How often everything is measured; the median counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
@@ -117,16 +120,18 @@ async fn main() {
     let fan = format!("`fan`: one source to {} peers at once, {} MiB", options.peers, options.fan_size);
     let mut rows = [
         (format!("`pair`: one source to one peer, {} MiB", options.size), Vec::new()),
+        (format!("`small`: that pair with chunks of {}", options.chunk_size), Vec::new()),
         (fan, Vec::new()),
         ("`sha256`: that file hashed on one core".to_owned(), Vec::new()),
         ("`copy`: that file over one TCP connection into another, unchecked".to_owned(), Vec::new()),
     ];
     for run in 1..=options.runs {
         eprintln!("bench: run {run} of {}", options.runs);
-        rows[0].1.push(swarm::measure(&file, 1).await);
-        rows[1].1.push(swarm::measure(&fan_file, options.peers).await);
-        rows[2].1.push(scale::sha256(&file));
-        rows[3].1.push(scale::copy(&file));
+        rows[0].1.push(swarm::measure(&file, None, 1).await);
+        rows[1].1.push(swarm::measure(&file, Some(&options.chunk_size), 1).await);
+        rows[2].1.push(swarm::measure(&fan_file, None, options.peers).await);
+        rows[3].1.push(scale::sha256(&file));
+        rows[4].1.push(scale::copy(&file));
     }
     print!("{}", table(&rows, &options));
 }
@@ -140,10 +145,10 @@ fn written(folder: &Path, name: &str, size: u64) -> std::path::PathBuf {
 }
 
 fn table(rows: &[(String, Vec<Sample>)], options: &Options) -> String {
-    let Options { size, fan_size, peers, runs, .. } = options;
+    let Options { size, fan_size, peers, chunk_size, runs, .. } = options;
     let mut text = format!(
         "{}, {}; {}; medians of {runs} runs (lowest to highest).\n\
-         Made by `tests/bench --size {size} --fan-size {fan_size} --peers {peers} --runs {runs}`, files in {}.\n\n\
+         Made by `tests/bench --size {size} --fan-size {fan_size} --peers {peers} --chunk-size {chunk_size} --runs {runs}`, files in {}.\n\n\
          | what | MB/s | CPU seconds per GiB | peak memory, source / receiver | copies that the source sent |\n\
          |---|---|---|---|---|\n",
         machine::processor(),

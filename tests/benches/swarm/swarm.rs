@@ -6,13 +6,14 @@ use drizzle_tests::{Cluster, Peer, Running};
 
 use crate::{Sample, scale::digest};
 
-/// Shares a file from one peer and downloads it on `receivers` others at once. Measured from the first
-/// command to the last one's end, each a `peer-cli download` as a person runs it.
-pub(crate) async fn measure(file: &Path, receivers: usize) -> Sample {
+/// Shares a file from one peer, in chunks of this size or of the usual one, and downloads it on `receivers` others at
+/// once. Measured from the first command to the last one's end, each a `peer-cli download` as a person runs it.
+pub(crate) async fn measure(file: &Path, chunk_size: Option<&str>, receivers: usize) -> Sample {
     let name = "file";
     let cluster = Cluster::start().await;
     let source = cluster.peer("source").await;
-    let share = [OsStr::new("share"), file.as_os_str(), OsStr::new("--name"), OsStr::new(name)];
+    let mut share = vec![OsStr::new("share"), file.as_os_str(), OsStr::new("--name"), OsStr::new(name)];
+    share.extend(chunk_size.iter().flat_map(|size| [OsStr::new("--chunk-size"), OsStr::new(size)]));
     source.cli(share).await.expect(0);
     cluster.until_held(name, 1).await;
     let mut peers = Vec::new();

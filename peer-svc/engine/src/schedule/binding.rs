@@ -22,9 +22,11 @@ use super::{
 
 /// Most alternatives of one fetch: a request stays within a few KiB.
 pub const MOST_ALTERNATIVES: usize = 600;
-/// So many of the class are named whole; of more, a random part.
+/// So many of the class are named whole; of more, a random part. Each one named costs time at both ends, which small chunks
+/// feel. (Simulated, with 2,048 or 4,096 chunks, 8 to 24 peers and links of 25 or 1,000 Mbit/s: with a part of 64 the same
+/// times and copies from the source as with 256.)
 const WHOLE_CLASS: usize = 512;
-const PART_OF_CLASS: usize = 256;
+const PART_OF_CLASS: usize = 64;
 
 /// What becomes of a fetch whose holder has chosen its chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

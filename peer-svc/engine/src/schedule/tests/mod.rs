@@ -410,7 +410,7 @@ fn of_a_large_class_a_random_part_is_named_and_of_many_holders_none_may_choose()
     let mut bench = Bench::new(n, limits(8, 4), &[(1, full(n))]);
     let fetch = bench.next().unwrap();
     let distinct: BTreeSet<_> = fetch.alternatives.iter().chain([&fetch.chunk]).collect();
-    assert_eq!(distinct.len(), 257);
+    assert_eq!(distinct.len(), 65);
     bench.scheduler.holder_is(info(2), full(n));
     assert_eq!(bench.next().unwrap().alternatives, []);
 }
