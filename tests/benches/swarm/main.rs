@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`swarm`] | one source, one or many downloaders: daemons of their own for each run |
 //! | [`shaped`] | a sweep of swarms over slow links, each peer on a host of its own |
+//! | [`links`] | one pair over long and lossy links, beside plain TCP |
 //! | [`fleet`] | what the tracker needs for a thousand peers |
 //! | [`memory`] | what the daemons need in memory |
 //! | [`decisions`] | what a decision of the engine costs |
@@ -18,6 +19,7 @@
 
 mod decisions;
 mod fleet;
+mod links;
 mod machine;
 mod memory;
 mod scale;
@@ -59,6 +61,7 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum What {
     Swarm(shaped::Sweep),
+    Links(links::Links),
     Tracker(fleet::Fleet),
     Memory(memory::Memory),
     Decisions(decisions::Decisions),
@@ -85,6 +88,7 @@ async fn main() {
     if let Some(what) = options.what {
         let table = match what {
             What::Swarm(sweep) => sweep.measure().await,
+            What::Links(links) => links.measure().await,
             What::Tracker(fleet) => Some(fleet.measure().await),
             What::Memory(memory) => Some(memory.measure().await),
             What::Decisions(decisions) => Some(decisions.measure()),
