@@ -120,7 +120,9 @@ impl Hash {
                 if let Some(bytes) = waits.front_mut() {
                     bytes.advance(both);
                 }
-                waits.pop_front_if(|bytes| bytes.is_empty());
+                if waits.front().is_some_and(Bytes::is_empty) {
+                    waits.pop_front();
+                }
             }
         }
         for hash in [self, other] {

@@ -84,6 +84,11 @@ impl Running {
         self.until(&what, |events| steps(events).filter(|chunk| chunk.step == "stored").count() >= chunks).await;
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.exit_code().is_some()
+    }
+
     /// Waits for the end.
     pub async fn ended(self) -> Run {
         self.ended_within(DEADLINE).await

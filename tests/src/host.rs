@@ -6,10 +6,14 @@
 use std::{
     ffi::OsString,
     fs,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{Running, cluster::ready_line, process::Process, skipped};
 
@@ -106,6 +110,50 @@ impl Host {
             skipped(format_args!("tc says {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
         output.status.success()
+    }
+
+    /// Lets TCP connections to a network, such as `10.9.0.0/24`, be governed in this way, such as `bbr`. `false`, once said,
+    /// if this kernel cannot. By the route, because the setting of a namespace has only what the whole machine allows.
+    ///
+    /// # Panics
+    /// If there is no `ip`.
+    #[must_use]
+    pub fn congestion_control(&self, network: &str, interface: &str, name: &str) -> bool {
+        let route = ["route", "replace", network, "dev", interface, "congctl", name];
+        let output = Command::new("ip").args(["-n", &self.name]).args(route).output().expect("ip starts");
+        if !output.status.success() {
+            skipped(format_args!("this kernel has no {name}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        output.status.success()
+    }
+
+    /// Does something on a thread in it: the sockets made there are this host's.
+    ///
+    /// # Panics
+    /// If this process may not, or if `action` does.
+    pub fn within<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        let namespace = fs::File::open(Path::new("/run/netns").join(&self.name)).expect("ip made it");
+        let inside = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network).expect("a thread may enter what its process made");
+            action()
+        };
+        thread::scope(|scope| scope.spawn(inside).join().expect("it does not panic"))
+    }
+
+    /// Its name among the namespaces of this machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address of an interface on its wire.
+    ///
+    /// # Panics
+    /// If there is no such interface.
+    pub fn hardware_address(&self, interface: &str) -> [u8; 6] {
+        let text = self.run(&["cat", &format!("/sys/class/net/{interface}/address")]);
+        let bytes: Vec<u8> = text.trim().split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        bytes.try_into().expect("six bytes")
     }
 
     /// Bytes that went out by this interface, with all headers.

@@ -13,6 +13,7 @@
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`host`] | machines of their own: network namespaces |
+//! | [`line`](mod@line) | a long line to such a machine, with a delay and losses |
 //! | [`place`] | a folder for the daemons on such machines |
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
@@ -33,6 +34,7 @@ pub mod fake_peer;
 pub mod gate;
 pub mod host;
 pub mod inside;
+pub mod line;
 pub mod place;
 pub mod process;
 pub mod sim;

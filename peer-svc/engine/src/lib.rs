@@ -16,6 +16,7 @@
 //! | [`neighbours`] | which neighbours to listen to, and what holds of their chunks |
 //! | [`seek`] | when to look for holders beyond the neighbours |
 //! | [`streams`] | how many chunks to fetch at once |
+//! | [`reach`] | how many more of a holder that is far in time |
 //! | [`memory`] | which fetch gets memory for its chunk |
 //! | [`rate`] | which bytes go at which moment under a limit |
 //! | [`priority`] | which of several downloads goes first |
@@ -54,6 +55,7 @@ pub mod neighbours;
 pub mod pace;
 pub mod priority;
 pub mod rate;
+pub mod reach;
 pub mod retry;
 pub mod schedule;
 pub mod seek;

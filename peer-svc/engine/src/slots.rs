@@ -10,7 +10,8 @@
 //!   the one that asks; the fair share is the slots divided by the requesters that hold or want one, rounded up;
 //! - so a requester alone may have every slot, and one that comes then is served at once beside it: what the first
 //!   one holds beyond its share does not count, and it gets no more before it is back within it;
-//! - no more grants are out than [`Slots::most`];
+//! - no more grants are out than [`Slots::most`], but to a requester that was alone: it may have twice as many, if the uplink
+//!   carries them (see [`crate::uplink`]), and those that come then are served beside it all the same;
 //! - while another requester was refused within [`MEMORY`], none gets more than its fair share;
 //! - while a limit makes chunks take long, slots go to requesters in turn: none that was served gets a slot for which
 //!   another one waits that was served longer ago, so that all that ask at least every [`MEMORY`] are served alike, a chunk
@@ -173,8 +174,12 @@ impl Slots {
         // Beyond the slots is room for those that others leave none. Of many streams each is slow, and what it brings is
         // passed on late.
         let most = if within_share { self.count().max(2 * self.uplink.least()) } else { self.count() };
-        let slots = needed.min(most);
-        let is_free = counted + self.served_longer_ago(requester) < slots && self.taken() < self.most;
+        let is_alone = !others_wait && self.held.keys().all(|other| *other == requester);
+        let (slots, most) = match is_alone {
+            true => (needed.min(most).max(self.uplink.alone(2 * self.most)), 2 * self.most),
+            false => (needed.min(most), self.most + self.held_alone()),
+        };
+        let is_free = counted + self.served_longer_ago(requester) < slots && self.taken() < most;
         if is_free && (within_share || !others_wait) {
             self.refused.remove(&requester);
             if self.uplink.is_slow() {
@@ -209,6 +214,12 @@ impl Slots {
     fn far_may_have(&self, now: Instant) -> Option<usize> {
         let near_ask = self.near_asked.is_some_and(|at| now.saturating_duration_since(at) < MEMORY);
         near_ask.then_some((self.count() / FAR).max(1))
+    }
+
+    /// Slots that a requester has because it was alone when it asked.
+    fn held_alone(&self) -> usize {
+        let together = self.count().max(2 * self.uplink.least());
+        self.held.values().map(|held| held.saturating_sub(together)).sum()
     }
 
     fn refuse(&mut self, requester: Requester, now: Instant) {

@@ -43,6 +43,29 @@ fn a_lone_requester_has_no_more_than_every_slot_however_little_comes_to_it() {
 }
 
 #[test]
+fn a_lone_requester_of_large_chunks_may_have_as_many_as_the_uplink_carries_and_others_are_served_beside_it() {
+    let (mut slots, mut now) = (Slots::new(4), Instant::now());
+    slots.begins(1 << 20);
+    slots.sent(1 << 20, now);
+    slots.sent(100 << 20, now + Duration::from_millis(500));
+    now += Duration::from_secs(1);
+    let hog: Vec<_> = (0..32).map(|_| granted(slots.ask(peer(1), now))).collect();
+    assert_eq!(slots.ask(peer(1), now), Answer::Busy);
+    let other: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(2), now))).collect();
+    assert_eq!(slots.ask(peer(2), now), Answer::Busy, "it has its half of eight");
+    assert_eq!((hog.len() + other.len(), slots.count()), (36, 8));
+    hog.into_iter().for_each(|grant| slots.release(grant));
+    // It was refused a moment ago, and waits.
+    let more: Vec<_> = (0..5)
+        .map_while(|_| match slots.ask(peer(1), now) {
+            Answer::Granted(grant) => Some(grant),
+            Answer::Busy => None,
+        })
+        .collect();
+    assert_eq!(more.len(), 4, "no longer alone");
+}
+
+#[test]
 fn no_peer_keeps_every_slot_while_another_one_waits_however_long_its_streams_take() {
     let (mut slots, now) = (Slots::new(4), Instant::now());
     let mut hog: Vec<_> = (0..4).map(|_| granted(slots.ask(peer(1), now))).collect();

@@ -2,7 +2,8 @@
 //! rather than minutes: what is begun is shared late and is lost at a kill.
 //!
 //! What holds (each line has a test):
-//! - as many run as come within [`COMFORT`] each at the measured rate, at least 1 and at most the limit;
+//! - as many run as come within [`COMFORT`] each at the measured rate, at least 1 and at most the limit, which is higher
+//!   while holders are far;
 //! - beyond that one more is tried at times, and kept only if more comes by it: slow holders are not a slow link;
 //! - the link is called slow only after a look at what came, and while fewer than half of the most fit, by what at least
 //!   half of those that may run bring;
@@ -28,6 +29,8 @@ const AT_FIRST: u32 = 512 << 10;
 #[derive(Debug)]
 pub struct Streams {
     chunk_size: f64,
+    /// The most where nothing is far: what is slow is measured by it.
+    usual: usize,
     most: usize,
     limit: RateLimit,
     room: usize,
@@ -50,6 +53,7 @@ impl Streams {
         let (most, limit) = (most.max(1), RateLimit::UNLIMITED);
         Self {
             chunk_size,
+            usual: most,
             most,
             limit,
             room,
@@ -70,6 +74,11 @@ impl Streams {
     /// Whether the link, or all holders together, is so slow that fewer than half of the most streams fit.
     pub fn is_slow(&self) -> bool {
         self.is_slow
+    }
+
+    /// So many may run at once from now on, and never fewer than at first: see [`crate::reach`].
+    pub fn widen(&mut self, most: usize) {
+        self.most = most.max(self.usual);
     }
 
     /// No more than this comes from now on.
@@ -96,7 +105,7 @@ impl Streams {
         // More is allowed at once; that it is too much shows only after a while.
         if fits > self.room && came as f64 >= self.chunk_size / 4.0 {
             (self.room, self.before, self.is_checked) = (fits, None, false);
-            self.is_slow = 2 * fits < self.most;
+            self.is_slow = 2 * fits < self.usual;
         } else if took < PERIOD {
             return;
         } else if running < self.room {
@@ -104,12 +113,12 @@ impl Streams {
             self.before = None;
             if 2 * running >= self.room {
                 let whole = rate * self.room as f64 / running as f64;
-                self.is_slow = 2 * self.fits(whole) < self.most;
+                self.is_slow = 2 * self.fits(whole) < self.usual;
             }
         } else if came == 0 {
             (self.room, self.before) = ((self.room + 1).min(self.most()), None);
         } else {
-            self.is_slow = 2 * fits < self.most;
+            self.is_slow = 2 * fits < self.usual;
             self.judge(rate, fits);
         }
         (self.since, self.bytes) = (now, bytes);

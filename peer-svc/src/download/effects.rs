@@ -53,6 +53,8 @@ pub(super) enum Input {
 pub(super) struct Counts {
     /// Bytes that came from each holder so far.
     pub(super) received: BTreeMap<PeerId, u64>,
+    /// How soon the first bytes of an answer came from a holder since this was counted last, at best.
+    pub(super) answered: BTreeMap<PeerId, Duration>,
     /// Bytes that are here of the chunk of each fetch that has asked its holder.
     pub(super) had: BTreeMap<FetchId, u32>,
     /// Bytes that came over the network so far.

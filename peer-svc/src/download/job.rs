@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use drizzle_engine::{meter::Downlink, priority::Priority};
+use drizzle_engine::{meter::Downlink, priority::Priority, reach};
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient, holder::Holder};
 use tokio::sync::{Semaphore, watch};
 
@@ -24,6 +24,10 @@ use crate::{
 
 /// Bytes of chunks in memory at once, over all downloads of this daemon.
 pub(crate) const MEMORY: u64 = 64 << 20;
+
+/// And of chunks that are asked for because their holders are far, which may come at any time: 10 Gbit/s at 100 ms are 125 MB.
+/// They are read as they come, unless this peer's own limit is set while they are under way.
+pub(crate) const FAR_MEMORY: u64 = reach::MOST;
 
 /// Bytes of chunks that broke off, kept in memory over all downloads of this daemon, in KiB: as much as the largest
 /// chunk has.
@@ -48,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) lanes: Arc<Lanes>,
     /// Memory for chunks in flight.
     pub(crate) memory: Arc<ChunkMemory>,
+    /// The same, for those that are asked for beyond the usual number.
+    pub(crate) far_memory: Arc<ChunkMemory>,
     /// Memory for parts of chunks between two fetches, in KiB.
     pub(crate) parts: Arc<Semaphore>,
     /// How fast chunks may come.

@@ -54,12 +54,12 @@ use self::{
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
     failure::{failed_text, named, reason_text},
-    job::{Context, Destination, Job, MEMORY, PARTS_KIB, bytes_of},
+    job::{Context, Destination, FAR_MEMORY, Job, MEMORY, PARTS_KIB, bytes_of},
     prepare::{Existing, inspect},
 };
 use crate::{
     fetch::{
-        FetchTask, Gauges, NOT_ASKED, News,
+        FetchTask, Gauges, NOT_ASKED, News, Soonest,
         hands::{self, Hands},
         intake::Intake,
         memory::Account,
@@ -147,6 +147,7 @@ pub(crate) async fn run(
         parts: Parts::new(partial.clone(), context.parts.clone()),
         receivers,
         received: HashMap::new(),
+        answered: HashMap::new(),
         wire: Arc::default(),
         taken_in: 0,
         writing: Meter::default(),
@@ -154,6 +155,7 @@ pub(crate) async fn run(
         had: HashMap::new(),
         held_up: HashMap::new(),
         memory: context.memory.account(rank.clone()),
+        far_memory: context.far_memory.account(rank.clone()),
         rank,
         news,
         fetch_news,
@@ -191,6 +193,8 @@ struct Driver {
     tasks: JoinSet<Report>,
     /// Bytes that came from each holder, counted by its fetches.
     received: HashMap<PeerId, Arc<AtomicU64>>,
+    /// How soon each holder answered of late.
+    answered: HashMap<PeerId, Arc<Soonest>>,
     /// Bytes that came over the connections of this download.
     wire: Arc<AtomicU64>,
     /// Of these, those that the machine's downlink was told of.
@@ -208,8 +212,9 @@ struct Driver {
     /// Its priority among the downloads of this peer.
     rank: Arc<Rank>,
     parts: Arc<Parts>,
-    /// This download's part of the memory for chunks.
+    /// This download's part of the memory for chunks, and for those beyond the usual number.
     memory: Arc<Account>,
+    far_memory: Arc<Account>,
     /// Given to each fetch.
     news: mpsc::Sender<(FetchId, News)>,
     fetch_news: mpsc::Receiver<(FetchId, News)>,
@@ -288,6 +293,7 @@ impl Driver {
             downlink.came(new, Instant::now())
         };
         let received = self.received.iter().map(|(peer, bytes)| (*peer, bytes.load(Ordering::Relaxed)));
+        let answered = self.answered.iter().filter_map(|(peer, soonest)| Some((*peer, soonest.take()?)));
         let had = self.had.iter().map(|(id, had)| (*id, had.load(Ordering::Relaxed)));
         let most = Limits::for_chunks_of(self.partial.manifest().layout().chunk_size()).in_flight;
         let own = Bounds {
@@ -297,6 +303,7 @@ impl Driver {
         };
         Input::Counted(Counts {
             received: received.collect(),
+            answered: answered.collect(),
             had: had.filter(|(_, had)| *had != NOT_ASKED).collect(),
             wire,
             own,
@@ -335,6 +342,7 @@ impl Driver {
                 let id = fetch.id;
                 let gauges = Gauges {
                     received: self.received.entry(fetch.holder.id()).or_default().clone(),
+                    answered: self.answered.entry(fetch.holder.id()).or_default().clone(),
                     wire: self.wire.clone(),
                     had: self.had.entry(id).or_insert_with(|| Arc::new(AtomicU32::new(NOT_ASKED))).clone(),
                     held_up: self.held_up.entry(id).or_default().clone(),
@@ -346,9 +354,10 @@ impl Driver {
                     gauges,
                     parts: self.parts.clone(),
                     is_far: transfer.is_far(&fetch),
+                    most_connections: transfer.connections(fetch.holder.id()),
                     partial: self.partial.clone(),
                     connections: self.context.connections.clone(),
-                    memory: self.memory.clone(),
+                    memory: if transfer.reaches_far() { &self.far_memory } else { &self.memory }.clone(),
                     running: self.receivers.pick(fetch.holder.id()),
                     fetch,
                     news: self.news.clone(),

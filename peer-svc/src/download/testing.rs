@@ -47,6 +47,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         sharer: Arc::new(sharer),
         lanes: Lanes::new(1).unwrap(),
         memory: ChunkMemory::new(1),
+        far_memory: ChunkMemory::new(1),
         parts: Arc::new(Semaphore::new(0)),
         limits: Limits::new(RateLimit::UNLIMITED, RateLimit::UNLIMITED),
         ranks: Arc::default(),

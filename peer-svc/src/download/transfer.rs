@@ -20,6 +20,7 @@ use std::{
 
 use drizzle_engine::{
     locality::Locality,
+    reach::Reach,
     schedule::{Fetch, FetchId, Limits, Scheduler},
     seek::Seek,
     streams::Streams,
@@ -28,6 +29,7 @@ use drizzle_engine::{
 use drizzle_proto::{
     ChunkSet, Labels, PeerId,
     holder::{Holder, HolderChange},
+    net::transport::STREAM_WINDOW,
 };
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -67,6 +69,9 @@ pub(super) struct Transfer {
     locality: Locality,
     scheduler: Scheduler,
     streams: Streams,
+    /// Streams of the whole download where nothing is far.
+    usual: usize,
+    reach: Reach,
     /// Streams that it may run because of its priority.
     allowed: usize,
     sources: Sources,
@@ -97,6 +102,8 @@ impl Transfer {
             locality: Locality::new(PeerId::from_bytes([0; 16]), Labels::default(), missing.count()),
             scheduler: Scheduler::new(&missing, limits),
             allowed: limits.in_flight,
+            usual: limits.in_flight,
+            reach: Reach::new(job.manifest.layout().chunk_size(), STREAM_WINDOW),
             streams: Streams::new(job.manifest.layout().chunk_size(), limits.in_flight, now),
             waiting: Waiting::new(job.timeout, now),
             recorded: unproved.clone(),
@@ -203,11 +210,12 @@ impl Transfer {
             }
             Input::Panicked(text) => return Err(Failure::Internal(text)),
             Input::News(id, news) => self.news(id, news, now, effects),
-            Input::Counted(Counts { received, had, wire, own, writing, intake, receiving }) => {
+            Input::Counted(Counts { received, answered, had, wire, own, writing, intake, receiving }) => {
                 self.sources.received(&received);
                 self.account.counted(&received, (writing, receiving), intake, now);
                 self.moved(&had, now);
                 self.held_to(own, now);
+                self.reach(&received, &answered, now);
                 let Fetches { under_way, without_memory } = self.fetches();
                 self.streams.counted(wire, under_way - without_memory, now);
                 self.look(now);
@@ -388,10 +396,37 @@ impl Transfer {
         }
     }
 
+    /// More is asked of holders that are far, by what came from them.
+    fn reach(&mut self, received: &BTreeMap<PeerId, u64>, answered: &BTreeMap<PeerId, Duration>, now: Instant) {
+        for (holder, took) in answered {
+            self.reach.answered(*holder, *took, now);
+        }
+        for (holder, bytes) in received {
+            self.reach.counted(*holder, *bytes, now);
+        }
+        let beyond = self.reach.all();
+        self.streams.widen(self.usual + beyond);
+        self.scheduler.reach(beyond);
+        for holder in self.reach.holders() {
+            self.scheduler.reach_at(holder, self.reach.of(holder));
+        }
+    }
+
+    /// Whether more fetches run than usual.
+    pub(super) fn reaches_far(&self) -> bool {
+        self.running.len() > self.usual
+    }
+
+    /// Connections over which a holder is asked.
+    pub(super) fn connections(&self, holder: PeerId) -> usize {
+        self.reach.connections(holder)
+    }
+
     /// A download that this peer itself holds up waits for no holder.
     fn held_to(&mut self, own: Bounds, now: Instant) {
         self.streams.limit(own.limit);
-        self.allowed = own.streams.unwrap_or(usize::MAX);
+        // Its part of what is usual; with all of that, all that reaches far as well.
+        self.allowed = own.streams.filter(|streams| *streams < self.usual).unwrap_or(usize::MAX);
         let mut longest = Duration::ZERO;
         for (id, total) in own.held_up {
             longest = longest.max(self.scheduler.held_up(id, total, now));

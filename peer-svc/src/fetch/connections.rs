@@ -76,12 +76,12 @@ impl Connections {
         Ok(new)
     }
 
-    /// A connection to a holder, of the thread that this runs on.
-    pub(super) fn lend(&self, pool: &Pool, holder: &PeerInfo) -> Result<Lent, FetchError> {
+    /// A connection to a holder, to which there are so many at the most, of the thread that this runs on.
+    pub(super) fn lend(&self, pool: &Pool, holder: &PeerInfo, most: usize) -> Result<Lent, FetchError> {
         if self.is_own_address(holder) {
             return Err(FetchError::own_address(holder));
         }
-        pool.lend(&self.transport, holder)
+        pool.lend(&self.transport, holder, most)
     }
 
     /// A connection of its own to a peer, for what it tells: on one that carries chunks news would stand behind them, and

@@ -24,9 +24,12 @@ mod peer;
 mod pool;
 pub(crate) mod receiver;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU32, AtomicU64},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use drizzle_engine::schedule::{Fetch, FetchId};
@@ -97,6 +100,8 @@ pub(crate) struct FetchTask {
     pub(crate) fetch: Fetch,
     /// Whether its holder is far, by the labels.
     pub(crate) is_far: bool,
+    /// Connections that there may be to its holder.
+    pub(crate) most_connections: usize,
     pub(crate) partial: Arc<PartialFile>,
     pub(crate) connections: Arc<Connections>,
     /// The thread that it runs on.
@@ -121,12 +126,37 @@ pub(crate) const NOT_ASKED: u32 = u32::MAX;
 pub(crate) struct Gauges {
     /// Bytes that came from its holder, whole messages only.
     pub(crate) received: Arc<AtomicU64>,
+    /// How soon its holder answered.
+    pub(crate) answered: Arc<Soonest>,
     /// Bytes that came for the whole download, as the transport counts them.
     pub(crate) wire: Arc<AtomicU64>,
     /// Bytes that are here of this chunk, from whichever holder, about; [`NOT_ASKED`] while no peer is asked.
     pub(crate) had: Arc<AtomicU32>,
     /// For how long the limit of this peer held it up.
     pub(crate) held_up: Arc<HeldUp>,
+}
+
+/// The shortest of some times, in microseconds.
+#[derive(Debug)]
+pub(crate) struct Soonest(AtomicU32);
+
+impl Default for Soonest {
+    fn default() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+}
+
+impl Soonest {
+    /// One of them.
+    fn took(&self, time: Duration) {
+        self.0.fetch_min(u32::try_from(time.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Of those since this was asked last.
+    pub(crate) fn take(&self) -> Option<Duration> {
+        let micros = self.0.swap(u32::MAX, Ordering::Relaxed);
+        (micros < u32::MAX).then(|| Duration::from_micros(micros.into()))
+    }
 }
 
 /// What happens to a fetch before it ends.
@@ -171,7 +201,19 @@ impl Choice<'_> {
 /// Fetches, proves and writes one chunk. What it gives names the chunk, which may be an alternative that was not told of
 /// before. Blocks on disk I/O: it runs on the thread that it was given.
 pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, FetchFailure> {
-    let FetchTask { fetch, is_far, partial, connections, running, memory, news, parts, gauges, intake } = task;
+    let FetchTask {
+        fetch,
+        is_far,
+        most_connections,
+        partial,
+        connections,
+        running,
+        memory,
+        news,
+        parts,
+        gauges,
+        intake,
+    } = task;
     let manifest = partial.manifest();
     let mut has_waited = false;
     let must_wait = async || {
@@ -198,6 +240,7 @@ pub(crate) async fn fetch_and_store(task: FetchTask) -> Result<StoredChunk, Fetc
         pool: running.pool(),
         manifest,
         is_far,
+        most_connections,
         parts: &parts,
         gauges: &gauges,
         intake: &intake,

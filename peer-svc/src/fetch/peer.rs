@@ -36,6 +36,8 @@ pub(super) struct Asked<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) fetch: &'a Fetch,
     pub(super) is_far: bool,
+    /// Connections that there may be to the holder.
+    pub(super) most_connections: usize,
     pub(super) parts: &'a Arc<Parts>,
     pub(super) gauges: &'a Gauges,
     pub(super) intake: &'a Intake,
@@ -53,7 +55,7 @@ impl Asked<'_> {
         if begun.is_full() {
             self.choice.is(self.fetch.chunk).await;
         } else {
-            let mut lent = self.connections.lend(self.pool, holder)?;
+            let mut lent = self.connections.lend(self.pool, holder, self.most_connections)?;
             let streamed = self.stream(&mut lent, begun).await;
             if let Err(FetchFailure::Holder(FetchError::Offence(Offence::Stalled, _))) = streamed {
                 self.pool.discard(holder.id(), &lent);
@@ -71,6 +73,7 @@ impl Asked<'_> {
         let alternatives = if offset == 0 { &self.fetch.alternatives[..] } else { &[] };
         let mut receiving = None;
         let mut watch = Watch::new(lent, gauges.clone());
+        let asked = Instant::now();
         let begin = lent.0.client.fetch_chunk(ChunkWish {
             file: self.manifest.id(),
             chunk,
@@ -91,6 +94,7 @@ impl Asked<'_> {
                 return Err(FetchError::Offence(Offence::Refused, "sent an empty message".to_owned()).into());
             }
             if receiving.is_none() {
+                gauges.answered.took(asked.elapsed());
                 receiving = Some(self.connections.receive());
                 let sent = chosen(part.chunk, chunk, alternatives)?;
                 if sent != chunk {

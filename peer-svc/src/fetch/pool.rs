@@ -13,10 +13,6 @@ use drizzle_proto::{Address, PeerId, PeerInfo, client::PeerClient, net::transpor
 
 use super::error::FetchError;
 
-/// Connections to one holder at once, over all threads of a disk: four streams over four connections are a fifth faster
-/// than over one, because each connection has a task and a socket buffer of its own.
-const CONNECTIONS: usize = 4;
-
 /// Holders that are kept connected though nothing is asked of them, over all threads of a disk.
 const IDLE_HOLDERS: usize = 64;
 
@@ -24,8 +20,8 @@ const IDLE_HOLDERS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Pool {
     holders: Mutex<HashMap<PeerId, Connected>>,
-    /// Most connections to one holder.
-    most: usize,
+    /// Of so many threads this is one.
+    threads: usize,
     /// Most holders that are kept connected for nothing.
     idle: usize,
 }
@@ -73,8 +69,8 @@ impl Connected {
 impl Pool {
     /// Of one of so many threads.
     pub(super) fn of(threads: usize) -> Self {
-        let part = |all: usize| all.div_ceil(threads.max(1));
-        Self { holders: Mutex::default(), most: part(CONNECTIONS), idle: part(IDLE_HOLDERS) }
+        let threads = threads.max(1);
+        Self { holders: Mutex::default(), threads, idle: IDLE_HOLDERS.div_ceil(threads) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Connected>> {
@@ -86,8 +82,9 @@ impl Pool {
         self.lock().get(&holder).is_some_and(|connected| connected.connections.iter().any(Pooled::is_idle))
     }
 
-    /// The least used connection to a holder, or a new one while there are few. Its tasks run where this is called.
-    pub(super) fn lend(&self, transport: &Transport, holder: &PeerInfo) -> Result<Lent, FetchError> {
+    /// The least used connection to a holder, or a new one while there are fewer than `most` over all threads. Its tasks run
+    /// where this is called.
+    pub(super) fn lend(&self, transport: &Transport, holder: &PeerInfo, most: usize) -> Result<Lent, FetchError> {
         let mut holders = self.lock();
         if holders.len() >= self.idle && !holders.contains_key(&holder.id()) {
             // A large swarm must not cost a socket for every peer that was ever asked.
@@ -100,9 +97,10 @@ impl Pool {
             // The peer moved: what is open to its old address serves out.
             *connected = new();
         }
+        let most = most.div_ceil(self.threads);
         let least = connected.connections.iter().min_by_key(|connection| connection.streams()).cloned();
         let connection = match least {
-            Some(idle) if idle.is_idle() || connected.connections.len() >= self.most => idle,
+            Some(idle) if idle.is_idle() || connected.connections.len() >= most => idle,
             _ => {
                 let client = PeerClient::new(transport, address)
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;

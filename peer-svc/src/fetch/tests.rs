@@ -9,6 +9,7 @@ use std::{
 
 use drizzle_engine::{
     priority::Priority,
+    reach::CONNECTIONS,
     schedule::{Limits, Scheduler},
 };
 use drizzle_proto::{
@@ -138,6 +139,7 @@ impl Fetching {
         let rank = Arc::new(Ranks::default()).enter(Priority::Normal);
         FetchTask {
             is_far: false,
+            most_connections: CONNECTIONS,
             partial: partial.clone(),
             connections: self.connections.clone(),
             running: self.connections.receivers(disk).unwrap().pick(fetch.holder.id()),

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`swarm`] | one source, one or many downloaders: daemons of their own for each run |
 //! | [`shaped`] | a sweep of swarms over slow links, each peer on a host of its own |
+//! | [`links`] | one pair over long and lossy links, beside plain TCP |
 //! | [`fleet`] | what the tracker needs for a thousand peers |
 //! | [`limits`] | what the tracker can take at the most |
 //! | [`memory`] | what the daemons need in memory |
@@ -20,6 +21,7 @@
 mod decisions;
 mod fleet;
 mod limits;
+mod links;
 mod machine;
 mod memory;
 mod scale;
@@ -64,6 +66,7 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum What {
     Swarm(shaped::Sweep),
+    Links(links::Links),
     Tracker(fleet::Fleet),
     Limits(limits::Limits),
     Memory(memory::Memory),
@@ -91,6 +94,7 @@ async fn main() {
     if let Some(what) = options.what {
         let table = match what {
             What::Swarm(sweep) => sweep.measure().await,
+            What::Links(links) => links.measure().await,
             What::Tracker(fleet) => Some(fleet.measure().await),
             What::Limits(limits) => Some(limits.measure().await),
             What::Memory(memory) => Some(memory.measure().await),

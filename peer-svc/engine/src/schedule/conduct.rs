@@ -140,6 +140,12 @@ impl Conduct {
         self.room = self.room.max(load + 2).min(most);
     }
 
+    /// It may carry up to `most` from now on, and not up to `before` any more.
+    pub(super) fn reach(&mut self, before: usize, most: usize) {
+        // One that never refused may carry all of them.
+        self.room = if self.room >= before { most } else { self.room.min(most) };
+    }
+
     /// The holder has no upload slot; it carries `load` other fetches of ours.
     pub(super) fn busy(&mut self, load: usize, now: Instant, rng: &mut (impl Rng + ?Sized)) {
         self.room = load.max(1);

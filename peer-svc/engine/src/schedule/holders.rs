@@ -70,6 +70,8 @@ pub(super) struct Holder {
     pub(super) peer: PeerInfo,
     pub(super) held: Held,
     pub(super) conduct: Conduct,
+    /// Fetches that it may carry for us at once.
+    pub(super) most: usize,
     /// Fetches that it carries for us.
     pub(super) load: usize,
     /// How many of them are second copies.
@@ -145,6 +147,7 @@ impl Holders {
             peer,
             held: Held::Nothing,
             conduct: Conduct::new(self.per_holder),
+            most: self.per_holder,
             load: 0,
             copies: 0,
             denied: BTreeSet::new(),
@@ -178,6 +181,9 @@ impl Holders {
         }
         let holder = &mut self.all[key];
         if !holder.held.is_empty() && holder.load < holder.conduct.room() {
+            if self.shelves.len() <= holder.load {
+                self.shelves.resize_with(holder.load + 1, Vec::new);
+            }
             holder.shelf = Some((holder.load, self.shelves[holder.load].len()));
             self.shelves[holder.load].push(key);
         }

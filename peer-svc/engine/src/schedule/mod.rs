@@ -6,7 +6,7 @@
 //! has room, few streams per holder, a second copy only at the very end.
 //!
 //! What holds at all times (the tests of this module check each line under random events):
-//! - no more fetches run than [`Limits`] allows, whole and per holder;
+//! - no more fetches run than [`Limits`] allows, whole and per holder, but for those to far holders (`room.rs`);
 //! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
 //!   never gave wrong bytes for this very chunk;
 //! - a stored chunk is never asked for again, unless it turns out to be lost;
@@ -34,6 +34,7 @@ mod holders;
 mod offence;
 mod picture;
 mod rarity;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -131,6 +132,8 @@ pub struct Scheduler {
     limits: Limits,
     /// Fetches that may run at present, second copies apart.
     room: usize,
+    /// Fetches beyond the limits, to far holders.
+    beyond: usize,
     is_link_slow: bool,
     missing: ChunkSet,
     order: RarityOrder,
@@ -150,6 +153,7 @@ impl Scheduler {
         Self {
             limits,
             room: limits.in_flight,
+            beyond: 0,
             is_link_slow: false,
             missing: wanted.clone(),
             order: RarityOrder::new(wanted),
@@ -160,13 +164,6 @@ impl Scheduler {
             typical: None,
             ledger: Ledger::default(),
         }
-    }
-
-    /// So many fetches may run from now on, within the limits; second copies do not count, and over a slow link they come
-    /// late. Those that run go on.
-    pub fn allow(&mut self, fetches: usize, is_link_slow: bool) {
-        self.is_link_slow = is_link_slow;
-        self.room = fetches.clamp(1, self.limits.in_flight);
     }
 
     /// The holder has exactly these chunks of the same file; replaces what was known. Chunks for which
@@ -197,7 +194,7 @@ impl Scheduler {
     /// [`Scheduler::wake_at`]. Every fetch must be [finished](Scheduler::finished) exactly once.
     pub fn next(&mut self, now: Instant, rng: &mut (impl Rng + ?Sized)) -> Option<Fetch> {
         self.holders.wake(now);
-        if self.flights.len() >= self.limits.in_flight || self.missing.is_empty() {
+        if self.flights.len() >= self.most() || self.missing.is_empty() {
             return None;
         }
         let waiting = if self.flights.len() < self.room { self.pick_waiting(rng) } else { None };
@@ -206,7 +203,7 @@ impl Scheduler {
             None => self.pick_copy(now, rng).map(|(chunk, key)| (chunk, key, true))?,
         };
         debug_assert!(self.missing.contains(chunk) && self.holders.get(key).held.contains(chunk));
-        debug_assert!(self.holders.get(key).load < self.limits.per_holder);
+        debug_assert!(self.holders.get(key).load < self.holders.get(key).most);
         debug_assert!(self.copies_of(chunk).count() == usize::from(is_copy));
         self.order.take(chunk);
         self.holders.update(key, |holder| {
@@ -285,12 +282,11 @@ impl Scheduler {
             self.begun.ended(&flight, outcome);
         }
         let Flight { chunk, holder: key, since, is_copy, .. } = flight;
-        let most = self.limits.per_holder;
         self.holders.update(key, |holder| {
             holder.load -= 1;
             holder.copies -= usize::from(is_copy);
             match outcome {
-                Outcome::Stored => holder.conduct.delivered(holder.load, most),
+                Outcome::Stored => holder.conduct.delivered(holder.load, holder.most),
                 Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
                 Outcome::Failed(offence) => holder.conduct.offended(offence, now),
                 Outcome::Unasked => holder.conduct.spared(now),
@@ -325,7 +321,7 @@ impl Scheduler {
     /// The earliest moment at which [`Scheduler::next`] might return a fetch although nothing has
     /// happened; `None` if only an event can help. Ask after `next` has returned `None`.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if self.flights.len() >= self.limits.in_flight || self.missing.is_empty() {
+        if self.flights.len() >= self.most() || self.missing.is_empty() {
             return None;
         }
         let overdue = self.in_endgame().then(|| {

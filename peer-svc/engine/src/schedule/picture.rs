@@ -56,7 +56,7 @@ impl Scheduler {
             if holder.held.is_empty() || holder.conduct.is_avoided(now) {
                 continue;
             }
-            let refuses = holder.conduct.refuses(self.limits.per_holder);
+            let refuses = holder.conduct.refuses(holder.most);
             side.able += 1;
             side.refusing += usize::from(refuses);
             side.shut += usize::from(refuses && holder.load == 0);
