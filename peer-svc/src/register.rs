@@ -150,7 +150,8 @@ enum Ended {
     Renewed(u64, Result<Renewal, ClientError>),
     /// At which address this peer is reached now, looked up under this lease.
     Looked(u64, Result<Told, AdvertiseError>),
-    Announced(u64, Vec<FileChunks>, Result<(Vec<FileOutcome>, Duration), ClientError>),
+    /// With how long the tracker wants to be left alone, if it said so.
+    Announced(u64, Vec<FileChunks>, Result<(Vec<FileOutcome>, Option<Duration>), ClientError>),
 }
 
 impl Membership {
@@ -302,7 +303,7 @@ impl Membership {
                     // What an earlier lease was told, or was not, is told again under the next one.
                     _ if lease.id() != Some(id) => {}
                     Ok((outcomes, pause)) => {
-                        if !batch.is_empty() {
+                        if let Some(pause) = pause {
                             lease.gather(pause);
                         }
                         let applied = self.holdings.apply(batch, outcomes);
@@ -404,13 +405,13 @@ async fn tell(
     lease: u64,
     batch: &[FileChunks],
     long: BTreeMap<usize, Manifest>,
-) -> Result<(Vec<FileOutcome>, Duration), ClientError> {
-    let mut pause = Duration::ZERO;
+) -> Result<(Vec<FileOutcome>, Option<Duration>), ClientError> {
+    let mut pause = None;
     let mut short = Vec::new().into_iter();
     if batch.len() > long.len() {
         let entries = batch.iter().enumerate().filter(|(at, _)| !long.contains_key(at)).map(|(_, entry)| entry);
         let (outcomes, wanted) = tracker.announce(lease, entries).await?;
-        (short, pause) = (outcomes.into_iter(), wanted);
+        (short, pause) = (outcomes.into_iter(), Some(wanted));
     }
     let mut outcomes = Vec::with_capacity(batch.len());
     for (at, entry) in batch.iter().enumerate() {
@@ -420,7 +421,9 @@ async fn tell(
             Some(manifest) => match tracker.register_manifest(lease, entry, manifest).await {
                 // A tracker of an earlier version takes it in parts.
                 Err(error) if error.code() == Code::Unimplemented => {
-                    outcomes.extend(tracker.announce(lease, [entry]).await?.0);
+                    let (outcome, wanted) = tracker.announce(lease, [entry]).await?;
+                    outcomes.extend(outcome);
+                    pause = Some(wanted);
                 }
                 told => outcomes.push(told?),
             },

@@ -11,6 +11,7 @@ use drizzle_proto::{
     convert::{hashes, readable},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
+    net::transport::CALL_TIMEOUT,
     wire::{self, tracker_server},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -79,7 +80,7 @@ impl tracker_server::Tracker for Service {
         request: Request<Streaming<wire::RegisterManifestRequest>>,
     ) -> Answer<wire::RegisterManifestResponse> {
         let mut messages = request.into_inner();
-        let first = messages.message().await?.ok_or(WireError::Missing("file"))?;
+        let first = next_of(&mut messages).await?.ok_or(WireError::Missing("file"))?;
         let lease = first.lease_id;
         let mut entry = FileChunks::try_from(first.file.ok_or(WireError::Missing("file"))?)?;
         loop {
@@ -87,7 +88,7 @@ impl tracker_server::Tracker for Service {
             let outcome = self.registry.announce(lease, vec![entry.clone()], Instant::now()).await?.pop();
             let outcome = outcome.ok_or(Error::Panicked)?;
             if matches!(outcome, FileOutcome::NeedHashes(from) if from >= next)
-                && let Some(message) = messages.message().await?
+                && let Some(message) = next_of(&mut messages).await?
             {
                 (entry.first_hash, entry.hashes) = (next, hashes_that_follow(&message)?);
                 let left = entry.file.layout.chunk_count().get().saturating_sub(next);
@@ -160,6 +161,12 @@ fn newcomer(request: &wire::WatchFileRequest) -> Result<Option<Newcomer>, WireEr
     let known = request.known.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
     let newcomer = Newcomer { lease: request.lease_id, wanted: request.neighbours as usize, known };
     Ok((request.neighbours > 0).then_some(newcomer))
+}
+
+/// The next message of a stream: a caller that sends nothing does not keep what it sent before.
+async fn next_of<T>(messages: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no message within {} s", CALL_TIMEOUT.as_secs()));
+    tokio::time::timeout(CALL_TIMEOUT, messages.message()).await.map_err(late)?
 }
 
 /// What a message of a long manifest brings that is not the first one.

@@ -9,7 +9,7 @@
 //! - of a holder whose round trip is below [`LONG`] no more is asked than usual: that hides it;
 //! - what is asked of one beyond that is twice what came from it within a round trip, and never more than [`MOST`] bytes
 //!   nor [`MOST_CHUNKS`] over all holders: it grows while the rate does, and falls with it;
-//! - the round trip is the shortest of the last [`EPOCH`]s: what stands in a queue before an answer is no distance;
+//! - the round trip is the shortest of the last [`EPOCH`]s: what stands for a while in a queue before an answer is no distance (in one that never empties it is);
 //! - a holder has as many connections as usual until what is asked of it is more than those carry, and never more than
 //!   [`MOST_CONNECTIONS`].
 

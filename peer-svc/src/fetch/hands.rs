@@ -23,7 +23,7 @@ use crate::store::write::StoredChunk;
 /// How a fetch ended.
 pub(crate) type Ended = (FetchId, Result<StoredChunk, FetchFailure>);
 
-/// Ends that may wait to be told; more than a download has fetches at once.
+/// Ends that may wait to be told: with more, the thread that has them waits until some were heard.
 const ENDS: usize = 64;
 
 /// What a thread is told to do.

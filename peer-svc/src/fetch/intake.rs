@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use drizzle_engine::priority::Owner;
+use drizzle_proto::RateLimit;
 
 use crate::{
     limits::{Gate, HeldUp},
@@ -21,6 +22,11 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
+    /// Whether what comes may have to wait.
+    pub(super) fn is_limited(&self) -> bool {
+        self.gate.limit() != RateLimit::UNLIMITED
+    }
+
     /// Waits until so many bytes may have come; how long it took.
     pub(super) async fn take(&self, bytes: u64, held_up: &HeldUp) -> Duration {
         self.gate.pass(self.rank.owner(), self.rank.weight(), bytes, || held_up.begins()).await;

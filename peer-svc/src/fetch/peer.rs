@@ -101,7 +101,8 @@ impl Asked<'_> {
                     *begun = self.parts.begin_anew(sent, holder.id());
                 }
                 let missing = self.manifest.layout().chunk_len(sent).saturating_sub(begun.got());
-                if part.data.len() as u64 == u64::from(missing) {
+                // Under a limit its end may be long in coming.
+                if part.data.len() as u64 == u64::from(missing) && !self.intake.is_limited() {
                     self.choice.ends_as(sent);
                 } else {
                     self.choice.is(sent).await;

@@ -34,6 +34,8 @@ use crate::{
     wire::{self, tracker_client},
 };
 
+/// A page of a longer manifest with fewer hashes is a mistake: it would take very many.
+const LEAST_PAGE: usize = 1024;
 /// Pages of a long manifest that are asked for at once, each 256 KiB.
 const PAGES_AT_ONCE: usize = 8;
 
@@ -337,8 +339,11 @@ impl TrackerClient {
     async fn rest_of(&self, file: &FileInfo, hashes: &mut Vec<Digest>) -> Result<(), ClientError> {
         let count = file.layout.chunk_count().get();
         let page = u32::try_from(hashes.len()).unwrap_or(u32::MAX);
-        if page == 0 || page >= count {
+        if page >= count {
             return Ok(());
+        }
+        if hashes.len() < LEAST_PAGE {
+            return Err(WireError::Bounds("packed_sha256").into());
         }
         let mut firsts = (page..count).step_by(page as usize);
         let mut asked = JoinSet::new();
@@ -357,7 +362,12 @@ impl TrackerClient {
                         ..Default::default()
                     };
                     let answer = client.file_locations_wire(request).await?;
-                    Ok::<_, ClientError>((first_hash, convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?))
+                    let hashes = convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?;
+                    // Not more than is missing, whatever the tracker says.
+                    if hashes.len() != page.min(count - first_hash) as usize {
+                        return Err(WireError::Bounds("packed_sha256").into());
+                    }
+                    Ok::<_, ClientError>((first_hash, hashes))
                 });
             }
             let Some(answered) = asked.join_next().await else { break };

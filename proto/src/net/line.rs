@@ -116,7 +116,7 @@ impl Line {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection that takes one more call.
+    /// A connection that is not lost. A call beyond as many streams as the other end takes waits at it.
     async fn ready(&self) -> Result<SendRequest<Bytes>, Status> {
         loop {
             let open = self.open().clone();

@@ -4,7 +4,7 @@
 //! job that comes while others are done waits for them and goes with the next ones. Nothing is done by a thread of its
 //! own: of the callers that wait, one does the work of all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Where a job's caller finds its result.
 type Answer<R> = Arc<Mutex<Option<R>>>;
@@ -12,14 +12,31 @@ type Answer<R> = Arc<Mutex<Option<R>>>;
 /// The jobs that wait.
 #[derive(Debug)]
 pub(super) struct Group<J, R> {
-    waiting: Mutex<Vec<(J, Answer<R>)>>,
-    /// Held by the caller that works.
-    at_work: Mutex<()>,
+    state: Mutex<State<J, R>>,
+    /// Some jobs are done.
+    done: Condvar,
+}
+
+#[derive(Debug)]
+struct State<J, R> {
+    waiting: Vec<(J, Answer<R>)>,
+    /// A caller works.
+    is_busy: bool,
+}
+
+/// A caller that works, until dropped: also if it panics.
+struct Working<'a, J, R>(&'a Group<J, R>);
+
+impl<J, R> Drop for Working<'_, J, R> {
+    fn drop(&mut self) {
+        lock(&self.0.state).is_busy = false;
+        self.0.done.notify_all();
+    }
 }
 
 impl<J, R> Default for Group<J, R> {
     fn default() -> Self {
-        Self { waiting: Mutex::new(Vec::new()), at_work: Mutex::new(()) }
+        Self { state: Mutex::new(State { waiting: Vec::new(), is_busy: false }), done: Condvar::new() }
     }
 }
 
@@ -28,14 +45,23 @@ impl<J, R> Group<J, R> {
     /// gives a result for each, in order. `None` if the caller that did this job panicked.
     pub(super) fn run(&self, job: J, together: impl FnOnce(&[J]) -> Vec<R>) -> Option<R> {
         let answer = Answer::default();
-        lock(&self.waiting).push((job, answer.clone()));
-        let _working = lock(&self.at_work);
-        if let Some(done) = lock(&answer).take() {
-            return Some(done);
+        let mut state = lock(&self.state);
+        state.waiting.push((job, answer.clone()));
+        while state.is_busy {
+            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            // Whoever has its result waits for nobody else's.
+            if let Some(done) = lock(&answer).take() {
+                return Some(done);
+            }
         }
-        let (jobs, answers): (Vec<J>, Vec<Answer<R>>) = std::mem::take(&mut *lock(&self.waiting)).into_iter().unzip();
-        for (answer, result) in answers.iter().zip(together(&jobs)) {
-            *lock(answer) = Some(result);
+        state.is_busy = true;
+        let (jobs, answers): (Vec<J>, Vec<Answer<R>>) = std::mem::take(&mut state.waiting).into_iter().unzip();
+        drop(state);
+        let _working = Working(self);
+        if !jobs.is_empty() {
+            for (answer, result) in answers.iter().zip(together(&jobs)) {
+                *lock(answer) = Some(result);
+            }
         }
         lock(&answer).take()
     }
@@ -77,7 +103,7 @@ mod tests {
             });
             begun.recv().unwrap();
             let late: Vec<_> = (0..LATE).map(|job| scope.spawn(move || group.run(job, together))).collect();
-            while lock(&group.waiting).len() < LATE {
+            while lock(&group.state).waiting.len() < LATE {
                 thread::yield_now();
             }
             go_on.send(()).unwrap();
@@ -98,7 +124,7 @@ mod tests {
                 catch_unwind(AssertUnwindSafe(|| {
                     group.run(1, |_| {
                         started.wait();
-                        while lock(&group.waiting).is_empty() {
+                        while lock(&group.state).waiting.is_empty() {
                             thread::yield_now();
                         }
                         panic!("on purpose")

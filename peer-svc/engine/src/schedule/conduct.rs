@@ -146,9 +146,10 @@ impl Conduct {
         self.room = if self.room >= before { most } else { self.room.min(most) };
     }
 
-    /// The holder has no upload slot; it carries `load` other fetches of ours.
-    pub(super) fn busy(&mut self, load: usize, now: Instant, rng: &mut (impl Rng + ?Sized)) {
-        self.room = load.max(1);
+    /// The holder has no upload slot; it carries `load` other fetches of ours, and may carry up to `most` otherwise.
+    pub(super) fn busy(&mut self, load: usize, most: usize, now: Instant, rng: &mut (impl Rng + ?Sized)) {
+        // More than the most may still run of what was asked when more was allowed.
+        self.room = load.clamp(1, most.max(1));
         if load == 0 {
             let longest = doubled(2 * BUSY_MIN, self.busy_streak).min(BUSY_MAX);
             self.busy_streak = self.busy_streak.saturating_add(1);
@@ -202,10 +203,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_more_may_run_than_are_allowed_now_although_more_were_before_and_run_still() {
+        let (now, mut conduct) = (Instant::now(), Conduct::new(40));
+        conduct.reach(40, 10);
+        conduct.busy(29, 10, now, &mut StdRng::seed_from_u64(1));
+        assert_eq!(conduct.room(), 10);
+    }
+
+    #[test]
     fn busy_pauses_grow_within_their_bounds_and_a_success_resets_them() {
         let (mut conduct, mut rng, start) = (Conduct::new(4), StdRng::seed_from_u64(1), Instant::now());
         let mut pause = |conduct: &mut Conduct| {
-            conduct.busy(0, start, &mut rng);
+            conduct.busy(0, 6, start, &mut rng);
             let pause = conduct.rest_until().unwrap() - start;
             conduct.awake();
             pause
@@ -220,7 +229,7 @@ mod tests {
     #[test]
     fn busy_beside_our_own_fetches_is_a_limit_not_a_pause() {
         let (mut conduct, now) = (Conduct::new(4), Instant::now());
-        conduct.busy(2, now, &mut StdRng::seed_from_u64(1));
+        conduct.busy(2, 6, now, &mut StdRng::seed_from_u64(1));
         assert_eq!((conduct.room(), conduct.rest_until()), (2, None));
         conduct.delivered(1, 4);
         assert_eq!(conduct.room(), 3);

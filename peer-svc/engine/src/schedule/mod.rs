@@ -6,7 +6,7 @@
 //! has room, few streams per holder, a second copy only at the very end.
 //!
 //! What holds at all times (the tests of this module check each line under random events):
-//! - no more fetches run than [`Limits`] allows, whole and per holder, but for those to far holders (`room.rs`);
+//! - no more fetches run than [`Limits`] allows, whole and per holder, but for as many more as were allowed because holders are far (`room.rs`);
 //! - a chunk is asked only of a holder that is known to have it, is not resting (busy or avoided), and
 //!   never gave wrong bytes for this very chunk;
 //! - a stored chunk is never asked for again, unless it turns out to be lost;
@@ -287,7 +287,7 @@ impl Scheduler {
             holder.copies -= usize::from(is_copy);
             match outcome {
                 Outcome::Stored => holder.conduct.delivered(holder.load, holder.most),
-                Outcome::Busy => holder.conduct.busy(holder.load, now, rng),
+                Outcome::Busy => holder.conduct.busy(holder.load, holder.most, now, rng),
                 Outcome::Failed(offence) => holder.conduct.offended(offence, now),
                 Outcome::Unasked => holder.conduct.spared(now),
                 Outcome::Cancelled => {}
