@@ -218,3 +218,47 @@ fn sum(bytes: &[u8]) -> u64 {
     let word = |bytes: &[u8]| u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     words.map(word).sum::<u64>() + word(&last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_rate_is_exact_whatever_the_sizes_and_a_full_queue_loses() {
+        let start = Instant::now();
+        let way = Way { rate: Some(1e6), queue: 50 * MS, delay: 100 * MS, loss: 0.0 };
+        let mut carrier = Carrier { way, busy: start };
+        // All come at once: those that begin within 50 ms pass.
+        let out: Vec<Instant> = (0..100).map_while(|nth| carrier.out_at(500 + 1000 * (nth % 2), start)).collect();
+        assert!(out.is_sorted() && (50..=52).contains(&out.len()), "{}", out.len());
+        let bytes: usize = (0..out.len()).map(|nth| 500 + 1000 * (nth % 2)).sum();
+        let took = (*out.last().unwrap() - start - 100 * MS).as_secs_f64();
+        assert!((took - bytes as f64 / 1e6).abs() < 1e-6, "{took}");
+        assert!(carrier.out_at(500, start).is_none());
+        assert_eq!(carrier.out_at(1000, start + 1000 * MS), Some(start + 1101 * MS), "it is free again");
+    }
+
+    #[test]
+    fn a_checksum_is_filled_in_for_tcp_and_udp_and_nothing_else_is_touched() {
+        for (protocol, field, len) in [(6, 16, 33), (17, 6, 20), (1, 2, 20)] {
+            let mut frame = vec![0x5a; 14 + 20 + len];
+            frame[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+            frame[16..18].copy_from_slice(&u16::try_from(20 + len).unwrap().to_be_bytes());
+            frame[23] = protocol;
+            let before = frame.clone();
+            fill_checksum(&mut frame);
+            if protocol == 1 {
+                assert_eq!(frame, before);
+                continue;
+            }
+            // With its checksum a segment adds up to nothing.
+            let all = sum(&frame[26..34]) + u64::from(protocol) + len as u64 + sum(&frame[34..]);
+            assert_eq!(all % 0xffff, 0, "protocol {protocol}");
+            assert_eq!(frame[..34 + field], before[..34 + field]);
+        }
+        fill_checksum(&mut [0; 3]);
+        fill_checksum(&mut [&[0; 12][..], &[8, 0, 0x4f, 0, 0xff, 0xff], &[6; 20]].concat());
+    }
+}

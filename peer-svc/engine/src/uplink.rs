@@ -15,12 +15,12 @@
 //! (Eight peers on links of 30 Mbit/s, chunks of 512 KiB, took 1.12 times the bound with four slots, 1.07 with eight.)
 //!
 //! While one requester is alone, streams to it keep no other one waiting, and over a long way many are needed: each waits for
-//! acknowledgements most of the time. So it may have as many large chunks as go within [`SLOW`]. (Of 1 MiB over 200 ms, 400 Mbit/s
+//! acknowledgements most of the time. So it may have as many large chunks as go within a second. (Of 1 MiB over 200 ms, 400 Mbit/s
 //! and 16 connections one pair came to 21 MB/s with eight slots, to 37 with 32.)
 //!
 //! What holds (each line has a test):
 //! - a requester that is alone has no fewer than several have together, and more only of large chunks: no more than go within
-//!   [`SLOW`], and than the limit carries;
+//!   a second, and than the limit carries;
 //! - of large chunks twice as many streams run at the least, if that many go in good time, and never more than the most;
 //! - the number stays between the least and the most; under a limit it is no more than one above what that lets through
 //!   in time, which is 1 at least;
