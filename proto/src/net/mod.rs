@@ -8,7 +8,7 @@
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`meter`] | client connections whose bytes are counted as they come |
-//! | [`line`] | a connection over which calls are made by hand |
+//! | [`line`](mod@line) | a connection over which calls are made by hand |
 //! | [`chunk_message`] | how the messages of a chunk lie on the wire |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`open_files`] | the limit of open files |
