@@ -104,12 +104,7 @@ impl Host {
     #[must_use]
     pub fn shape(&self, interface: &str, Shape { rate, burst, queue }: Shape<'_>) -> bool {
         let shape = ["qdisc", "add", "dev", interface, "root", "tbf", "rate", rate, "burst", burst, "latency", queue];
-        let output = Command::new("ip").args(["netns", "exec", &self.name, "tc"]).args(shape).output();
-        let output = output.expect("ip starts");
-        if !output.status.success() {
-            skipped(format_args!("tc says {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        output.status.success()
+        worked(Command::new("ip").args(["netns", "exec", &self.name, "tc"]).args(shape), "tc says")
     }
 
     /// Lets TCP connections to a network, such as `10.9.0.0/24`, be governed in this way, such as `bbr`. `false`, once said,
@@ -120,11 +115,7 @@ impl Host {
     #[must_use]
     pub fn congestion_control(&self, network: &str, interface: &str, name: &str) -> bool {
         let route = ["route", "replace", network, "dev", interface, "congctl", name];
-        let output = Command::new("ip").args(["-n", &self.name]).args(route).output().expect("ip starts");
-        if !output.status.success() {
-            skipped(format_args!("this kernel has no {name}: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        output.status.success()
+        worked(Command::new("ip").args(["-n", &self.name]).args(route), &format!("this kernel has no {name}:"))
     }
 
     /// Does something on a thread in it: the sockets made there are this host's.
@@ -234,6 +225,15 @@ impl Host {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         Running::start_by(&self.inside(), "127.0.0.1:7402", &args, logs)
     }
+}
+
+/// Whether a command that a kernel may not know worked; if not, says what it said.
+fn worked(command: &mut Command, otherwise: &str) -> bool {
+    let output = command.output().expect("ip starts");
+    if !output.status.success() {
+        skipped(format_args!("{otherwise} {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    output.status.success()
 }
 
 impl Drop for Host {

@@ -84,8 +84,10 @@ impl tracker_server::Tracker for Service {
         let lease = first.lease_id;
         let mut entry = FileChunks::try_from(first.file.ok_or(WireError::Missing("file"))?)?;
         loop {
-            let next = entry.first_hash + u32::try_from(entry.hashes.len()).unwrap_or(u32::MAX);
-            let outcome = self.registry.announce(lease, vec![entry.clone()], Instant::now()).await?.pop();
+            let hashes = std::mem::take(&mut entry.hashes);
+            let next = entry.first_hash + u32::try_from(hashes.len()).unwrap_or(u32::MAX);
+            let told = FileChunks { hashes, ..entry.clone() };
+            let outcome = self.registry.announce(lease, vec![told], Instant::now()).await?.pop();
             let outcome = outcome.ok_or(Error::Panicked)?;
             if matches!(outcome, FileOutcome::NeedHashes(from) if from >= next)
                 && let Some(message) = next_of(&mut messages).await?

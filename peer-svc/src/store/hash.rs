@@ -173,6 +173,10 @@ pub(super) fn hash_chunks<T: Send, E: Send>(
 /// Bytes that are read of each of two chunks before both are hashed: both are still in the cache of one core then.
 const AT_ONCE: usize = MESSAGE_SIZE / 2;
 
+thread_local! {
+    static BUFFERS: RefCell<[Vec<u8>; 2]> = RefCell::new([vec![0; AT_ONCE], vec![0; AT_ONCE]]);
+}
+
 /// Hashes one chunk of a file, or two at a time; a hole without reading it.
 pub(super) fn hash_pair(
     file: &File,
@@ -180,20 +184,15 @@ pub(super) fn hash_pair(
     layout: Layout,
     chunks: &[ChunkIndex],
 ) -> io::Result<Vec<Digest>> {
-    thread_local! {
-        static BUFFERS: RefCell<[Vec<u8>; 2]> = RefCell::new([vec![0; AT_ONCE], vec![0; AT_ONCE]]);
-    }
-    let [a, b] = chunks else { return chunks.iter().map(|chunk| hash_chunk(file, extents, layout, *chunk)).collect() };
+    let alone = |chunk: &ChunkIndex| hash_chunk(file, extents, layout, *chunk);
     let is_hole = |chunk: &ChunkIndex| !extents.has_data(layout.offset(*chunk), layout.chunk_len(*chunk).into());
-    if is_hole(a) || is_hole(b) {
-        return chunks.iter().map(|chunk| hash_chunk(file, extents, layout, *chunk)).collect();
-    }
+    let (&[a, b], false) = (chunks, chunks.iter().any(is_hole)) else { return chunks.iter().map(alone).collect() };
     BUFFERS.with_borrow_mut(|[ours, theirs]| {
         let mut hashes = [Sha256::new(), Sha256::new()];
         let [first, second] = &mut hashes;
-        let (mut done, longer) = (0, layout.chunk_len(*a).max(layout.chunk_len(*b)) as usize);
+        let (mut done, longer) = (0, layout.chunk_len(a).max(layout.chunk_len(b)) as usize);
         while done < longer {
-            let (ours, theirs) = (next(file, layout, *a, done, ours)?, next(file, layout, *b, done, theirs)?);
+            let (ours, theirs) = (next(file, layout, a, done, ours)?, next(file, layout, b, done, theirs)?);
             update_both(first, ours, second, theirs);
             done += AT_ONCE;
         }
@@ -213,14 +212,11 @@ fn next<'b>(file: &File, layout: Layout, chunk: ChunkIndex, done: usize, buffer:
 
 /// Hashes one chunk of a file; a hole without reading it.
 fn hash_chunk(file: &File, extents: &Extents, layout: Layout, chunk: ChunkIndex) -> io::Result<Digest> {
-    thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MESSAGE_SIZE]);
-    }
     let (start, len) = (layout.offset(chunk), layout.chunk_len(chunk));
     if !extents.has_data(start, len.into()) {
         return Ok(hash_of_zeros(len));
     }
-    BUFFER.with_borrow_mut(|buffer| {
+    BUFFERS.with_borrow_mut(|[buffer, _]| {
         let mut sha = Sha256::new();
         let mut done = 0;
         while done < len as usize {

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fs::File};
 
-use drizzle_proto::{ChunkIndex, ChunkSet, Manifest};
+use drizzle_proto::{ChunkIndex, ChunkSet, Digest, Manifest};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,11 +20,17 @@ pub(crate) fn prove(file: &File, manifest: &Manifest, candidates: &ChunkSet, can
         if cancel.is_cancelled() {
             return Ok(vec![false; pair.len()]);
         }
-        // One that cannot be read takes nothing from the other.
-        let alone = || pair.iter().map(|chunk| Some(hash_pair(file, &extents, layout, &[*chunk]).ok()?[0]));
-        let both = hash_pair(file, &extents, layout, pair);
-        let hashes = both.map_or_else(|_| alone().collect(), |hashes| hashes.into_iter().map(Some).collect::<Vec<_>>());
-        Ok::<_, Infallible>(pair.iter().zip(hashes).map(|(chunk, hash)| hash == Some(manifest.hash(*chunk))).collect())
+        let is_proven = |(chunk, hash): (&ChunkIndex, Digest)| hash == manifest.hash(*chunk);
+        let hash = |chunks: &[ChunkIndex]| hash_pair(file, &extents, layout, chunks);
+        let proven = match hash(pair) {
+            Ok(hashes) => pair.iter().zip(hashes).map(is_proven).collect(),
+            // One that cannot be read takes nothing from the other.
+            Err(_) => {
+                let alone = |chunk: &ChunkIndex| hash(&[*chunk]).is_ok_and(|hash| is_proven((chunk, hash[0])));
+                pair.iter().map(alone).collect()
+            }
+        };
+        Ok::<Vec<bool>, Infallible>(proven)
     });
     let Ok(proven) = proven;
     let mut set = ChunkSet::empty(candidates.count());

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use prost::bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -222,7 +221,7 @@ impl TrackerClient {
         Ok((outcomes, Duration::from_millis(answer.pause_millis.into())))
     }
 
-    /// Announces one file with all hashes of its manifest from `entry.first_hash` on, however many.
+    /// Announces one file with the hashes that the entry has and all of its manifest that follow, however many.
     pub async fn register_manifest(
         &mut self,
         lease: u64,
@@ -230,18 +229,14 @@ impl TrackerClient {
         manifest: &Manifest,
     ) -> Result<FileOutcome, ClientError> {
         let manifest = manifest.clone();
-        let from = (entry.first_hash as usize).min(manifest.hashes().len());
-        let page = move |first: usize| {
-            let hashes = &manifest.hashes()[first..];
-            Bytes::from(convert::packed(&hashes[..hashes.len().min(MAX_HASHES)]))
-        };
-        let packed_sha256 = page(from);
-        let file = wire::FileChunks { packed_sha256, ..(&FileChunks { hashes: Vec::new(), ..entry.clone() }).into() };
-        let first = wire::RegisterManifestRequest { lease_id: lease, file: Some(file), ..Default::default() };
-        let firsts = (from..entry.file.layout.chunk_count().get() as usize).step_by(MAX_HASHES).skip(1);
-        let messages = 1 + firsts.len();
-        let rest =
-            firsts.map(move |first| wire::RegisterManifestRequest { packed_sha256: page(first), ..Default::default() });
+        let first = wire::RegisterManifestRequest { lease_id: lease, file: Some(entry.into()), ..Default::default() };
+        let sent = entry.first_hash as usize + entry.hashes.len();
+        let pages = (sent..manifest.hashes().len()).step_by(MAX_HASHES);
+        let messages = 1 + pages.len();
+        let rest = pages.map(move |first| {
+            let page = manifest.hashes()[first..].iter().copied().take(MAX_HASHES).collect::<Vec<_>>();
+            wire::RegisterManifestRequest { packed_sha256: convert::packed(&page).into(), ..Default::default() }
+        });
         let mut request = Request::new(tokio_stream::iter(std::iter::once(first).chain(rest)));
         // As long as so many calls might take.
         let patience = CALL_TIMEOUT * u32::try_from(messages).unwrap_or(u32::MAX);
@@ -335,7 +330,7 @@ impl TrackerClient {
         Ok((manifest, holders))
     }
 
-    /// Adds the hashes that the first page of a manifest lacks, if the tracker has them.
+    /// Adds the hashes that follow on the first page of a manifest.
     async fn rest_of(&self, file: &FileInfo, hashes: &mut Vec<Digest>) -> Result<(), ClientError> {
         let count = file.layout.chunk_count().get();
         let page = u32::try_from(hashes.len()).unwrap_or(u32::MAX);

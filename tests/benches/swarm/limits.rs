@@ -20,6 +20,7 @@ use drizzle_proto::{
 use drizzle_tests::{
     Cluster,
     cluster::{Options, Tracker},
+    wait::until_within,
 };
 use prost::Message;
 use tokio::task::JoinSet;
@@ -31,6 +32,8 @@ const CONNECTIONS: u32 = 8;
 const CALLS: u32 = 32;
 /// Chunks of one file that are told in one call, which is what a fast download gathers in 40 ms.
 const TOLD: u32 = 64;
+/// A hundred thousand files are hashed and told in less.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of a chunk of the files that are only told of.
 const CHUNK: u32 = 1 << 18;
 
@@ -121,19 +124,17 @@ fn file(n: u32, chunks: u32) -> (FileInfo, Manifest) {
     (FileInfo { name: FileName::new(&name).expect("a name"), id: manifest.id(), layout }, manifest)
 }
 
+/// What a peer says that has these chunks, without hashes.
+fn told(file: &FileInfo, held: ChunkSet) -> FileChunks {
+    FileChunks { file: file.clone(), first_hash: 0, hashes: Vec::new(), held, gone: false, replace: false }
+}
+
 /// Registers a file that its peer has.
 async fn register(client: &mut TrackerClient, lease: u64, file: &FileInfo, manifest: &Manifest) {
     let count = file.layout.chunk_count();
     let mut first = 0;
     for hashes in manifest.hashes().chunks(MAX_HASHES) {
-        let entry = FileChunks {
-            file: file.clone(),
-            first_hash: first,
-            hashes: hashes.to_vec(),
-            held: ChunkSet::full(count),
-            gone: false,
-            replace: false,
-        };
+        let entry = FileChunks { first_hash: first, hashes: hashes.to_vec(), ..told(file, ChunkSet::full(count)) };
         first += u32::try_from(hashes.len()).expect("few");
         client.register_chunk(lease, &[entry]).await.expect("the tracker answers");
     }
@@ -217,14 +218,7 @@ async fn announcements(lasts: Duration) -> u64 {
                         // In no order, as a download gets them.
                         held.insert(count.index(nth.wrapping_mul(2_654_435_761) % CHUNKS).expect("below the count"));
                     }
-                    let entry = FileChunks {
-                        file: file.clone(),
-                        first_hash: 0,
-                        hashes: Vec::new(),
-                        held,
-                        gone: false,
-                        replace: false,
-                    };
+                    let entry = told(file, held);
                     let outcomes = client.register_chunk(lease, &[entry]).await.expect("the tracker answers");
                     assert_eq!(outcomes, [FileOutcome::Registered]);
                     load.done(TOLD);
@@ -264,8 +258,7 @@ async fn locations() -> (Duration, usize) {
         for nth in 0..CHUNKS / 2 {
             held.insert(count.index((n * 97 + nth * 7) % CHUNKS).expect("below the count"));
         }
-        let entry =
-            FileChunks { file: file.clone(), first_hash: 0, hashes: Vec::new(), held, gone: false, replace: false };
+        let entry = told(&file, held);
         client.register_chunk(lease, &[entry]).await.expect("the tracker answers");
     }
     let mut wire = cluster.tracker.wire();
@@ -329,14 +322,14 @@ async fn many_files(files: u32) -> ManyFiles {
 
 /// One peer tells of many files of one chunk each, as fast as the tracker takes them.
 async fn announce_files(client: &mut TrackerClient, files: u32) {
-    let mut lease = join(client, 0).await;
+    let lease = join(client, 0).await;
     let mut renewed = Instant::now();
     for first in (0..files).step_by(MAX_BATCH) {
         let batch = first..files.min(first + u32::try_from(MAX_BATCH).expect("small"));
         let entries = batch.map(|n| {
             let (file, manifest) = file(n, 1);
             let held = ChunkSet::full(file.layout.chunk_count());
-            FileChunks { file, first_hash: 0, hashes: manifest.hashes().to_vec(), held, gone: false, replace: false }
+            FileChunks { hashes: manifest.hashes().to_vec(), ..told(&file, held) }
         });
         let entries: Vec<FileChunks> = entries.collect();
         let outcomes = client.register_chunk(lease, &entries).await.expect("the tracker answers");
@@ -346,8 +339,6 @@ async fn announce_files(client: &mut TrackerClient, files: u32) {
             renewed = Instant::now();
         }
     }
-    lease = client.renew_lease(lease).await.map(|_| lease).expect("the lease is there");
-    let _ = lease;
 }
 
 /// A real peer with many small files, and a tracker that is restarted: how long until all are announced again, and the
@@ -358,7 +349,7 @@ async fn registered_anew(files: u32) -> (Duration, Duration) {
     write_files(&dir, files);
     let _peer = cluster.peer_with("many", Options::default().dir(&dir)).await;
     let names: Vec<FileName> = (0..64).map(|n| name(n * (files - 1) / 63)).collect();
-    until_held(&cluster.tracker, &names, files).await;
+    until_held(&cluster, &names, files).await;
 
     cluster.tracker.daemon.restart().await;
     let begun = Instant::now();
@@ -371,14 +362,7 @@ async fn registered_anew(files: u32) -> (Duration, Duration) {
         let mut worst = Duration::ZERO;
         while !stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
-            let entry = FileChunks {
-                held: ChunkSet::full(file.layout.chunk_count()),
-                file: file.clone(),
-                first_hash: 0,
-                hashes: Vec::new(),
-                gone: false,
-                replace: false,
-            };
+            let entry = told(&file, ChunkSet::full(file.layout.chunk_count()));
             other.register_chunk(lease, &[entry]).await.expect("the tracker answers");
             other.manifest(&file.name).await.expect("the tracker answers");
             worst = worst.max(asked.elapsed());
@@ -386,7 +370,7 @@ async fn registered_anew(files: u32) -> (Duration, Duration) {
         }
         worst
     });
-    until_held(&cluster.tracker, &names, files + 1).await;
+    until_held(&cluster, &names, files + 1).await;
     let took = begun.elapsed();
     over.store(true, Ordering::Relaxed);
     (took, others.await.expect("the other peer is well"))
@@ -406,30 +390,17 @@ fn write_files(dir: &Path, files: u32) {
     }
 }
 
-/// Waits until the names have a holder, then until all files have.
-async fn until_held(tracker: &Tracker, names: &[FileName], files: u32) {
-    let mut client = tracker.client();
-    let mut left = names;
-    while let [first, rest @ ..] = left {
-        match client.holders(first).await {
-            Ok((_, holders)) if !holders.is_empty() => left = rest,
-            _ => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
+/// Waits until the names have a holder, then until all files have: to look at all of them costs the tracker something.
+async fn until_held(cluster: &Cluster, names: &[FileName], files: u32) {
+    for name in names {
+        until_within(PATIENCE, &format!("a holder of {name}"), async || {
+            (!cluster.holders(name.as_str()).await.is_empty()).then_some(())
+        })
+        .await;
     }
-    loop {
-        let mut page_token = String::new();
-        let mut held = 0;
-        loop {
-            let request = ListFilesRequest { page_size: 1000, page_token, ..Default::default() };
-            let (files, next) = client.list_files(request).await.expect("the tracker lists");
-            held += files.iter().filter(|file| file.full_holders > 0).count();
-            match next {
-                Some(next) => page_token = next,
-                None => break,
-            }
-        }
-        if held == files as usize {
-            return;
-        }
-    }
+    until_within(PATIENCE, "a holder of each file", async || {
+        let held = cluster.listed().await.iter().filter(|(_, full, _)| *full > 0).count();
+        (held == files as usize).then_some(())
+    })
+    .await;
 }

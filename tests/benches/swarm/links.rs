@@ -92,6 +92,11 @@ impl FromStr for Link {
 }
 
 impl Link {
+    /// As it is given.
+    fn option(self) -> String {
+        format!("{}:{}", self.round_trip.as_millis(), self.loss)
+    }
+
     fn name(self) -> String {
         let Self { round_trip, loss } = self;
         match (round_trip.as_millis(), loss > 0.0) {
@@ -148,7 +153,7 @@ impl Links {
         let mut text = format!(
             "{}, {}; {}; medians of {} runs (lowest to highest). TCP's buffers here grow to {} MiB at a sender and \
              {} MiB at a receiver.\n\
-             Made by `tests/bench links --rate {} --size {}{}{} --seconds {} --plain {} --runs {}`.\n\n\
+             Made by `tests/bench links --links {} --control {} --rate {} --size {}{}{} --seconds {} --plain {} --runs {}`.\n\n\
              | link | control | Drizzle, MB/s | memory, source / downloader |",
             machine::processor(),
             machine::cores(),
@@ -156,6 +161,8 @@ impl Links {
             self.runs,
             buffer("tcp_wmem"),
             buffer("tcp_rmem"),
+            self.links.iter().map(|link| link.option()).collect::<Vec<_>>().join(","),
+            self.control.join(","),
             self.rate,
             self.size,
             self.chunk_size.iter().map(|size| format!(" --chunk-size {size}")).collect::<String>(),

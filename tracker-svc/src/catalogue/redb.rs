@@ -79,6 +79,25 @@ impl RedbCatalogue {
         }
     }
 
+    /// Registers names of several peers in one durable step; the verdicts on each peer's.
+    fn register_together(&self, jobs: &[Registering]) -> Result<Vec<Vec<Verdict>>, CatalogueError> {
+        self.run(|database| {
+            let write = begin_write(database)?;
+            let verdicts: Vec<Vec<Verdict>> = {
+                let mut tables = Tables::open(&write)?;
+                let verdicts =
+                    jobs.iter().map(|(owner, files)| files.iter().map(|new| tables.register(*owner, new)).collect());
+                verdicts.collect::<Result<_, redb::Error>>()?
+            };
+            if verdicts.iter().flatten().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
+                write.commit()?;
+            } else {
+                write.abort()?;
+            }
+            Ok(verdicts)
+        })
+    }
+
     fn run<T>(&self, operation: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, CatalogueError> {
         self.database.run(operation).map_err(|error| {
             // Told to the operator here, because a peer can do nothing about it but try again.
@@ -119,27 +138,6 @@ fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     Ok(write)
-}
-
-impl RedbCatalogue {
-    /// Registers names of several peers in one durable step; the verdicts on each peer's.
-    fn register_together(&self, jobs: &[Registering]) -> Result<Vec<Vec<Verdict>>, CatalogueError> {
-        self.run(|database| {
-            let write = begin_write(database)?;
-            let verdicts: Vec<Vec<Verdict>> = {
-                let mut tables = Tables::open(&write)?;
-                let verdicts =
-                    jobs.iter().map(|(owner, files)| files.iter().map(|new| tables.register(*owner, new)).collect());
-                verdicts.collect::<Result<_, redb::Error>>()?
-            };
-            if verdicts.iter().flatten().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
-                write.commit()?;
-            } else {
-                write.abort()?;
-            }
-            Ok(verdicts)
-        })
-    }
 }
 
 fn names_table(database: &Database) -> Result<ReadOnlyTable<&'static str, NameRow>, redb::Error> {
