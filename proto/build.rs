@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
 
     println!("cargo:rerun-if-changed=drizzle");
-    let files = ["tracker", "peer", "control", "operator"].map(|name| format!("drizzle/v1/{name}.proto"));
+    let files = ["access", "tracker", "peer", "control", "operator"].map(|name| format!("drizzle/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("drizzle.bin"), descriptors.encode_to_vec())?;

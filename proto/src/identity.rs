@@ -19,7 +19,7 @@ pub struct PeerIdError;
 
 impl PeerId {
     /// Wraps 16 random bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

@@ -2,7 +2,9 @@
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
 mod chunk_stream;
+mod enrolment;
 mod peer;
+mod rights;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +19,9 @@ use tonic::{Code, Request, Status, transport::Channel};
 
 pub use self::{
     chunk_stream::ChunkStream,
+    enrolment::enrol,
     peer::{ChunkWish, GONE_TRAILER, PEER_ID_TRAILER, PeerClient},
+    rights::{KnownRights, Rights},
 };
 use crate::{
     Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
@@ -28,6 +32,7 @@ use crate::{
     manifest::ManifestError,
     net::{
         innermost,
+        tls::Meant,
         transport::{CALL_TIMEOUT, Transport},
     },
     wire::{self, tracker_client},
@@ -95,6 +100,8 @@ pub struct Lease {
     pub renew_every: Duration,
     /// What the peer's operator should look into.
     pub warning: Option<String>,
+    /// What the peer may do, and what others may.
+    pub rights: Rights,
 }
 
 /// What a renewal tells.
@@ -104,6 +111,8 @@ pub struct Renewal {
     pub released: Vec<FileInfo>,
     /// What the peer's operator should look into.
     pub warning: Option<String>,
+    /// What is new of rights.
+    pub rights: Rights,
 }
 
 /// What a watcher wants to be introduced to.
@@ -172,7 +181,7 @@ async fn call_within<T>(
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker)?));
+        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker, Meant::Tracker)?));
         Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
     }
 
@@ -183,7 +192,7 @@ impl TrackerClient {
     /// Makes the next call of every clone over a new connection: the present one hangs when this machine's address has
     /// changed, for as long as it takes to notice.
     pub fn reconnect(&self) {
-        if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker) {
+        if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker, Meant::Tracker) {
             let new = tracker_client::TrackerClient::new(channel);
             *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
@@ -196,7 +205,8 @@ impl TrackerClient {
         if renew < Duration::from_millis(10) {
             return Err(WireError::Bounds("renew_millis").into());
         }
-        Ok(Lease { id: answer.lease_id, renew_every: renew, warning: said(answer.warning) })
+        let rights = Rights::of(answer.ticket, answer.access)?;
+        Ok(Lease { id: answer.lease_id, renew_every: renew, warning: said(answer.warning), rights })
     }
 
     /// Announces chunks; one outcome for each entry, in order. At most [`crate::limits::MAX_BATCH`] entries.
@@ -246,10 +256,12 @@ impl TrackerClient {
     }
 
     /// Keeps a lease alive.
-    pub async fn renew_lease(&mut self, lease: u64) -> Result<Renewal, ClientError> {
-        let answer = call(self.inner().renew_lease(timed(wire::RenewLeaseRequest { lease_id: lease }))).await?;
+    pub async fn renew_lease(&mut self, lease: u64, known: KnownRights) -> Result<Renewal, ClientError> {
+        let KnownRights { access_version, wants_ticket } = known;
+        let request = wire::RenewLeaseRequest { lease_id: lease, access_version, wants_ticket };
+        let answer = call(self.inner().renew_lease(timed(request))).await?;
         let released = answer.released.into_iter().map(FileInfo::try_from).collect::<Result<_, _>>()?;
-        Ok(Renewal { released, warning: said(answer.warning) })
+        Ok(Renewal { released, warning: said(answer.warning), rights: Rights::of(answer.ticket, answer.access)? })
     }
 
     /// Ends a lease.
@@ -420,7 +432,7 @@ mod tests {
     async fn a_connection_that_fails_says_why_and_once() {
         let nowhere = Address::new("127.0.0.1:1").unwrap();
         let mut tracker = TrackerClient::new(&Transport::plaintext(), &nowhere).unwrap();
-        let error = tracker.renew_lease(1).await.unwrap_err();
+        let error = tracker.renew_lease(1, KnownRights::default()).await.unwrap_err();
         assert!(error.is_unreachable());
         assert_eq!(error.to_string(), "Connection refused (os error 111)");
     }

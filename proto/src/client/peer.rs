@@ -5,14 +5,15 @@ use prost::{
     bytes::{BufMut as _, Bytes, BytesMut},
 };
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Status, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 
 use super::{ChunkStream, ClientError, call};
 use crate::{
     Address, ChunkIndex, FileId, PeerId,
     convert::WireError,
     holder::ChunkNews,
-    net::{chunk_message::FETCH_CHUNK, line::Line, transport::Transport},
+    net::{chunk_message::FETCH_CHUNK, line::Line, tls::Meant, transport::Transport},
+    ticket,
     wire::{self, peer_client},
 };
 
@@ -48,16 +49,18 @@ pub struct ChunkWish<'a> {
 pub struct PeerClient {
     transport: Transport,
     address: Address,
+    holder: PeerId,
     line: Line,
     /// For what is not asked as often as chunks are; made when it is.
     channel: Option<Channel>,
 }
 
 impl PeerClient {
-    /// A client over connections of its own, whose tasks run where this is called.
-    pub fn new(transport: &Transport, address: &Address) -> Result<Self, tonic::transport::Error> {
+    /// A client of this peer, over connections of its own, whose tasks run where this is called.
+    pub fn new(transport: &Transport, address: &Address, holder: PeerId) -> Result<Self, tonic::transport::Error> {
         let (transport, address) = (transport.clone(), address.clone());
-        Ok(Self { line: transport.line(&address)?, transport, address, channel: None })
+        let line = transport.line(&address, Meant::Peer(holder))?;
+        Ok(Self { transport, address, holder, line, channel: None })
     }
 
     /// Every byte that came with chunks over this client's connection so far, also of messages that are not whole yet.
@@ -89,11 +92,15 @@ impl PeerClient {
         file: FileId,
         holder: PeerId,
     ) -> Result<impl Stream<Item = Result<ChunkNews, ClientError>> + Unpin + Send + use<>, ClientError> {
-        let request = wire::WatchChunksRequest { file_id: file.to_string(), holder: holder.to_string() };
+        let mut request =
+            Request::new(wire::WatchChunksRequest { file_id: file.to_string(), holder: holder.to_string() });
+        if let Some(ticket) = self.transport.pass().metadata() {
+            request.metadata_mut().insert_bin(ticket::HEADER, ticket);
+        }
         let channel = match &self.channel {
             Some(channel) => channel,
             None => {
-                let new = self.transport.connect_lazy(&self.address);
+                let new = self.transport.connect_lazy(&self.address, Meant::Peer(self.holder));
                 self.channel.insert(new.map_err(|error| Status::unavailable(error.to_string()))?)
             }
         };

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use super::cut::Connection;
+use super::{cut::Connection, guard::Guarded};
 
 /// Between attempts in a shortage, and after many failed connections in a row.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -95,15 +95,14 @@ impl Listen for TcpListener {
     }
 }
 
-/// What is set on each connection that was accepted.
-pub type SetUp<S> = fn(&S) -> io::Result<()>;
+/// What becomes of a connection that was accepted; none if it is closed at once.
+type Take<S, G> = Box<dyn FnMut(S) -> Option<G> + Send>;
 
 /// A bound listener's connections. It never ends: a listener that broke has no more of them.
-#[derive(Debug)]
-pub struct Incoming<L: Listen = TcpListener> {
+pub struct Incoming<L: Listen = TcpListener, G = Guarded> {
     listener: L,
     cut: CancellationToken,
-    set_up: SetUp<L::Stream>,
+    take: Take<L::Stream, G>,
     pause: Option<Pin<Box<Sleep>>>,
     failed_in_a_row: u32,
     shortage_said: Option<Instant>,
@@ -112,14 +111,14 @@ pub struct Incoming<L: Listen = TcpListener> {
     broken: Option<oneshot::Receiver<io::Error>>,
 }
 
-impl<L: Listen> Incoming<L> {
-    /// Each connection is set up first. Cancelling `cut` closes them all, whatever they are doing.
-    pub fn new(listener: L, cut: CancellationToken, set_up: SetUp<L::Stream>) -> Self {
+impl<L: Listen, G> Incoming<L, G> {
+    /// Each connection passes `take` first. Cancelling `cut` closes them all, whatever they are doing.
+    pub fn new(listener: L, cut: CancellationToken, take: impl FnMut(L::Stream) -> Option<G> + Send + 'static) -> Self {
         let (breaks, broken) = oneshot::channel();
         Self {
             listener,
             cut,
-            set_up,
+            take: Box::new(take),
             pause: None,
             failed_in_a_row: 0,
             shortage_said: None,
@@ -130,7 +129,7 @@ impl<L: Listen> Incoming<L> {
 
     /// Ends with the error once the listener broke, or with `None` once this stream was dropped. The first call
     /// has the answer, further ones `None`.
-    pub fn broken(&mut self) -> impl Future<Output = Option<io::Error>> + Send + use<L> {
+    pub fn broken(&mut self) -> impl Future<Output = Option<io::Error>> + Send + use<L, G> {
         let broken = self.broken.take();
         async { broken?.await.ok() }
     }
@@ -163,8 +162,8 @@ impl<L: Listen> Incoming<L> {
     }
 }
 
-impl<L: Listen> Stream for Incoming<L> {
-    type Item = io::Result<Connection<L::Stream>>;
+impl<L: Listen, G> Stream for Incoming<L, G> {
+    type Item = io::Result<Connection<G>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -178,9 +177,9 @@ impl<L: Listen> Stream for Incoming<L> {
             match ready!(self.listener.poll_accept(context)) {
                 Ok(stream) => {
                     self.failed_in_a_row = 0;
-                    // Where this fails the connection is gone.
-                    let _ = (self.set_up)(&stream);
-                    return Poll::Ready(Some(Ok(Connection::new(stream, self.cut.clone()))));
+                    if let Some(stream) = (self.take)(stream) {
+                        return Poll::Ready(Some(Ok(Connection::new(stream, self.cut.clone()))));
+                    }
                 }
                 Err(error) => self.failed(error),
             }
@@ -215,17 +214,17 @@ mod tests {
         }
     }
 
-    async fn failing(errors: impl IntoIterator<Item = Errno>) -> Incoming<Failing> {
+    async fn failing(errors: impl IntoIterator<Item = Errno>) -> Incoming<Failing, TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Incoming::new(
             Failing { listener, errors: errors.into_iter().collect(), asked: 0 },
             CancellationToken::new(),
-            |_| Ok(()),
+            Some,
         )
     }
 
     /// Connects, and is accepted.
-    async fn accepts(incoming: &mut Incoming<Failing>) {
+    async fn accepts(incoming: &mut Incoming<Failing, TcpStream>) {
         let address = incoming.listener.listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), incoming.next());
         client.unwrap();
@@ -304,7 +303,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let kernel_side = listener.try_clone().unwrap();
         let mut incoming =
-            Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new(), |_| Ok(()));
+            Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new(), Some);
         let broken = incoming.broken();
         let serving = tokio::spawn(async move { incoming.next().await.is_some() });
         rustix::net::shutdown(&kernel_side, rustix::net::Shutdown::Both).unwrap();

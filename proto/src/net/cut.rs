@@ -13,15 +13,17 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::ahead::{Ahead, WriteAhead};
+use super::{
+    ahead::{Ahead, WriteAhead},
+    guard::Guarded,
+};
 
 /// A connection that fails once its token is cancelled.
-pub struct Connection<S = TcpStream> {
+pub struct Connection<S = Guarded> {
     stream: S,
     ahead: Ahead,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{innermost, transport::Transport};
-use crate::Address;
+use super::{innermost, tls::Meant, transport::Transport};
+use crate::{Address, client::status_text};
 
 /// Shorter than the usual time limit of container health checks, so that the reason is seen.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,19 +26,19 @@ pub struct Unhealthy {
 pub const READY: &str = "ready";
 
 /// Passes if the daemon at this address says that it serves.
-pub async fn check(transport: &Transport, address: &Address) -> Result<(), Unhealthy> {
-    ask(transport, address, "").await
+pub async fn check(transport: &Transport, address: &Address, meant: Meant) -> Result<(), Unhealthy> {
+    ask(transport, address, meant, "").await
 }
 
 /// Passes if the daemon at this address says that it is [`READY`].
-pub async fn check_ready(transport: &Transport, address: &Address) -> Result<(), Unhealthy> {
-    ask(transport, address, READY).await
+pub async fn check_ready(transport: &Transport, address: &Address, meant: Meant) -> Result<(), Unhealthy> {
+    ask(transport, address, meant, READY).await
 }
 
-async fn ask(transport: &Transport, address: &Address, service: &str) -> Result<(), Unhealthy> {
+async fn ask(transport: &Transport, address: &Address, meant: Meant, service: &str) -> Result<(), Unhealthy> {
     let unhealthy = |reason: String| Unhealthy { address: address.clone(), reason };
     let asked = tokio::time::timeout(TIMEOUT, async {
-        let channel = transport.connect(address).await;
+        let channel = transport.connect(address, meant).await;
         let channel = channel.map_err(|error| format!("not reached: {}", innermost(&error)))?;
         let mut health = HealthClient::new(channel);
         let request = HealthCheckRequest { service: service.to_owned() };
@@ -47,7 +47,7 @@ async fn ask(transport: &Transport, address: &Address, service: &str) -> Result<
             Err(status) if status.code() == Code::NotFound && service == READY => {
                 Err("does not say whether it is ready: it is stopping, or of an older version".to_owned())
             }
-            Err(status) => Err(status.message().to_owned()),
+            Err(status) => Err(status_text(&status)),
         }
     });
     match asked.await {

@@ -20,7 +20,7 @@ use h2::{
     Ping, PingPong, Reason, RecvStream,
     client::{Builder, Connection, SendRequest},
 };
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header, uri::PathAndQuery};
 use prost::bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,7 +30,11 @@ use tokio::{
 use tonic::Status;
 use tower_service::Service;
 
-use super::meter::{Meter, MeteredConnector};
+use super::{
+    meter::{Meter, MeteredConnector},
+    pass::Pass,
+};
+use crate::ticket;
 
 /// How a line is kept.
 #[derive(Debug, Clone)]
@@ -56,6 +60,7 @@ struct Inner {
     connector: MeteredConnector,
     meter: Meter,
     settings: Settings,
+    pass: Pass,
     /// Counts the calls that run: each has a clone.
     calls: Arc<()>,
     /// The connection, once it is made. When it is lost another takes its place.
@@ -83,8 +88,9 @@ pub enum Came {
 }
 
 impl Line {
-    pub(super) fn new(uri: Uri, connector: MeteredConnector, meter: Meter, settings: Settings) -> Self {
-        Self(Arc::new(Inner { uri, connector, meter, settings, calls: Arc::default(), open: Mutex::default() }))
+    pub(super) fn new(uri: Uri, connector: MeteredConnector, meter: Meter, settings: Settings, pass: Pass) -> Self {
+        let (calls, open) = (Arc::default(), Mutex::default());
+        Self(Arc::new(Inner { uri, connector, meter, settings, pass, calls, open }))
     }
 
     /// Every byte that came over it so far.
@@ -102,6 +108,10 @@ impl Line {
         let headers = request.headers_mut();
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        // With each call: after the first one of a connection HPACK says it in a byte.
+        if let Some(ticket) = self.0.pass.header() {
+            headers.insert(HeaderName::from_static(ticket::HEADER), ticket);
+        }
         let call = self.0.calls.clone();
         let mut sender = self.ready().await?;
         let (answer, mut body) = sender.send_request(request, false).map_err(status)?;
@@ -148,7 +158,7 @@ impl Line {
         };
         let stream = connecting
             .map_err(|late| unreachable(Arc::new(io::Error::new(io::ErrorKind::TimedOut, late))))?
-            .map_err(|error| unreachable(Arc::new(error)))?;
+            .map_err(|error| unreachable(Arc::from(error)))?;
         let handshake = settings.http2.handshake(stream.into_inner()).await;
         let (sender, connection) = handshake.map_err(|error| unreachable(Arc::new(error)))?;
         let (meter, settings, calls) = (meter.clone(), settings.clone(), Arc::downgrade(calls));
@@ -231,7 +241,7 @@ mod tests {
     use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 
     use super::*;
-    use crate::net::transport::Transport;
+    use crate::net::{tls::Meant, transport::Transport};
 
     const PATH: &str = "/a.B/C";
 
@@ -283,7 +293,7 @@ mod tests {
     }
 
     fn line(to: SocketAddr) -> Line {
-        Transport::plaintext().line(&to.into()).unwrap()
+        Transport::plaintext().line(&to.into(), Meant::AnyPeer).unwrap()
     }
 
     async fn next(answer: &mut Answer) -> Came {

@@ -12,11 +12,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use tokio::net::TcpStream;
+use hyper_util::rt::TokioIo;
 use tokio_util::io::InspectReader;
 use tonic::transport::Uri;
 use tower_service::Service;
+
+use super::dial::{Dialled, Dialler};
 
 /// Bytes that came over the connections of one channel, whatever they were for. Never falls.
 #[derive(Debug, Clone, Default)]
@@ -35,27 +36,27 @@ type Count = Box<dyn FnMut(&[u8]) + Send>;
 /// Makes connections that count into a meter.
 #[derive(Debug, Clone)]
 pub(super) struct MeteredConnector {
-    tcp: HttpConnector,
+    dialler: Dialler,
     meter: Meter,
 }
 
 impl MeteredConnector {
-    pub(super) fn new(tcp: HttpConnector, meter: Meter) -> Self {
-        Self { tcp, meter }
+    pub(super) fn new(dialler: Dialler, meter: Meter) -> Self {
+        Self { dialler, meter }
     }
 }
 
 impl Service<Uri> for MeteredConnector {
-    type Response = TokioIo<InspectReader<TcpStream, Count>>;
-    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Response = TokioIo<InspectReader<Dialled, Count>>;
+    type Error = <Dialler as Service<Uri>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.tcp.poll_ready(context)
+        self.dialler.poll_ready(context)
     }
 
     fn call(&mut self, address: Uri) -> Self::Future {
-        let (connecting, meter) = (self.tcp.call(address), self.meter.clone());
+        let (connecting, meter) = (self.dialler.call(address), self.meter.clone());
         let count: Count = Box::new(move |bytes| {
             meter.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         });

@@ -7,6 +7,12 @@
 //! | [`accept`] | accepting, and what becomes of it when that fails |
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
+//! | [`tls`] | mutual TLS: what is shown, what is believed |
+//! | [`door`] | how many connections one address may begin |
+//! | [`guard`] | the server's end of a connection: its handshake, and what that proves |
+//! | `dial` | the client's end |
+//! | [`pass`] | the ticket that is shown to holders |
+//! | [`caller`] | which identity is behind a request |
 //! | [`meter`] | client connections whose bytes are counted as they come |
 //! | [`line`](mod@line) | a connection over which calls are made by hand |
 //! | [`chunk_message`] | how the messages of a chunk lie on the wire |
@@ -20,20 +26,26 @@
 
 pub mod accept;
 pub mod ahead;
+pub mod caller;
 pub mod chunk_message;
 pub mod cut;
+mod dial;
+pub mod door;
+pub mod guard;
 pub mod health;
 pub mod line;
 pub mod listen;
 pub mod meter;
 #[cfg(feature = "daemon")]
 pub mod open_files;
+pub mod pass;
 #[cfg(feature = "daemon")]
 pub mod reflection;
 #[cfg(feature = "daemon")]
 pub mod shell;
 #[cfg(feature = "daemon")]
 pub mod stderr;
+pub mod tls;
 pub mod transport;
 
 /// The last link of an error's chain says what happened; those above it, of a transport, only where.

@@ -5,8 +5,9 @@ use std::{
     io,
     path::PathBuf,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
@@ -19,8 +20,13 @@ use tower_service::Service;
 use super::{
     accept::Incoming,
     ahead::{self, WriteAhead},
+    dial::Dialler,
+    door::Door,
+    guard::{Guarded, Policy},
     line::{Line, Settings},
     meter::{Meter, MeteredConnector},
+    pass::Pass,
+    tls::{Meant, Mode, Tls},
 };
 use crate::{Address, limits::MESSAGE_SIZE};
 
@@ -65,21 +71,54 @@ const FRAME_SIZE: u32 = MESSAGE_SIZE as u32 + 1024;
 
 /// How this program connects and accepts: made once, and the only maker of connections and servers.
 #[derive(Debug, Clone, Default)]
-pub struct Transport {}
+pub struct Transport {
+    /// Absent: without encryption and authentication.
+    tls: Option<Arc<Tls>>,
+    pass: Pass,
+}
+
+/// Which connections a listener takes that show no identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// None, where TLS is required.
+    Refused,
+    /// Those that speak TLS: they may come to get an identity.
+    Heard,
+}
 
 impl Transport {
     /// Plain TCP, without encryption or authentication.
     pub fn plaintext() -> Self {
-        Self {}
+        Self::default()
+    }
+
+    /// TCP secured by TLS.
+    pub fn secured(tls: Arc<Tls>) -> Self {
+        Self { tls: Some(tls), pass: Pass::default() }
+    }
+
+    /// What it is secured by, if it is.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
+    }
+
+    /// What its calls for chunks show.
+    pub fn pass(&self) -> &Pass {
+        &self.pass
+    }
+
+    /// Whether every connection over a network proves who is at its other end.
+    pub fn is_secured(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode() == Mode::Required)
     }
 
     /// A connection that is made when it is first used, and again whenever it is lost.
-    pub fn connect_lazy(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
-        Ok(self.endpoint(address)?.connect_with_connector_lazy(connector()))
+    pub fn connect_lazy(&self, address: &Address, meant: Meant) -> Result<Channel, tonic::transport::Error> {
+        Ok(self.endpoint(address)?.connect_with_connector_lazy(self.dialler(address, meant)))
     }
 
     /// Likewise, for calls that are made by hand, with the same settings. The bytes that come over it are counted.
-    pub fn line(&self, address: &Address) -> Result<Line, tonic::transport::Error> {
+    pub fn line(&self, address: &Address, meant: Meant) -> Result<Line, tonic::transport::Error> {
         let mut http2 = h2::client::Builder::new();
         http2
             .initial_window_size(STREAM_WINDOW)
@@ -95,13 +134,17 @@ impl Transport {
             probe_timeout: KEEP_ALIVE_TIMEOUT,
         };
         let meter = Meter::default();
-        let connector = MeteredConnector::new(connector(), meter.clone());
-        Ok(Line::new(self.endpoint(address)?.uri().clone(), connector, meter, settings))
+        let connector = MeteredConnector::new(self.dialler(address, meant), meter.clone());
+        Ok(Line::new(self.endpoint(address)?.uri().clone(), connector, meter, settings, self.pass.clone()))
     }
 
     /// A connection that is made now, so that an address where nothing listens is an error at once.
-    pub async fn connect(&self, address: &Address) -> Result<Channel, tonic::transport::Error> {
-        self.endpoint(address)?.connect_with_connector(connector()).await
+    pub async fn connect(&self, address: &Address, meant: Meant) -> Result<Channel, tonic::transport::Error> {
+        self.endpoint(address)?.connect_with_connector(self.dialler(address, meant)).await
+    }
+
+    fn dialler(&self, address: &Address, meant: Meant) -> Dialler {
+        Dialler::new(tcp_connector(), self.tls.clone().map(|tls| (tls, meant.name(address))))
     }
 
     /// A server. The receiver's frame size governs what the sender sends, so it is set on both sides.
@@ -114,13 +157,34 @@ impl Transport {
     }
 
     /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
-    pub fn incoming(&self, listener: TcpListener, cut: CancellationToken) -> Incoming {
-        Incoming::new(listener, cut, set_up_accepted)
+    pub fn incoming(&self, listener: TcpListener, strangers: Strangers, cut: CancellationToken) -> Incoming {
+        let tls = self.tls.clone();
+        let door = Mutex::new(Door::default());
+        let take = move |stream: TcpStream| {
+            let Some(tls) = &tls else { return accepted(stream, Policy { tls: None, plain: true }) };
+            if let Ok(from) = stream.peer_addr()
+                && !door.lock().unwrap_or_else(PoisonError::into_inner).admits(from.ip(), Instant::now())
+            {
+                tracing::debug!(%from, "too many connections begin from there at once; this one is closed");
+                return None;
+            }
+            let configs = tls.configs();
+            let config = match strangers {
+                Strangers::Refused => configs.server.clone(),
+                Strangers::Heard => configs.open_server.clone(),
+            };
+            accepted(stream, Policy { tls: config, plain: tls.mode() == Mode::Preferred })
+        };
+        Incoming::new(listener, cut, take)
     }
 
     /// As [`Transport::incoming`], of a socket in a folder of this machine. The folder's rights say which programs reach it.
-    pub fn incoming_local(&self, listener: UnixListener, cut: CancellationToken) -> Incoming<UnixListener> {
-        Incoming::new(listener, cut, |_| Ok(()))
+    pub fn incoming_local(
+        &self,
+        listener: UnixListener,
+        cut: CancellationToken,
+    ) -> Incoming<UnixListener, Guarded<UnixStream>> {
+        Incoming::new(listener, cut, |stream| Some(Guarded::local(stream)))
     }
 
     /// A connection to such a socket, made now.
@@ -140,8 +204,8 @@ impl Transport {
     }
 }
 
-/// Makes a client's connections.
-fn connector() -> HttpConnector {
+/// Makes a client's TCP connections.
+fn tcp_connector() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(PROBE_AFTER));
@@ -168,6 +232,13 @@ impl Service<Uri> for LocalConnector {
         let socket = self.0.clone();
         Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(socket).await?)) })
     }
+}
+
+/// A connection that a server has accepted, set up.
+fn accepted(stream: TcpStream, policy: Policy) -> Option<Guarded> {
+    // Where this fails the connection is gone, which its reader will find.
+    let _ = set_up_accepted(&stream);
+    Some(Guarded::new(stream, policy))
 }
 
 /// Sets up a connection that a server has accepted.
@@ -213,10 +284,10 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Transport::plaintext().incoming(listener, CancellationToken::new());
+        let mut incoming = Transport::plaintext().incoming(listener, Strangers::Refused, CancellationToken::new());
         let (client, accepted) = tokio::join!(TcpStream::connect(address), incoming.next());
         let (_client, accepted) = (client.unwrap(), accepted.unwrap().unwrap());
-        let socket = SockRef::from(accepted.stream());
+        let socket = SockRef::from(accepted.stream().stream());
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);

@@ -1,0 +1,282 @@
+//! The server's end of a connection until it is known what is at the other end, and after.
+//!
+//! tonic gives each accepted connection a task of its own, and takes what it is told of it before anything was read. So the
+//! handshake runs in that task, when it first reads or writes, and its result is put where the requests find it:
+//! [`Accepted`]. What holds (each line has a test):
+//! - the first byte tells TLS from HTTP/2 without it; what is not served is refused in the language of the caller;
+//! - whoever has not finished within [`IN_TIME`] is gone, however slowly it drips;
+//! - a certificate that ran out proves nothing, also where a session is resumed.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{Sleep, sleep},
+};
+use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
+use tonic::transport::server::Connected;
+
+use super::{
+    ahead::WriteAhead,
+    caller::{Accepted, Caller},
+    tls::Certificate,
+};
+
+/// A handshake, and the first byte before it, may take this long.
+pub const IN_TIME: Duration = Duration::from_secs(10);
+
+/// The first byte of a TLS connection: a handshake record.
+const TLS: u8 = 0x16;
+
+/// An empty SETTINGS frame, and GOAWAY with INADEQUATE_SECURITY: HTTP/2 for "this port speaks TLS".
+const NOT_WITHOUT_TLS: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x21\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS only";
+
+/// Of a caller that is refused so many bytes are read.
+const MOST_UNREAD: usize = 64 << 10;
+
+/// What is done with connections as they come.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// With this; absent: TLS is not spoken.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// Whether connections without it are served.
+    pub(super) plain: bool,
+}
+
+/// An accepted connection.
+pub struct Guarded<S = TcpStream> {
+    state: State<S>,
+    accepted: Accepted,
+}
+
+enum State<S> {
+    /// Nothing came yet.
+    Silent { stream: S, policy: Policy, deadline: Pin<Box<Sleep>> },
+    Shaking { accept: Box<Accept<S>>, deadline: Pin<Box<Sleep>> },
+    /// Refused: so many bytes of the reason are written, and then so many are read.
+    Refused { stream: S, deadline: Pin<Box<Sleep>>, written: usize, read: usize },
+    Plain(S),
+    Secure(Box<TlsStream<S>>),
+    /// Failed before; or in between two states.
+    Over,
+}
+
+/// What a connection can be asked before a byte is taken from it.
+pub trait Peek {
+    /// Its first byte, which stays; none at its end.
+    fn poll_first(&self, context: &mut Context<'_>) -> Poll<io::Result<Option<u8>>>;
+}
+
+impl Peek for TcpStream {
+    fn poll_first(&self, context: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        let mut byte = [0];
+        let read = ready!(self.poll_peek(context, &mut ReadBuf::new(&mut byte)))?;
+        Poll::Ready(Ok((read > 0).then_some(byte[0])))
+    }
+}
+
+impl Guarded<TcpStream> {
+    /// A connection from the network.
+    pub(super) fn new(stream: TcpStream, policy: Policy) -> Self {
+        let accepted = Accepted::new(stream.peer_addr().ok());
+        Self { state: State::Silent { stream, policy, deadline: Box::pin(sleep(IN_TIME)) }, accepted }
+    }
+}
+
+impl Guarded<UnixStream> {
+    /// A connection from this machine, which the rights of the socket's folder let in.
+    pub(super) fn local(stream: UnixStream) -> Self {
+        let accepted = Accepted::new(None);
+        accepted.is(Caller::Local);
+        Self { state: State::Plain(stream), accepted }
+    }
+}
+
+impl<S> Guarded<S> {
+    #[cfg(test)]
+    pub(super) fn stream(&self) -> &S {
+        match &self.state {
+            State::Silent { stream, .. } | State::Plain(stream) => stream,
+            _ => panic!("it has begun"),
+        }
+    }
+}
+
+impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Ready once bytes of requests may pass.
+    fn poll_passed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.state {
+                State::Plain(_) | State::Secure(_) => return Poll::Ready(Ok(())),
+                State::Silent { stream, deadline, .. } => {
+                    late(deadline, context)?;
+                    let is_tls = ready!(stream.poll_first(context))? == Some(TLS);
+                    let State::Silent { stream, policy, deadline } =
+                        std::mem::replace(&mut self.state, State::Over)
+                    else {
+                        continue;
+                    };
+                    self.state = match policy.tls {
+                        Some(config) if is_tls => {
+                            let accept = Box::new(TlsAcceptor::from(config).accept(stream));
+                            State::Shaking { accept, deadline }
+                        }
+                        // Its handshake fails at the first frame.
+                        None if is_tls => State::Plain(stream),
+                        _ if policy.plain => State::Plain(stream),
+                        _ => State::Refused { stream, deadline, written: 0, read: 0 },
+                    };
+                    if matches!(self.state, State::Plain(_)) {
+                        self.accepted.is(Caller::Plain);
+                    }
+                }
+                State::Shaking { accept, deadline } => {
+                    late(deadline, context)?;
+                    let shaken = ready!(Pin::new(&mut **accept).poll(context));
+                    self.state = State::Over;
+                    let stream = shaken.inspect_err(|error| tracing::debug!(%error, "a TLS handshake failed"))?;
+                    self.look_at(&stream)?;
+                    self.state = State::Secure(Box::new(stream));
+                }
+                State::Refused { stream, deadline, written, read } => {
+                    late(deadline, context)?;
+                    while *written < NOT_WITHOUT_TLS.len() {
+                        *written += ready!(Pin::new(&mut *stream).poll_write(context, &NOT_WITHOUT_TLS[*written..]))?;
+                    }
+                    ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+                    // Until the caller has hung up: closed with bytes unread, it would hear of nothing but that.
+                    let mut rest = [0; 1024];
+                    let mut rest = ReadBuf::new(&mut rest);
+                    ready!(Pin::new(&mut *stream).poll_read(context, &mut rest))?;
+                    *read += rest.filled().len();
+                    if rest.filled().is_empty() || *read > MOST_UNREAD {
+                        self.state = State::Over;
+                    }
+                }
+                State::Over => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "refused")));
+                }
+            }
+        }
+    }
+
+    /// Notes what the other end showed.
+    fn look_at(&self, stream: &TlsStream<S>) -> io::Result<()> {
+        let Some(shown) = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) else {
+            self.accepted.is(Caller::Unknown);
+            return Ok(());
+        };
+        let refused = |reason: String| io::Error::new(io::ErrorKind::PermissionDenied, reason);
+        let certificate = Certificate::try_from(shown).map_err(|error| refused(error.to_string()))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        if certificate.not_after < i64::try_from(now).unwrap_or(i64::MAX) {
+            return Err(refused("the certificate has run out since the session began".to_owned()));
+        }
+        self.accepted.showed(&certificate);
+        Ok(())
+    }
+}
+
+/// An error once it is too late; else whoever waits is woken then.
+fn late(deadline: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> io::Result<()> {
+    match deadline.as_mut().poll(context) {
+        Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake in time")),
+        Poll::Pending => Ok(()),
+    }
+}
+
+impl<S> Connected for Guarded<S> {
+    type ConnectInfo = Accepted;
+
+    fn connect_info(&self) -> Accepted {
+        self.accepted.clone()
+    }
+}
+
+impl<S: WriteAhead> WriteAhead for Guarded<S> {
+    fn write_ahead(&self, bytes: u32) {
+        match &self.state {
+            State::Plain(stream) | State::Silent { stream, .. } | State::Refused { stream, .. } => {
+                stream.write_ahead(bytes);
+            }
+            State::Secure(stream) => stream.get_ref().0.write_ahead(bytes),
+            State::Shaking { .. } | State::Over => {}
+        }
+    }
+}
+
+/// Sockets of this machine have passed from the start.
+impl Peek for UnixStream {
+    fn poll_first(&self, _: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        Poll::Ready(Ok(None))
+    }
+}
+
+impl<S: Peek + AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_passed(cx))?;
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            State::Secure(stream) => Pin::new(stream).poll_read(cx, buf),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl<S: Peek + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_passed(cx))?;
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            State::Secure(stream) => Pin::new(stream).poll_write(cx, buf),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_passed(cx))?;
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            State::Secure(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // Of both kinds.
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_passed(cx))?;
+        match &mut self.state {
+            State::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            State::Secure(stream) => Pin::new(stream).poll_flush(cx),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state {
+            State::Plain(stream) | State::Silent { stream, .. } | State::Refused { stream, .. } => {
+                Pin::new(stream).poll_shutdown(cx)
+            }
+            State::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+            // Dropped, and so closed.
+            State::Shaking { .. } | State::Over => Poll::Ready(Ok(())),
+        }
+    }
+}

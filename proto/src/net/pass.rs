@@ -1,0 +1,29 @@
+//! The ticket that this program shows to holders.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::HeaderValue;
+use prost::Message;
+use tonic::metadata::{Binary, MetadataValue};
+
+use crate::wire;
+
+/// The present ticket, if there is one. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Pass(Arc<RwLock<Option<MetadataValue<Binary>>>>);
+
+impl Pass {
+    /// Shows this ticket from now on.
+    pub fn show(&self, ticket: &wire::Ticket) {
+        let shown = MetadataValue::from_bytes(&ticket.encode_to_vec());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+    }
+
+    pub(crate) fn metadata(&self) -> Option<MetadataValue<Binary>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn header(&self) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.metadata()?.as_encoded_bytes()).ok()
+    }
+}
