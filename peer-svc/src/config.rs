@@ -1,10 +1,23 @@
 //! Options of the daemon: parsed and checked before any port is bound.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use drizzle_engine::slots::Slots;
-use drizzle_proto::{Address, Labels, RateLimit, net::shell::LogFormat};
+use drizzle_proto::{
+    Address, Labels, RateLimit,
+    net::{
+        shell::LogFormat,
+        tls::options::{Choice, TlsOptions},
+    },
+    token::Token,
+};
+
+use crate::trust::{self, TrustError};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
@@ -134,6 +147,19 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = time)]
     pub drain: Duration,
 
+    /// How connections are secured.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+
+    /// Join the tracker with this token, which `tracker-svc token create` prints: this peer makes a key and has it
+    /// certified. Once it has joined it needs none; it can stay here
+    #[arg(long, value_name = "TOKEN", env = "DRIZZLE_JOIN", hide_env_values = true)]
+    pub join: Option<String>,
+
+    /// Likewise with the token in this file, which need not be there once this peer has joined
+    #[arg(long, value_name = "FILE", env = "DRIZZLE_JOIN_FILE", conflicts_with = "join")]
+    pub join_file: Option<PathBuf>,
+
     /// Decides every random choice of this peer (which chunk, which holder, which pause), so that a decision log
     /// (RUST_LOG=drizzle::decisions=trace) can be replayed [default: from the operating system]
     #[arg(long, value_name = "N", env = "DRIZZLE_SEED", hide_short_help = true)]
@@ -145,6 +171,30 @@ pub struct Config {
 }
 
 impl Config {
+    /// How connections are secured.
+    pub fn trust(&self, state_dir: &Path) -> Result<Choice, TrustError> {
+        let joins = self.join.is_some() || self.join_file.is_some() || trust::has_joined(state_dir);
+        let advice = "join with a token from `tracker-svc token create` (--join TOKEN)";
+        let chosen = self.tls.choose(&[self.listen, self.control], joins, advice);
+        chosen.map_err(|error| TrustError::Options(error.to_string()))
+    }
+
+    /// The token to join with, if one is given.
+    pub fn token(&self) -> Result<Option<Token>, TrustError> {
+        let text = match (&self.join, &self.join_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => match std::fs::read_to_string(path) {
+                Ok(text) => text,
+                // It has served its purpose.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(TrustError::Options(format!("--join-file {}: {error}", path.display()))),
+            },
+            (None, None) => return Ok(None),
+        };
+        let option = if self.join.is_some() { "--join" } else { "--join-file" };
+        text.parse().map(Some).map_err(|error| TrustError::Options(format!("{option}: {error}")))
+    }
+
     /// Whether new files of the folder are shared as they appear.
     pub fn watches(&self) -> bool {
         self.watch || !self.no_watch

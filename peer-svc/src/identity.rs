@@ -15,14 +15,27 @@ use crate::store::journal::{Journal, JournalError};
 pub(crate) struct Identity {
     id: watch::Sender<PeerId>,
     session: Session,
+    /// Others know it by a certificate, so it cannot change.
+    certified: bool,
     journal: Arc<Journal>,
 }
 
 impl Identity {
     /// The recorded id; at a first start a random one, which is recorded.
-    pub(crate) fn load(journal: Arc<Journal>) -> Result<Self, JournalError> {
-        let id = watch::Sender::new(journal.peer_id(rand::random())?);
-        Ok(Self { id, session: Session::from_bytes(rand::random()), journal })
+    /// `suggested` is taken at a first start, and for a `certified` peer the id does not change afterwards.
+    pub(crate) fn load(
+        journal: Arc<Journal>,
+        suggested: Option<PeerId>,
+        certified: bool,
+    ) -> Result<Self, JournalError> {
+        let new = suggested.map_or_else(rand::random, |id| *id.as_bytes());
+        let id = watch::Sender::new(journal.peer_id(new)?);
+        Ok(Self { id, session: Session::from_bytes(rand::random()), certified, journal })
+    }
+
+    /// Whether others know it by a certificate.
+    pub(crate) fn is_certified(&self) -> bool {
+        self.certified
     }
 
     /// The id now.
@@ -59,7 +72,10 @@ mod tests {
     #[test]
     fn a_new_id_is_taken_once_and_kept_over_restarts() {
         let folder = tempfile::tempdir().unwrap();
-        let load = || Identity::load(Arc::new(Journal::open(folder.path(), Disk::default()).unwrap())).unwrap();
+        let load = || {
+            let journal = Arc::new(Journal::open(folder.path(), Disk::default()).unwrap());
+            Identity::load(journal, None, false).unwrap()
+        };
         let identity = load();
         let (first, session) = (identity.id(), identity.session());
         let second = identity.replace(first).unwrap();

@@ -26,6 +26,7 @@
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
 //! | `readiness` | whether there is a lease, for health checks |
+//! | `trust` | certificates, and whom this peer serves which file |
 //! | `identity` | which peer this is: its id, and what tells this run from others |
 //! | `advertise` | the address that other peers are told |
 //! | `status` | everything that can be asked of this peer, at one moment |
@@ -61,7 +62,9 @@ mod shortage;
 mod status;
 mod store;
 mod transfers;
+mod trust;
 mod verify;
 
 pub use config::{Cli, Command, Config};
 pub use server::{BindError, Handle, bind};
+pub use trust::TrustError;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
     Address, FileInfo, FileName, Labels, Manifest, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
-    client::{ClientError, Renewal, TrackerClient},
+    client::{ClientError, Lease as GrantedLease, Renewal, TrackerClient},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -30,6 +31,7 @@ use crate::{
     holdings::{Holdings, Refusal, Registration},
     identity::Identity,
     store::journal::JournalError,
+    trust::Rights,
 };
 
 /// Without a tracker for this long, a share is reported as pending.
@@ -87,10 +89,14 @@ pub(crate) struct Membership {
     pub(crate) tracker: TrackerClient,
     /// As it was configured; for the log and for errors.
     pub(crate) tracker_address: Address,
+    /// Likewise.
+    pub(crate) state_dir: PathBuf,
     pub(crate) identity: Identity,
     pub(crate) labels: Labels,
     pub(crate) advertise: Advertise,
     pub(crate) holdings: Arc<Holdings>,
+    /// What the tracker tells of rights goes there.
+    pub(crate) rights: Arc<Rights>,
     /// Where the standing is published.
     pub(crate) standing: watch::Sender<Standing>,
     /// Where refusals and releases go.
@@ -138,6 +144,9 @@ enum RegisterError {
     /// Another process has this peer's id; it may be what this one was before a restart.
     #[error(transparent)]
     IdInUse(ClientError),
+    /// Likewise, with a certificate, which is for that id alone.
+    #[error("{0}")]
+    CertifiedCopy(ClientError),
     /// This daemon works on a copy of the state folder of `copied`; the new id, unless that could not be recorded.
     #[error("{error}")]
     Copied { error: ClientError, copied: PeerId, replaced: Result<PeerId, JournalError> },
@@ -146,7 +155,7 @@ enum RegisterError {
 /// A call that has ended.
 #[derive(Debug)]
 enum Ended {
-    Registered(Result<(Terms, Told, Option<String>), RegisterError>),
+    Registered(Result<(Told, GrantedLease), RegisterError>),
     Renewed(u64, Result<Renewal, ClientError>),
     /// At which address this peer is reached now, looked up under this lease.
     Looked(u64, Result<Told, AdvertiseError>),
@@ -210,8 +219,11 @@ impl Membership {
                     let peer = PeerInfo::new(identity.id(), told.address.clone(), labels);
                     let claim = PeerClaim { peer, session: Some(identity.session()), last_lease };
                     Ended::Registered(match tracker.register_peer(claim.clone()).await {
-                        Ok(lease) => Ok((Terms { id: lease.id, renew_every: lease.renew_every }, told, lease.warning)),
+                        Ok(lease) => Ok((told, lease)),
                         Err(error) if error.code() == Code::Aborted => Err(RegisterError::IdInUse(error)),
+                        Err(error) if error.code() == Code::AlreadyExists && identity.is_certified() => {
+                            Err(RegisterError::CertifiedCopy(error))
+                        }
                         Err(error) if error.code() == Code::AlreadyExists => {
                             let copied = claim.peer.id();
                             let replaced = tokio::task::spawn_blocking(move || identity.replace(copied)).await;
@@ -222,8 +234,9 @@ impl Membership {
                 });
             }
             Call::Renew(id) => {
+                let known = self.rights.known();
                 calls.spawn(async move {
-                    let renewed = tokio::time::timeout(renew_within, tracker.renew_lease(id)).await;
+                    let renewed = tokio::time::timeout(renew_within, tracker.renew_lease(id, known)).await;
                     let late = || tonic::Status::deadline_exceeded(format!("no answer within {renew_within:?}")).into();
                     Ended::Renewed(id, renewed.unwrap_or_else(|_| Err(late())))
                 });
@@ -252,7 +265,9 @@ impl Membership {
     fn apply(&mut self, ended: Ended, lease: &mut Lease, unsaid: &mut VecDeque<Notice>) -> Change {
         let now = Instant::now();
         match ended {
-            Ended::Registered(Ok((terms, Told { address, doubt }, warning))) => {
+            Ended::Registered(Ok((Told { address, doubt }, granted))) => {
+                let terms = Terms { id: granted.id, renew_every: granted.renew_every };
+                self.rights.heed(granted.rights);
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
                 if let Some(doubt) = &doubt {
@@ -264,7 +279,7 @@ impl Membership {
                     standing.concerns.doubt = doubt;
                     standing.advertised = Some(address);
                 });
-                self.heed_warning(warning);
+                self.heed_warning(granted.warning);
                 self.holdings.announce_everything();
                 lease.registered(terms, now)
             }
@@ -274,7 +289,8 @@ impl Membership {
             }
             Ended::Renewed(id, result) => {
                 let answer = self.answer(&result);
-                if let Ok(Renewal { released, warning }) = result {
+                if let Ok(Renewal { released, warning, rights }) = result {
+                    self.rights.heed(rights);
                     unsaid.extend(released.into_iter().map(Notice::Released));
                     self.heed_warning(warning);
                 }
@@ -332,6 +348,18 @@ impl Membership {
                 self.standing.send_modify(|standing| {
                     if standing.concerns.contested.replace(text.clone()).as_ref() != Some(&text) {
                         tracing::warn!("{text}");
+                    }
+                });
+            }
+            RegisterError::CertifiedCopy(error) => {
+                let text = format!(
+                    "{error}. Its certificate was copied with it: stop this daemon, delete its state folder {}, and start it with --join and a new token",
+                    self.state_dir.display()
+                );
+                self.standing.send_modify(|standing| {
+                    standing.concerns.contested = None;
+                    if standing.concerns.copied.replace(text.clone()).as_ref() != Some(&text) {
+                        tracing::error!("{text}");
                     }
                 });
             }

@@ -21,7 +21,8 @@ use drizzle_proto::{
         listen::{self, Listening},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
-        transport::Transport,
+        tls::{Certified, Credentials, options::Choice},
+        transport::{Strangers, Transport},
     },
     wire,
 };
@@ -58,6 +59,7 @@ use crate::{
         partials::Partials,
     },
     transfers::Transfers,
+    trust::{self, AdminsOnly, Joining, Rights, TrustError},
 };
 
 /// The peer's state folder, unless told otherwise, below its folder.
@@ -93,6 +95,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// Connections cannot be secured as asked for.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A label is given twice, or there are too many.
     #[error("--label: {0}")]
     Labels(#[from] LabelError),
@@ -195,12 +200,11 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Some(state_dir) => state_dir.clone(),
         None => dir.join(STATE_DIR),
     };
+    let (choice, token) = (config.trust(&state_dir)?, config.token()?);
     let labels = Labels::merged(&config.label)?;
     let exclusions =
         Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
     let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
-    let transport = Transport::plaintext();
-    let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
     let given = match config.advertise.clone() {
         Some(address) => Some(Given::check(address).await?),
         None => None,
@@ -222,11 +226,25 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
     // Not from the seed: two peers that were given the same one are still two peers.
-    let identity = Identity::load(journal.clone()).map_err(BindError::state)?;
+    // A peer with files takes its id from them.
+    let suggested = match &choice {
+        Choice::Files(files, _) => Credentials::read(files).map_err(TrustError::from)?.says().and_then(Certified::peer),
+        _ => None,
+    };
+    let certified = !matches!(choice, Choice::Off { .. });
+    let identity = Identity::load(journal.clone(), suggested, certified).map_err(BindError::state)?;
+    let joining =
+        Joining { state_dir: &state_dir, tracker: &config.tracker, peer: identity.id(), token: token.as_ref() };
+    let trusting = trust::open(choice, joining).await?;
+    let transport = trusting.transport.clone();
+    let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let holdings = Arc::new(Holdings::default());
+    let kept = certified.then(|| trust::access_file(&state_dir));
+    let rights = Rights::open(kept, transport.is_secured(), transport.pass().clone(), holdings.clone());
+    let rights = Arc::new(rights);
     let sharer = Arc::new(Sharer {
         journal,
         partials: Arc::new(partials),
@@ -245,6 +263,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         tracker: tracker.clone(),
         identity: identity.clone(),
         standing: standing.subscribe(),
+        access: rights.access(),
         labels: labels.clone(),
         sharer: sharer.clone(),
         memory: ChunkMemory::new(MEMORY),
@@ -267,6 +286,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let member = Membership {
         tracker: tracker.clone(),
         tracker_address: config.tracker.clone(),
+        state_dir: state_dir.clone(),
+        rights: rights.clone(),
         identity: identity.clone(),
         labels: labels.clone(),
         advertise,
@@ -285,6 +306,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Ok(())
     };
     tasks.spawn(shell::watch_over("membership", member, membership.clone(), fault.clone()));
+    tasks.spawn(shell::guard("task that renews the certificate", trusting.keep(stop.clone()), fault.clone()));
     let notices = heed(noticed, sharer.clone(), transfers.clone(), lanes.clone());
     tasks.spawn(shell::guard("task for the tracker's answers", notices, fault.clone()));
     let care = Care { look_every: config.look_every, watch: config.watches() };
@@ -318,18 +340,25 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let ready = async move { readiness::tell(standing_told, health, &names, ready_until).await };
     tasks.spawn(shell::guard("task that tells whether it is ready", ready, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
-    let mut peer_incoming = transport.incoming(peer_listener, cut.clone());
-    let mut control_incoming = transport.incoming(control_listener, cut.clone());
+    let mut peer_incoming = transport.incoming(peer_listener, Strangers::Refused, cut.clone());
+    // Programs of this machine need no certificate to reach loopback.
+    let is_local = control.ip().is_loopback();
+    let control_transport = if is_local { Transport::plaintext() } else { transport.clone() };
+    let admins = match control_transport.tls() {
+        Some(_) => AdminsOnly::by(rights.access()),
+        None => AdminsOnly::nobody_else_comes(),
+    };
+    let mut control_incoming = control_transport.incoming(control_listener, Strangers::Heard, cut.clone());
     tasks.spawn(shell::watch_listener("peer service", peer_incoming.broken(), fault.clone()));
     tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
-        .add_service(Peer::new(PeerService { uploads, news, identity: identity.clone() }))
+        .add_service(Peer::new(PeerService { uploads, news, identity: identity.clone(), rights }))
         .add_service(health_service.clone())
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_server = transport
         .server()
-        .add_service(ControlServer::new(ControlService(backend)))
+        .add_service(ControlServer::with_interceptor(ControlService(backend), admins))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)

@@ -162,7 +162,9 @@ mod tests {
     fn nothing_is_allowed_that_was_not_granted() {
         let [model, other] = ["models/a", "other"].map(|name| FileName::new(name).unwrap());
         let some = grants(&[("models/", Role::Publisher), ("other", Role::Reader)]);
-        assert!(some.allow(Verb::Read, &model) && some.allow(Verb::Share, &model) && some.allow(Verb::Withdraw, &model));
+        assert!(
+            some.allow(Verb::Read, &model) && some.allow(Verb::Share, &model) && some.allow(Verb::Withdraw, &model)
+        );
         assert!(some.allow(Verb::Read, &other) && !some.allow(Verb::Share, &other));
         assert!(!some.allow(Verb::Admin, &model) && !some.allow_all(Verb::Read));
         let none = Grants::default();

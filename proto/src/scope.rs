@@ -74,9 +74,7 @@ mod tests {
 
     #[test]
     fn a_scope_covers_what_it_says() {
-        let covers = |scope: &str, name: &str| {
-            scope.parse::<Scope>().unwrap().covers(&FileName::new(name).unwrap())
-        };
+        let covers = |scope: &str, name: &str| scope.parse::<Scope>().unwrap().covers(&FileName::new(name).unwrap());
         assert!(covers("*", "a") && covers("models/", "models/x/y") && covers("models/a", "models/a"));
         assert!(!covers("models/", "models") && !covers("models/", "models-old/a"));
         assert!(!covers("models/a", "models/ab") && !covers("models/a", "models/a/b"));

@@ -134,6 +134,12 @@ impl Ticket {
     }
 }
 
+/// How long a ticket of one's own is good from now on. It is not checked: only holders have to be convinced.
+pub fn lifetime(ticket: &wire::Ticket, now: SystemTime) -> Option<Duration> {
+    let claims = wire::TicketClaims::decode(ticket.claims.clone()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(claims.expires))?.duration_since(now).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -216,7 +216,7 @@ impl Tracker {
     /// # Panics
     /// If its ready line had no address.
     pub fn wire(&self) -> WireTrackerClient<Channel> {
-        WireTrackerClient::new(Transport::plaintext().connect_lazy(&self.address()).expect("an address"))
+        WireTrackerClient::new(Transport::plaintext().connect_lazy(&self.address(), Meant::Tracker).expect("an address"))
     }
 }
 
@@ -257,7 +257,7 @@ impl Peer {
     /// If the ready line had no address.
     pub fn wire(&self) -> ControlClient<Channel> {
         let control = Address::new(self.control()).expect("an address in the ready line");
-        ControlClient::new(Transport::plaintext().connect_lazy(&control).expect("an address"))
+        ControlClient::new(Transport::plaintext().connect_lazy(&control, Meant::AnyPeer).expect("an address"))
     }
 
     /// Its status.

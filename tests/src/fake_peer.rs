@@ -110,7 +110,7 @@ impl FakePeer {
             let address = listener.local_addr().expect("a bound port has an address");
             let transport = Transport::plaintext();
             let server = transport.server().add_service(peer_server::PeerServer::new(service));
-            tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
+            tokio::spawn(server.serve_with_incoming(transport.incoming(listener, Strangers::Refused, CancellationToken::new())));
             let lease = membership.join(address).await.expect("the tracker takes the fake");
             tokio::spawn(async move { membership.keep(lease, address).await });
             address
@@ -202,7 +202,11 @@ impl Membership {
     async fn keep(&mut self, mut lease: Lease, address: SocketAddr) {
         loop {
             tokio::time::sleep(lease.renew_every).await;
-            let lost = self.tracker.renew_lease(lease.id).await.is_err_and(|e| e.code() == Code::FailedPrecondition);
+            let lost = self
+                .tracker
+                .renew_lease(lease.id, Default::default())
+                .await
+                .is_err_and(|e| e.code() == Code::FailedPrecondition);
             if lost && let Ok(new) = self.join(address).await {
                 lease = new;
             }

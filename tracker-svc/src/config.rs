@@ -1,9 +1,23 @@
 //! The command line and the environment, checked before anything is opened.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
-use drizzle_proto::{Address, FileName, PeerId, net::shell::LogFormat};
+use drizzle_proto::{
+    Address, FileName, PeerId, Scope,
+    net::{
+        shell::LogFormat,
+        tls::options::{Choice, TlsOptions},
+    },
+    rights::Role,
+    token::TokenId,
+};
+
+use crate::access::authority;
 
 /// The tracker of Drizzle: knows which peers are alive, which files they share, and which peer holds which chunk.
 ///
@@ -37,6 +51,28 @@ pub struct Cli {
     #[arg(long, value_enum, env = "DRIZZLE_LOG_FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
+    /// How connections are secured.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+
+    /// Another name or address of this tracker for its own certificate with --tls auto, for tools that check such; this
+    /// machine's name, localhost and the address of --listen are in it; may be repeated
+    #[arg(long, value_name = "NAME", env = "DRIZZLE_TLS_NAME", value_delimiter = ',')]
+    pub tls_name: Vec<String>,
+
+    /// What this tracker certifies is valid for so long; peers renew it at two thirds of that
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_CERTIFICATE_LIFE", default_value = "24h", value_parser = certificate_life)]
+    pub certificate_life: Duration,
+
+    /// Peers serve each other for so long without a word of this tracker; a revoked peer is served no longer than that
+    /// where the tracker is away
+    #[arg(long, value_name = "DURATION", env = "DRIZZLE_TICKET_LIFE", default_value = "1h", value_parser = ticket_life)]
+    pub ticket_life: Duration,
+
+    /// Also write what happens to rights, and what is refused, to this file, as lines of JSON
+    #[arg(long, value_name = "FILE", env = "DRIZZLE_AUDIT_LOG")]
+    pub audit_log: Option<PathBuf>,
+
     /// Instead of serving: ask or command the tracker that runs with this --data-dir
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -69,6 +105,50 @@ pub enum Command {
         #[arg(long)]
         free: bool,
     },
+    /// Create, list or delete the tokens that new peers join with
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Let an identity do more
+    Grant {
+        /// Id of the peer, 32 hex digits; or any: every peer that shows a good certificate
+        identity: Subject,
+        /// reader, publisher (read, share and withdraw) or admin (and command daemons over the network)
+        #[arg(long)]
+        role: Role,
+        /// With which names only: a name, or a prefix that ends in a slash; may be repeated [default: all]
+        #[arg(long, value_name = "PREFIX/")]
+        prefix: Vec<Scope>,
+        /// Take back what it was granted before
+        #[arg(long)]
+        only: bool,
+    },
+    /// Let an identity do nothing any more: no peer serves it, and it cannot join again
+    Revoke {
+        /// Id of the peer, 32 hex digits; or any: what was granted to any peer
+        identity: Subject,
+    },
+    /// Forget an identity, so that a machine that lost its key may have the id again, with a token
+    Forget {
+        /// Id of the peer, 32 hex digits
+        identity: PeerId,
+    },
+    /// List identities and what they may do
+    Identities,
+    /// In an emergency: nobody serves or downloads a file any more. Nothing is deleted
+    Stop {
+        /// A name, a prefix that ends in a slash, or * for all names
+        scope: Scope,
+    },
+    /// Undo stop
+    Resume {
+        /// As it was stopped
+        scope: Scope,
+    },
+    /// List what is stopped
+    Stops,
     /// Let another peer own a name, for instance after its owner was installed anew
     Reassign {
         /// What the file is called in the swarm
@@ -76,6 +156,86 @@ pub enum Command {
         /// Id of the peer, 32 hex digits: `peer-cli status` on that machine shows it
         peer: PeerId,
     },
+}
+
+/// What is done with tokens.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TokenCommand {
+    /// Print a new token: whoever has it may join
+    Create {
+        /// How long it can be used
+        #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_life)]
+        ttl: Duration,
+        /// How many machines may join with it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+        /// What those may do: reader, publisher (read, share and withdraw) or admin (and command daemons over the network)
+        #[arg(long, default_value = "reader")]
+        role: Role,
+        /// With which names only: a name, or a prefix that ends in a slash; may be repeated [default: all]
+        #[arg(long, value_name = "PREFIX/")]
+        prefix: Vec<Scope>,
+    },
+    /// List tokens that were created
+    List,
+    /// Delete a token, so that nobody joins with it any more
+    Delete {
+        /// What `token list` calls it
+        id: TokenId,
+    },
+}
+
+/// Whose rights a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// One identity.
+    Peer(PeerId),
+    /// Every identity that shows a good certificate.
+    Any,
+}
+
+impl std::str::FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "any" => Ok(Self::Any),
+            id => id.parse().map(Self::Peer).map_err(|_| "expected 32 lower-case hex digits, or any".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.pad("any"),
+            Self::Peer(id) => std::fmt::Display::fmt(id, f),
+        }
+    }
+}
+
+/// How a tracker knows its callers.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// How connections are secured.
+    pub tls: Choice,
+    /// Names for the own certificate.
+    pub names: Vec<String>,
+    /// How long what it certifies is valid.
+    pub certificate_life: Duration,
+    /// How long tickets are good.
+    pub ticket_life: Duration,
+    /// Where what happens to rights is noted.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Trust {
+    /// Everybody is trusted.
+    pub fn everybody() -> Self {
+        let (tls, names, audit_log) = (Choice::Off { exposed: false }, Vec::new(), None);
+        let (certificate_life, ticket_life) = (Duration::from_secs(24 * 3600), Duration::from_secs(3600));
+        Self { tls, names, certificate_life, ticket_life, audit_log }
+    }
 }
 
 /// What a tracker needs to know to start.
@@ -91,14 +251,39 @@ pub struct Config {
     pub release_after: Duration,
     /// How long a shutdown waits for calls in progress.
     pub drain: Duration,
+    /// How it knows its callers.
+    pub trust: Trust,
 }
 
 impl Cli {
-    /// What to serve, unless a subcommand is to be run.
-    pub fn config(&self) -> Option<Config> {
-        let data_dir = self.data_dir.clone()?;
+    /// The data folder, which everything but a health check needs.
+    pub fn data_dir(&self) -> Result<&Path, String> {
+        let missing = "--data-dir is missing, and has to stand before the command; see --help";
+        self.data_dir.as_deref().ok_or_else(|| missing.to_owned())
+    }
+
+    /// What to serve.
+    pub fn config(&self) -> Result<Config, String> {
+        let data_dir = self.data_dir()?.to_owned();
         let (lease, release_after, drain) = (self.lease, self.release_after, self.drain);
-        Some(Config { listen: self.listen, data_dir, lease, release_after, drain })
+        let advice = "give --tls auto, and have peers join with tokens";
+        let tls = self.tls.choose(&[self.listen], authority::exists(&data_dir), advice);
+        let mut names = self.tls_name.clone();
+        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        names.extend(rustix::system::uname().nodename().to_str().ok().map(str::to_owned));
+        if !self.listen.ip().is_unspecified() {
+            names.push(self.listen.ip().to_string());
+        }
+        names.sort();
+        names.dedup();
+        let trust = Trust {
+            tls: tls.map_err(|error| error.to_string())?,
+            names,
+            certificate_life: self.certificate_life,
+            ticket_life: self.ticket_life,
+            audit_log: self.audit_log.clone(),
+        };
+        Ok(Config { listen: self.listen, data_dir, lease, release_after, drain, trust })
     }
 
     /// Where a tracker on this machine answers.
@@ -112,6 +297,24 @@ fn lease(text: &str) -> Result<Duration, String> {
     let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
     if allowed.contains(&lease) { Ok(lease) } else { Err("a lease lasts from 100ms to 1h".to_owned()) }
+}
+
+/// What is certified must outlast a few lost calls, and is not to be had for ever.
+fn certificate_life(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(3), Duration::from_secs(366 * 24 * 3600), "a certificate lasts from 3s to 366d")
+}
+
+fn ticket_life(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600), "a ticket lasts from 1s to 7d")
+}
+
+fn token_life(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1), Duration::from_secs(366 * 24 * 3600), "a token lasts from 1s to 366d")
+}
+
+fn within(text: &str, least: Duration, most: Duration, expected: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (least..=most).contains(&time) { Ok(time) } else { Err(expected.to_owned()) }
 }
 
 /// "never", or a time that a restart of a machine does not fill by accident.
@@ -135,7 +338,7 @@ mod tests {
     #[test]
     fn serving_needs_a_data_dir_and_a_health_check_does_not() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["tracker-svc"], args].concat());
-        assert_eq!(parse(&["--data-dir", "d"]).unwrap().config().unwrap().data_dir, PathBuf::from("d"));
+        assert_eq!(parse(&["--data-dir", "d", "--insecure"]).unwrap().config().unwrap().data_dir, PathBuf::from("d"));
         let released = |text: &str| parse(&["--data-dir", "d", "--release-after", text]).unwrap().release_after;
         assert_eq!((released("2h"), released("never")), (Duration::from_secs(7200), Duration::MAX));
         assert!(parse(&["healthcheck"]).unwrap().command.is_some());

@@ -5,6 +5,7 @@ use tokio::task::JoinError;
 use tonic::Status;
 
 use crate::{
+    access::denied::Denied,
     catalogue::CatalogueError,
     limits::{MAX_PEERS, MAX_WATCHERS},
 };
@@ -51,6 +52,9 @@ pub enum Error {
     /// No watch is free.
     #[error("the limit of {MAX_WATCHERS} watches is reached; try again later")]
     TooManyWatchers,
+    /// The caller may not do that.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// A field is malformed.
     #[error(transparent)]
     Malformed(#[from] WireError),
@@ -85,6 +89,7 @@ impl From<Error> for Status {
             Error::UnknownLease => Status::failed_precondition(text),
             Error::NoSuchFile(_) => Status::not_found(text),
             Error::NotYours(_) => Status::permission_denied(text),
+            Error::Denied(denied) => denied.into(),
             Error::TooManyPeers | Error::TooManyWatchers => Status::resource_exhausted(text),
             Error::Malformed(_) => Status::invalid_argument(text),
             // A disk may recover or be replaced: the caller may try again.

@@ -2,43 +2,120 @@
 //!
 //! Never decides anything: a malformed field is a [`WireError`], everything else is the registry's answer.
 
-use std::{pin::Pin, time::Instant};
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    time::{Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use drizzle_proto::{
-    Digest, FileName, PeerClaim, WireError,
+    Digest, FileName, PeerClaim, PeerId, WireError,
     announcement::{FileChunks, FileOutcome},
     convert::{hashes, readable},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
-    net::transport::CALL_TIMEOUT,
+    net::{caller::Caller, tls::Certified, transport::CALL_TIMEOUT},
+    rights::Verb,
     wire::{self, tracker_server},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
+    access::{Access, audit::By, denied::Denied, quota::Watching},
     error::Error,
     limits::{DEFAULT_PAGE, DETAILS_BUDGET, MAX_ANSWERING, MAX_PAGE},
     live::{introductions::MOST, watches::Newcomer},
     registry::{HolderPage, Listing, Locations, Registry, Wanted},
+    verdict::may_not_share,
     watch,
 };
+
+/// Milliseconds between renewals at most, however long the lease: what is revoked has to be known everywhere in 10 s.
+const MOST_BETWEEN_RENEWALS: u32 = 5000;
+/// Pages of names that are looked through in one call for those that the caller may read.
+const PASSED_OVER: usize = 64;
 
 /// Serves the tracker's methods.
 pub(crate) struct Service {
     registry: Registry,
+    access: Access,
     tasks: TaskTracker,
     stop: CancellationToken,
     answering: Semaphore,
 }
 
 impl Service {
-    /// Serves a registry; `stop` ends the watches, whose tasks are counted in `tasks`.
-    pub(crate) fn new(registry: Registry, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { registry, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
+    /// Serves a registry to those who may; `stop` ends the watches, whose tasks are counted in `tasks`.
+    pub(crate) fn new(registry: Registry, access: Access, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { registry, access, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
+    }
+
+    /// The caller, if callers are told apart; refused if it may do nothing here.
+    fn caller(&self, extensions: &Extensions) -> Result<Option<PeerId>, Error> {
+        let known = self.access.knows(Caller::of(extensions));
+        Ok(known.inspect_err(|denied| self.refused(extensions, "call", denied))?)
+    }
+
+    /// Refused unless the lease is the caller's.
+    fn leased(&self, extensions: &Extensions, lease: u64, now: Instant) -> Result<Option<PeerId>, Error> {
+        let peer = self.caller(extensions)?;
+        match peer {
+            Some(peer) if self.registry.holder_of(lease, now)? != peer => {
+                self.refused(extensions, "lease", &Denied::OtherLease);
+                Err(Denied::OtherLease.into())
+            }
+            _ => Ok(peer),
+        }
+    }
+
+    /// Refused unless the caller may do this with that name.
+    fn allowed(&self, extensions: &Extensions, verb: Verb, name: &FileName) -> Result<(), Error> {
+        let allowed = self.access.allowed(Caller::of(extensions), verb, name);
+        Ok(allowed.inspect_err(|denied| self.refused(extensions, &format!("{verb} {name}"), denied))?)
+    }
+
+    fn refused(&self, extensions: &Extensions, what: &str, denied: &Denied) {
+        self.access.audit().refused(By::of(extensions), what, &denied.to_string());
+    }
+
+    /// Which of these names a peer may not register first, and what is wrong with those that it may not even read.
+    fn bars(
+        &self,
+        extensions: &Extensions,
+        peer: Option<PeerId>,
+        entries: &[FileChunks],
+    ) -> Result<(HashSet<FileName>, HashSet<FileName>), Error> {
+        let hashes = entries.iter().map(|entry| entry.hashes.len()).sum::<usize>();
+        let named = entries.iter().filter(|entry| !entry.hashes.is_empty()).count();
+        let brings = self.access.brings(peer, named, 32 * hashes);
+        brings.inspect_err(|denied| self.refused(extensions, "announce", denied))?;
+        let (mut barred, mut hidden) = (HashSet::new(), HashSet::new());
+        for name in entries.iter().map(|entry| &entry.file.name) {
+            if self.access.may(peer, Verb::Share, name).is_err() {
+                barred.insert(name.clone());
+                if let Err(denied) = self.access.may(peer, Verb::Read, name) {
+                    self.refused(extensions, &format!("announce {name}"), &denied);
+                    hidden.insert(name.clone());
+                }
+            }
+        }
+        Ok((barred, hidden))
+    }
+
+    /// What a peer is told of rights beside its lease.
+    fn rights(
+        &self,
+        peer: Option<PeerId>,
+        known: u64,
+        wants_ticket: bool,
+    ) -> (Option<wire::Ticket>, Option<wire::Access>) {
+        let told = self.access.told().borrow().clone();
+        let ticket = wants_ticket.then(|| self.access.ticket(peer, SystemTime::now())).flatten();
+        (ticket, (told.version != known).then(|| (&*told).into()))
     }
 
     /// To be held while a large answer is made.
@@ -53,24 +130,46 @@ type Answer<T> = Result<Response<T>, Status>;
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
         let now = Instant::now();
-        let lease_id = self.registry.register_peer(PeerClaim::try_from(request.into_inner())?, now)?;
+        let certified = self.caller(request.extensions())?;
+        let by = By::of(request.extensions());
+        let claim = PeerClaim::try_from(request.into_inner())?;
+        let claimed = claim.peer.id();
+        if let Some(certified) = certified.filter(|certified| *certified != claimed) {
+            let denied = Denied::OtherId { claimed, certified };
+            self.access.audit().refused(by, &format!("register as {claimed}"), &denied.to_string());
+            return Err(Error::from(denied).into());
+        }
+        let lease_id = self.registry.register_peer(claim, now)?;
         let warning = self.registry.warning(lease_id, now).unwrap_or_default();
         let lease_millis = u32::try_from(self.registry.lease().as_millis()).unwrap_or(u32::MAX);
-        Ok(Response::new(wire::RegisterPeerResponse {
-            lease_id,
-            lease_millis,
-            renew_millis: lease_millis / 3,
-            warning,
-        }))
+        // What is revoked or stopped is told with renewals.
+        let renew_millis = (lease_millis / 3).min(MOST_BETWEEN_RENEWALS);
+        let (ticket, access) = self.rights(certified, 0, true);
+        Ok(Response::new(wire::RegisterPeerResponse { lease_id, lease_millis, renew_millis, warning, ticket, access }))
     }
 
     async fn register_chunk(
         &self,
         request: Request<wire::RegisterChunkRequest>,
     ) -> Answer<wire::RegisterChunkResponse> {
-        let wire::RegisterChunkRequest { lease_id, files } = request.into_inner();
+        let (_, extensions, wire::RegisterChunkRequest { lease_id, files }) = request.into_parts();
+        let now = Instant::now();
+        let peer = self.leased(&extensions, lease_id, now)?;
         let (entries, malformed) = entries(files)?;
-        let outcomes = self.registry.announce(lease_id, entries, Instant::now()).await?;
+        let (barred, hidden) = self.bars(&extensions, peer, &entries)?;
+        let outcomes = match hidden.is_empty() {
+            true => self.registry.announce_barred(lease_id, entries, barred, now).await?,
+            false => {
+                let names: Vec<FileName> = entries.iter().map(|entry| entry.file.name.clone()).collect();
+                let seen = entries.into_iter().filter(|entry| !hidden.contains(&entry.file.name)).collect();
+                let mut seen = self.registry.announce_barred(lease_id, seen, barred, now).await?.into_iter();
+                let outcome = |name: &FileName| match hidden.contains(name) {
+                    true => Some(FileOutcome::Invalid(may_not_share(name))),
+                    false => seen.next(),
+                };
+                names.iter().filter_map(outcome).collect()
+            }
+        };
         let pause_millis = u32::try_from(self.registry.announce_pause().as_millis()).unwrap_or(u32::MAX);
         Ok(Response::new(wire::RegisterChunkResponse { results: results(outcomes, malformed), pause_millis }))
     }
@@ -79,15 +178,21 @@ impl tracker_server::Tracker for Service {
         &self,
         request: Request<Streaming<wire::RegisterManifestRequest>>,
     ) -> Answer<wire::RegisterManifestResponse> {
-        let mut messages = request.into_inner();
+        let (_, extensions, mut messages) = request.into_parts();
         let first = next_of(&mut messages).await?.ok_or(WireError::Missing("file"))?;
         let lease = first.lease_id;
+        let peer = self.leased(&extensions, lease, Instant::now())?;
         let mut entry = FileChunks::try_from(first.file.ok_or(WireError::Missing("file"))?)?;
         loop {
             let hashes = std::mem::take(&mut entry.hashes);
             let next = entry.first_hash + u32::try_from(hashes.len()).unwrap_or(u32::MAX);
-            let told = FileChunks { hashes, ..entry.clone() };
-            let outcome = self.registry.announce(lease, vec![told], Instant::now()).await?.pop();
+            let told = [FileChunks { hashes, ..entry.clone() }];
+            let (barred, hidden) = self.bars(&extensions, peer, &told)?;
+            if let Some(name) = hidden.into_iter().next() {
+                let result = FileOutcome::Invalid(may_not_share(&name)).into();
+                return Ok(Response::new(wire::RegisterManifestResponse { result: Some(result) }));
+            }
+            let outcome = self.registry.announce_barred(lease, told.into(), barred, Instant::now()).await?.pop();
             let outcome = outcome.ok_or(Error::Panicked)?;
             if matches!(outcome, FileOutcome::NeedHashes(from) if from >= next)
                 && let Some(message) = next_of(&mut messages).await?
@@ -104,28 +209,52 @@ impl tracker_server::Tracker for Service {
     }
 
     async fn renew_lease(&self, request: Request<wire::RenewLeaseRequest>) -> Answer<wire::RenewLeaseResponse> {
-        let (released, warning) = self.registry.renew(request.get_ref().lease_id, Instant::now())?;
-        let released = released.iter().map(Into::into).collect();
-        Ok(Response::new(wire::RenewLeaseResponse { released, warning: warning.unwrap_or_default() }))
+        let (lease, now) = (request.get_ref().lease_id, Instant::now());
+        let peer = self.leased(request.extensions(), lease, now)?;
+        let wire::RenewLeaseRequest { access_version, wants_ticket, .. } = *request.get_ref();
+        let (released, warning) = self.registry.renew(lease, now)?;
+        let (ticket, access) = self.rights(peer, access_version, wants_ticket);
+        let (released, warning) = (released.iter().map(Into::into).collect(), warning.unwrap_or_default());
+        Ok(Response::new(wire::RenewLeaseResponse { released, warning, ticket, access }))
     }
 
     async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<wire::LeaveResponse> {
-        self.registry.leave(request.get_ref().lease_id);
+        let lease = request.get_ref().lease_id;
+        match self.leased(request.extensions(), lease, Instant::now()) {
+            // It is gone.
+            Err(Error::UnknownLease) => {}
+            known => {
+                known?;
+                self.registry.leave(lease);
+            }
+        }
         Ok(Response::new(wire::LeaveResponse {}))
     }
 
     async fn withdraw_file(&self, request: Request<wire::WithdrawFileRequest>) -> Answer<wire::WithdrawFileResponse> {
-        let request = request.into_inner();
-        let name_released = self.registry.withdraw(request.lease_id, file_name(&request.name)?, Instant::now()).await?;
+        let (by, now) = (By::of(request.extensions()), Instant::now());
+        let peer = self.leased(request.extensions(), request.get_ref().lease_id, now)?;
+        let name = file_name(&request.get_ref().name)?;
+        let lease = request.get_ref().lease_id;
+        // Whoever holds it may let go of it.
+        let may_release = self.access.may(peer, Verb::Withdraw, &name).is_ok();
+        let name_released = self.registry.withdraw(lease, name.clone(), may_release, now).await?;
+        if name_released {
+            self.access.audit().done("withdraw", by, name.as_str());
+        }
         Ok(Response::new(wire::WithdrawFileResponse { name_released }))
     }
 
     async fn list_files(&self, request: Request<wire::ListFilesRequest>) -> Answer<wire::ListFilesResponse> {
+        let peer = self.caller(request.extensions())?;
         let wire::ListFilesRequest { prefix, page_size, page_token } = request.into_inner();
         let after = list_token(&prefix, &page_token)?;
         let limit = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
         let _slot = self.slot().await?;
-        let listing = self.registry.list(prefix, after, limit as usize).await?;
+        let listing = match peer.filter(|_| !self.access.reads_all(peer)) {
+            None => self.registry.list(prefix, after, limit as usize).await?,
+            Some(peer) => self.readable(peer, prefix, after, limit as usize).await?,
+        };
         Ok(Response::new(listing.into()))
     }
 
@@ -133,8 +262,9 @@ impl tracker_server::Tracker for Service {
         &self,
         request: Request<wire::FileLocationsRequest>,
     ) -> Answer<wire::FileLocationsResponse> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let (name, wanted, is_packed) = (file_name(&request.name)?, wanted(&request)?, request.packed);
+        self.allowed(&extensions, Verb::Read, &name)?;
         let _slot = self.slot().await?;
         let locations = self.registry.locate(name, wanted).await?;
         Ok(Response::new(answer(locations, is_packed)))
@@ -143,11 +273,55 @@ impl tracker_server::Tracker for Service {
     type WatchFileStream = Pin<Box<dyn Stream<Item = Result<wire::WatchFileResponse, Status>> + Send>>;
 
     async fn watch_file(&self, request: Request<wire::WatchFileRequest>) -> Answer<Self::WatchFileStream> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let (name, newcomer) = (file_name(&request.name)?, newcomer(&request)?);
-        let watcher = self.registry.watch(name, newcomer, Instant::now()).await?;
-        let messages = watch::stream(watcher, &self.tasks, self.stop.clone());
+        self.allowed(&extensions, Verb::Read, &name)?;
+        let peer = Caller::of(&extensions).peer();
+        let counted = self.access.watches(peer).map_err(Error::from)?;
+        let watcher = self.registry.watch(name.clone(), newcomer, Instant::now()).await?;
+        let ends = no_longer_allowed(self.access.clone(), peer, name, counted);
+        let messages = watch::stream(watcher, &self.tasks, ends, self.stop.clone());
         Ok(Response::new(Box::pin(messages.map(|message| Ok((&message?).into())))))
+    }
+}
+
+impl Service {
+    /// A page of the names that a peer may read. Others are passed over, some pages' worth of them in one call.
+    async fn readable(
+        &self,
+        peer: PeerId,
+        prefix: String,
+        mut after: Option<FileName>,
+        limit: usize,
+    ) -> Result<Listing, Error> {
+        let mut found = Listing { files: Vec::new(), next: None };
+        if !self.access.reads_some(peer, &prefix) {
+            return Ok(found);
+        }
+        for _ in 0..PASSED_OVER {
+            let page = self.registry.list(prefix.clone(), after.take(), limit - found.files.len()).await?;
+            let may = |name: &FileName| self.access.may(Some(peer), Verb::Read, name).is_ok();
+            found.files.extend(page.files.into_iter().filter(|(file, ..)| may(&file.name)));
+            found.next = page.next;
+            if found.next.is_none() || found.files.len() >= limit {
+                break;
+            }
+            after = found.next.clone();
+        }
+        Ok(found)
+    }
+}
+
+/// Ends once a peer may not read a name any more. Counts as a watch until then.
+async fn no_longer_allowed(access: Access, peer: Option<PeerId>, name: FileName, _counted: Watching) -> Error {
+    let mut told = access.told();
+    loop {
+        let caller = peer.map_or(Caller::Local, |peer| Caller::Certified(Certified::Peer(peer)));
+        match access.reads(caller, &name) {
+            Err(denied) => return denied.into(),
+            // The sender lives as long as `access`.
+            Ok(()) => drop(told.changed().await),
+        }
     }
 }
 

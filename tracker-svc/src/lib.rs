@@ -27,10 +27,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "denied below, where decisions are made")]
 
+mod access;
 pub mod catalogue;
 pub mod census;
 pub mod commands;
 mod config;
+mod enrolment;
 pub mod error;
 mod grpc;
 pub mod limits;
@@ -40,10 +42,13 @@ mod operator;
 mod readiness;
 #[deny(clippy::disallowed_methods)]
 pub mod registry;
+mod rights;
 mod server;
+mod trusting;
 #[deny(clippy::disallowed_methods)]
 mod verdict;
 mod watch;
 
-pub use config::{Cli, Command, Config};
+pub use access::denied::Denied;
+pub use config::{Cli, Command, Config, Trust};
 pub use server::{ServerError, Tracker, bind};

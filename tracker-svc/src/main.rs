@@ -6,11 +6,11 @@ use clap::Parser;
 use drizzle_proto::net::{
     health,
     shell::{self, Failure},
-    transport::Transport,
+    tls::Meant,
 };
 use tracker_svc::{
     Cli, Command, bind,
-    commands::{self, CommandError},
+    commands::{self, CommandError, rights},
 };
 
 /// For work on the disk.
@@ -19,23 +19,32 @@ const BLOCKING_THREADS: usize = 64;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     shell::run("tracker-svc", BLOCKING_THREADS, async {
-        match (&cli.command, cli.config()) {
-            (Some(Command::Healthcheck { address, ready }), _) => {
+        let Some(command) = &cli.command else {
+            return shell::serve(cli.log_format, bind(cli.config()?)).await;
+        };
+        let data_dir = cli.data_dir();
+        match command {
+            Command::Healthcheck { address, ready } => {
                 let address = address.clone().unwrap_or_else(|| cli.local_address());
+                let transport = commands::health_transport(&cli)?;
                 match ready {
-                    true => Ok(health::check_ready(&Transport::plaintext(), &address).await?),
-                    false => Ok(health::check(&Transport::plaintext(), &address).await?),
+                    true => Ok(health::check_ready(&transport, &address, Meant::Tracker).await?),
+                    false => Ok(health::check(&transport, &address, Meant::Tracker).await?),
                 }
             }
-            (Some(Command::Files { prefix }), Some(config)) => said(commands::files(&config.data_dir, prefix).await),
-            (Some(Command::Drop { name, free }), Some(config)) => {
-                said(commands::drop_name(&config.data_dir, name, *free).await)
+            Command::Files { prefix } => said(commands::files(data_dir?, prefix).await),
+            Command::Drop { name, free } => said(commands::drop_name(data_dir?, name, *free).await),
+            Command::Reassign { name, peer } => said(commands::reassign(data_dir?, name, *peer).await),
+            Command::Token { command } => said(rights::token(data_dir?, command).await),
+            Command::Grant { identity, role, prefix, only } => {
+                said(rights::grant(data_dir?, *identity, *role, prefix, *only).await)
             }
-            (Some(Command::Reassign { name, peer }), Some(config)) => {
-                said(commands::reassign(&config.data_dir, name, *peer).await)
-            }
-            (None, Some(config)) => shell::serve(cli.log_format, bind(config)).await,
-            (_, None) => Err("--data-dir is missing, and has to stand before the command; see --help".into()),
+            Command::Revoke { identity } => said(rights::revoke(data_dir?, *identity).await),
+            Command::Forget { identity } => said(rights::forget(data_dir?, *identity).await),
+            Command::Identities => said(rights::identities(data_dir?).await),
+            Command::Stop { scope } => said(rights::stop(data_dir?, scope).await),
+            Command::Resume { scope } => said(rights::resume(data_dir?, scope).await),
+            Command::Stops => said(rights::stops(data_dir?).await),
         }
     })
 }

@@ -24,6 +24,7 @@ use tokio::net::UnixListener;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    access::{Access, audit::By},
     error::Error,
     limits::MAX_PAGE,
     registry::{OwnedName, Registry},
@@ -71,11 +72,12 @@ impl Place {
 /// Serves the operator's methods.
 pub(crate) struct Service {
     registry: Registry,
+    access: Access,
 }
 
 impl Service {
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry }
+    pub(crate) fn new(registry: Registry, access: Access) -> Self {
+        Self { registry, access }
     }
 }
 
@@ -91,8 +93,10 @@ impl operator_server::Operator for Service {
     }
 
     async fn drop_name(&self, request: Request<wire::DropNameRequest>) -> Answer<wire::DropNameResponse> {
+        let by = By::of(request.extensions());
         let wire::DropNameRequest { name, free } = request.into_inner();
         let dropped = self.registry.drop_name(file_name(&name)?, free).await?;
+        self.access.audit().done("drop", by, &name);
         let answer = dropped.map(|dropped| wire::DropNameResponse {
             file: Some((&dropped.record.file).into()),
             owner: dropped.record.owner.to_string(),
@@ -102,9 +106,11 @@ impl operator_server::Operator for Service {
     }
 
     async fn reassign_name(&self, request: Request<wire::ReassignNameRequest>) -> Answer<wire::ReassignNameResponse> {
+        let by = By::of(request.extensions());
         let wire::ReassignNameRequest { name, owner } = request.into_inner();
         let owner: PeerId = owner.parse().map_err(|_| Error::from(WireError::Bounds("owner")))?;
         let before = self.registry.reassign(file_name(&name)?, owner).await?;
+        self.access.audit().done("reassign", by, &format!("{name} to {owner}"));
         Ok(Response::new(wire::ReassignNameResponse { owner: before.to_string() }))
     }
 }

@@ -11,10 +11,13 @@ use drizzle_proto::{
         listen::{Listening, listen},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
-        transport::Transport,
+        tls::reload,
+        transport::Strangers,
     },
     wire::{
+        enrolment_server::{self, EnrolmentServer},
         operator_server::OperatorServer,
+        rights_server::RightsServer,
         tracker_server::{SERVICE_NAME, TrackerServer},
     },
 };
@@ -24,15 +27,22 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
+    access::authority,
     catalogue::{CatalogueError, RedbCatalogue},
     census::Census,
     config::Config,
+    enrolment,
     grpc::Service,
     limits::MAX_REQUEST,
     live::leases::PULSE,
     operator, readiness,
     registry::Registry,
+    rights,
+    trusting::{TrustError, Trusting},
 };
+
+/// A certification request and a token, and not much else.
+const MAX_ENROLMENT: usize = 16 << 10;
 
 /// Why the tracker did not come up, or went down.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +58,9 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// Callers cannot be told apart.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The schema that reflection serves is broken; a bug.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -73,9 +86,11 @@ pub struct Tracker {
 
 /// Opens the catalogue, binds the address and serves.
 pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
-    let transport = Transport::plaintext();
     let directory = config.data_dir.clone();
     let catalogue = tokio::task::spawn_blocking(move || RedbCatalogue::open(&directory)).await??;
+    let (directory, trust) = (config.data_dir.clone(), config.trust.clone());
+    let trusting = tokio::task::spawn_blocking(move || Trusting::open(&directory, trust)).await??;
+    let Trusting { transport, access, ours, files } = trusting;
     let failed = |source| ServerError::Listen { address: config.listen, source };
     let Listening { listener, address, families } = listen(config.listen).map_err(failed)?;
 
@@ -84,7 +99,17 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
     let (fault, faults) = mpsc::channel(1);
-    let service = Service::new(registry.clone(), tasks.clone(), stop.clone());
+    let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone());
+    if let Some(tls) = transport.tls() {
+        if let Some(files) = files {
+            let keeping = reload::keep(tls.clone(), files, reload::LOOKS, stop.clone());
+            tasks.spawn(shell::guard("task that reads certificates again", keeping, fault.clone()));
+        }
+        if let Some(ours) = ours.clone() {
+            let keeping = authority::keep(ours, tls.clone(), stop.clone());
+            tasks.spawn(shell::guard("task that renews the certificate", keeping, fault.clone()));
+        }
+    }
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in [SERVICE_NAME, READY] {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -96,7 +121,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     };
     let looking = readiness::watch(registry.clone(), readiness::LOOKS, tell, until);
     tasks.spawn(shell::guard("task that looks whether it is ready", looking, fault.clone()));
-    let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME])?;
+    let (reflection, reflection_alpha) = reflection::servers(&[SERVICE_NAME, enrolment_server::SERVICE_NAME])?;
     tasks.spawn(shell::guard("task that ends leases", reap(registry.clone(), stop.clone()), fault.clone()));
     if config.release_after < Duration::MAX {
         let releasing = release(registry.clone(), config.release_after, stop.clone());
@@ -106,20 +131,26 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         Ok(socket) => {
             let mut incoming = transport.incoming_local(socket, cut.clone());
             tasks.spawn(shell::watch_listener("operator service", incoming.broken(), fault.clone()));
-            let server = transport.server().add_service(OperatorServer::new(operator::Service::new(registry.clone())));
+            let server = transport
+                .server()
+                .add_service(OperatorServer::new(operator::Service::new(registry.clone(), access.clone())))
+                .add_service(RightsServer::new(rights::Service::new(access.clone(), ours.clone())));
             let server = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
             tasks.spawn(shell::watch_over("operator service", server, stop.clone(), fault.clone()));
         }
         // Some network file systems have no sockets; the tracker does its work all the same.
         Err(error) => {
-            warn!(%error, "the commands files, drop and reassign cannot be served: no socket can be made in the data folder");
+            warn!(%error, "the commands of operators cannot be served: no socket can be made in the data folder");
         }
     }
-    let mut incoming = transport.incoming(listener, cut.clone());
+    let mut incoming = transport.incoming(listener, Strangers::Heard, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
         .server()
         .add_service(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST))
+        .add_service(
+            EnrolmentServer::new(enrolment::Service::new(access, ours)).max_decoding_message_size(MAX_ENROLMENT),
+        )
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)

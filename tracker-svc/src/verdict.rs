@@ -1,7 +1,7 @@
 //! What becomes of a claim to a name, and what is said of a refusal. Pure.
 
 use drizzle_proto::{
-    FileId, FileInfo, PeerInfo,
+    FileId, FileInfo, FileName, PeerInfo,
     announcement::{FileChunks, FileOutcome},
 };
 
@@ -69,4 +69,12 @@ pub(crate) fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
         Verdict::NoManifest => FileOutcome::NeedHashes(0),
         Verdict::Full => FileOutcome::Invalid(format!("the limit of {MAX_NAMES} names is reached; withdraw some")),
     }
+}
+
+/// Whoever may read a name may hold it; to register it first takes more.
+pub(crate) fn may_not_share(name: &FileName) -> String {
+    format!(
+        "this peer may not register {:?}; an operator can let it: tracker-svc grant PEER_ID --role publisher --prefix PREFIX/",
+        name.as_str()
+    )
 }

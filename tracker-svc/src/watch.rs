@@ -21,16 +21,18 @@ use crate::{error::Error, registry::Watcher};
 /// and watcher.
 const BATCH: Duration = Duration::from_millis(50);
 
-/// The messages of a watch, from a task that ends with the stream, with the name, or when the tracker stops.
+/// The messages of a watch, from a task that ends with the stream, with the name, with `ends`, or when the tracker stops.
 pub(crate) fn stream(
     watcher: Watcher,
     tasks: &TaskTracker,
+    ends: impl Future<Output = Error> + Send + 'static,
     stop: CancellationToken,
 ) -> ReceiverStream<Result<HolderChanges, Error>> {
     let (sender, receiver) = mpsc::channel(1);
     tasks.spawn(async move {
         let end = tokio::select! {
             end = push(watcher, &sender) => end,
+            error = ends => Some(error),
             () = stop.cancelled() => Some(Error::Stopping),
             () = sender.closed() => None,
         };

@@ -41,6 +41,10 @@ pub enum Withdrawal {
     Released,
     /// It stands for other content now.
     Replaced,
+    /// An operator stopped it.
+    Stopped,
+    /// This peer may not read it, or no longer.
+    Denied,
 }
 
 /// The holders that the download was told of, and which of them a snapshot has yet to confirm.

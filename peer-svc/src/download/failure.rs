@@ -107,6 +107,12 @@ impl Failure {
             Self::Shutdown => "the daemon is shutting down; its chunks are kept".to_owned(),
             Self::Withdrawn(Withdrawal::Released) => format!("{name} was withdrawn by its owner"),
             Self::Withdrawn(Withdrawal::Replaced) => format!("{name} was registered anew with other content"),
+            Self::Withdrawn(Withdrawal::Stopped) => {
+                format!("an operator stopped {name}; its chunks are kept, ask again once it is resumed")
+            }
+            Self::Withdrawn(Withdrawal::Denied) => {
+                format!("this peer may not read {name} any more; its chunks are kept")
+            }
             Self::GaveUp { why, patience } => gave_up(why, name, *patience),
             Self::Exists(path) => {
                 format!("{} appeared in the meantime with other content; the chunks are kept", path.display())

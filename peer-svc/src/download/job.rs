@@ -8,7 +8,9 @@ use std::{
 };
 
 use drizzle_engine::{meter::Downlink, priority::Priority, reach};
-use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Labels, Manifest, client::TrackerClient, holder::Holder};
+use drizzle_proto::{
+    ChunkRanges, ChunkSet, FileName, Labels, Manifest, access::Access, client::TrackerClient, holder::Holder,
+};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -44,6 +46,8 @@ pub(crate) struct Context {
     pub(crate) identity: Identity,
     /// How it stands with the tracker.
     pub(crate) standing: watch::Receiver<Standing>,
+    /// What is stopped.
+    pub(crate) access: watch::Receiver<Arc<Access>>,
     /// What this peer says of where it is.
     pub(crate) labels: Labels,
     /// What is held, recorded and offered here.

@@ -126,6 +126,7 @@ pub(crate) async fn run(
         file,
         own: context.identity.changes(),
         standing: context.standing.clone(),
+        access: context.access.clone(),
         unheld,
         told: job.holders.clone(),
         seed: job.seed,

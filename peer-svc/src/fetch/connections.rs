@@ -90,7 +90,8 @@ impl Connections {
         if self.is_own_address(peer) {
             return Err(Status::unavailable("another peer tells this one's address"));
         }
-        PeerClient::new(&self.transport, peer.address()).map_err(|error| Status::unavailable(error.to_string()))
+        PeerClient::new(&self.transport, peer.address(), peer.id())
+            .map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// Another peer's requests to this one would be answered here, and a peer's own are no use.

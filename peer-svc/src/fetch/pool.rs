@@ -102,7 +102,7 @@ impl Pool {
         let connection = match least {
             Some(idle) if idle.is_idle() || connected.connections.len() >= most => idle,
             _ => {
-                let client = PeerClient::new(transport, address)
+                let client = PeerClient::new(transport, address, holder.id())
                     .map_err(|error| FetchError::Offence(Offence::Unreachable, format!("{address}: {error}")))?;
                 let connection = Pooled { client, streams: Arc::default() };
                 connected.connections.push(connection.clone());

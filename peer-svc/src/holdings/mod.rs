@@ -20,6 +20,8 @@ mod listeners;
 mod lost;
 mod reading;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -254,6 +256,11 @@ impl Holdings {
     pub(crate) fn with_content(&self, id: FileId) -> Vec<Held> {
         let inner = self.lock();
         inner.by_id.get(&id).into_iter().flatten().filter_map(|name| inner.files.get(name)).map(Entry::held).collect()
+    }
+
+    /// Whether any of the names by which a file is held is such a one; `None` if it is not held.
+    pub(crate) fn any_name(&self, id: FileId, is_such: impl Fn(&FileName) -> bool) -> Option<bool> {
+        Some(self.lock().by_id.get(&id)?.iter().any(is_such))
     }
 
     /// How many chunks a file has of which every one is held here.

@@ -18,6 +18,7 @@ use drizzle_engine::{
 };
 use drizzle_proto::{
     ChunkSet, FileId, FileName, PeerId, PeerInfo,
+    access::Access,
     client::{ClientError, TrackerClient, Wish},
     holder::{Holder, HolderChange, HolderChanges},
     wire,
@@ -49,14 +50,18 @@ pub(crate) struct Sought {
     pub(crate) standing: watch::Receiver<Standing>,
     /// Chunks that no known holder has, when the download waits for them.
     pub(crate) unheld: mpsc::Receiver<ChunkSet>,
+    /// What is stopped.
+    pub(crate) access: watch::Receiver<Arc<Access>>,
     /// Holders that the tracker told of before: used if it is lost before it tells of any neighbour.
     pub(crate) told: Vec<Holder>,
     /// Decides every random choice.
     pub(crate) seed: u64,
 }
 
-/// Locates a file's chunks until the receiver is gone or the file is withdrawn.
+/// Locates a file's chunks until the receiver is gone, or the file is withdrawn or stopped.
 pub(crate) async fn locate(mut sought: Sought, out: mpsc::Sender<Located>) {
+    let (mut access, name, tells) = (sought.access.clone(), sought.name.clone(), out.clone());
+    let stopped = async move { access.wait_for(|access| access.stops(&name)).await.is_ok() };
     let (heard_by, heard) = mpsc::channel(HEARD);
     let neighbours = Neighbours::new(*sought.own.borrow_and_update());
     let rng = StdRng::seed_from_u64(sought.seed);
@@ -72,7 +77,21 @@ pub(crate) async fn locate(mut sought: Sought, out: mpsc::Sender<Located>) {
         rng,
         out,
     };
-    locator.run().await;
+    tokio::select! {
+        () = locator.run() => {}
+        true = stopped => {
+            let _ = tells.send(Located::Withdrawn(Withdrawal::Stopped)).await;
+        }
+    }
+}
+
+/// What an error of the tracker means for a watch. What the transport calls a refusal is none of the tracker's.
+fn failed(error: ClientError) -> Ended {
+    let is_said = matches!(&error, ClientError::Status(status) if std::error::Error::source(status).is_none());
+    if error.code() == Code::PermissionDenied && is_said {
+        return Ended::Withdrawn(Withdrawal::Denied);
+    }
+    Ended::Lost(error)
 }
 
 enum Ended {
@@ -188,13 +207,13 @@ impl Locator {
             }
             Ok(_) => {}
             // A tracker that lost its catalogue hears of the file again from its holders, us among them.
-            Err(error) => return Ended::Lost(error),
+            Err(error) => return failed(error),
         }
         let known = self.neighbours.known();
         let wish = self.lease.map(|lease| Wish { lease, neighbours: WANTED, known });
         let mut stream = match tracker.watch_file(&name, wish).await {
             Ok(stream) => stream,
-            Err(error) => return Ended::Lost(error),
+            Err(error) => return failed(error),
         };
         loop {
             let due = self.neighbours.next_due(Instant::now());
@@ -213,7 +232,7 @@ impl Locator {
                 }
                 Some(unheld) = self.sought.unheld.recv() => match tracker.holders(&name).await {
                     Ok((_, holders)) => self.found(&unheld, holders).await,
-                    Err(error) => return Ended::Lost(error),
+                    Err(error) => return failed(error),
                 },
                 message = stream.next() => match message {
                     Some(Ok(message)) => {
@@ -223,7 +242,7 @@ impl Locator {
                         self.take(steps).await
                     }
                     Some(Err(error)) if error.code() == Code::NotFound => return Ended::Withdrawn(Withdrawal::Released),
-                    Some(Err(error)) => return Ended::Lost(error),
+                    Some(Err(error)) => return failed(error),
                     None => return Ended::Lost(tonic::Status::unavailable("the tracker ended the stream").into()),
                 },
             };

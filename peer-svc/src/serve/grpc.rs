@@ -4,26 +4,32 @@
 //! with bodies whose bytes are copied by nobody between the file and the socket (see [`super::message`]). Everything
 //! else is the generated server's.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use drizzle_proto::{
     PeerId, convert,
-    net::chunk_message::FETCH_CHUNK,
+    net::{
+        caller::{Accepted, Caller},
+        chunk_message::FETCH_CHUNK,
+    },
+    ticket,
     wire::{self, peer_server::PeerServer},
 };
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{
     Request, Status,
     body::Body,
     codec::{Codec, Streaming},
     codegen::{BoxFuture, Context, Poll, Service},
+    metadata::{Binary, MetadataValue},
     server::NamedService,
 };
 use tonic_prost::ProstCodec;
 
-use super::{ChunkStream, NewsDesk, ServeError, Uploads};
-use crate::identity::Identity;
+use super::{ChunkRequest, ChunkStream, NewsDesk, ServeError, Uploads};
+use crate::{identity::Identity, trust::Rights};
 
 /// What is refused of a request before it is read: what every receiver of this protocol refuses.
 const MAX_REQUEST: usize = 4 << 20;
@@ -34,6 +40,7 @@ pub(crate) struct PeerService {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) news: NewsDesk,
     pub(crate) identity: Identity,
+    pub(crate) rights: Arc<Rights>,
 }
 
 impl PeerService {
@@ -46,18 +53,46 @@ impl PeerService {
     }
 
     /// Opens the stream that a request asks for.
-    async fn open(&self, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
+    async fn open(&self, asks: Asks, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
         self.check(&request.holder)?;
-        Ok(self.uploads.open(request.try_into()?).await?)
+        let mut request = ChunkRequest::try_from(request)?;
+        let permit = self.rights.permit(asks.caller, asks.ticket.as_deref(), request.file)?;
+        // A peer that proves who it is cannot take another one's share of the slots.
+        if let Some(certified) = asks.caller.peer() {
+            request.slot.requester = Some(certified);
+        }
+        Ok(self.uploads.open(request, permit).await?)
     }
 
     async fn answer(self, request: http::Request<Body>) -> Result<Response<Body>, Status> {
+        let asks = Asks::of_headers(&request);
         let decoder = ProstCodec::<wire::FetchChunkResponse, wire::FetchChunkRequest>::default().decoder();
         let mut requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
         let request = requests.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
-        let mut response = Response::new(Body::new(self.open(request).await?));
+        let mut response = Response::new(Body::new(self.open(asks, request).await?));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         Ok(response)
+    }
+}
+
+/// Who asks, and what it shows.
+struct Asks {
+    caller: Caller,
+    ticket: Option<Bytes>,
+}
+
+impl Asks {
+    fn of_headers(request: &http::Request<Body>) -> Self {
+        // As tonic puts it there.
+        let caller = request.extensions().get::<Accepted>().map_or(Caller::Plain, Accepted::caller);
+        let shown = request.headers().get(ticket::HEADER);
+        let shown = shown.and_then(|shown| MetadataValue::<Binary>::try_from(shown.as_bytes()).ok());
+        Self { caller, ticket: shown.and_then(|shown| shown.to_bytes().ok()) }
+    }
+
+    fn of<T>(request: &Request<T>) -> Self {
+        let shown = request.metadata().get_bin(ticket::HEADER);
+        Self { caller: Caller::of(request.extensions()), ticket: shown.and_then(|shown| shown.to_bytes().ok()) }
     }
 }
 
@@ -78,15 +113,22 @@ impl wire::peer_server::Peer for PeerService {
         Err(Status::internal("not answered here"))
     }
 
-    type WatchChunksStream = ReceiverStream<Result<wire::WatchChunksResponse, Status>>;
+    type WatchChunksStream = Pin<Box<dyn Stream<Item = Result<wire::WatchChunksResponse, Status>> + Send>>;
 
     async fn watch_chunks(
         &self,
         request: Request<wire::WatchChunksRequest>,
     ) -> Result<tonic::Response<Self::WatchChunksStream>, Status> {
+        let asks = Asks::of(&request);
         let request = request.into_inner();
         self.check(&request.holder)?;
-        Ok(tonic::Response::new(self.news.open(convert::file_id(&request.file_id)?)?))
+        let file = convert::file_id(&request.file_id)?;
+        let mut permit = self.rights.permit(asks.caller, asks.ticket.as_deref(), file)?;
+        let news = self.news.open(file)?.map(move |news| {
+            permit.still()?;
+            news
+        });
+        Ok(tonic::Response::new(Box::pin(news)))
     }
 }
 

@@ -57,6 +57,7 @@ use crate::{
     lanes::Lanes,
     limits::Gate,
     shortage::Shortage,
+    trust::Permit,
 };
 
 /// Why a chunk is not served.
@@ -265,8 +266,8 @@ impl Uploads {
         Ok(opened.map_err(ServeError::of_task)??)
     }
 
-    /// Begins to stream a chunk from an offset to its end.
-    pub(crate) async fn open(&self, request: ChunkRequest) -> Result<ChunkStream, ServeError> {
+    /// Begins to stream a chunk from an offset to its end, for as long as that is permitted.
+    pub(crate) async fn open(&self, request: ChunkRequest, permit: Permit) -> Result<ChunkStream, ServeError> {
         let ChunkRequest { file, offset, .. } = request;
         let requester = request.slot.requester;
         let slot = self.take_slot(request.slot)?;
@@ -283,7 +284,7 @@ impl Uploads {
         }
         lock(&self.way.slots).begins(readable.len.into());
         let hold = self.holds.begin(slot, Pace::new(self.limits, Instant::now()));
-        let upload = Upload { readable: Arc::new(readable), named, choice, requester };
+        let upload = Upload { readable: Arc::new(readable), named, choice, requester, permit };
         Ok(ChunkStream::new(self.way.clone(), upload, offset, hold))
     }
 }

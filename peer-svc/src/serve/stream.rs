@@ -33,6 +33,7 @@ use crate::{
     lanes::Lanes,
     limits::Gate,
     store::read::{read_and_go_on, read_now},
+    trust::Permit,
 };
 
 /// What every stream passes on its way out.
@@ -57,6 +58,7 @@ pub(super) struct Upload {
     /// If it was chosen here.
     pub(super) choice: Option<Choice>,
     pub(super) requester: Requester,
+    pub(super) permit: Permit,
 }
 
 /// The messages of a chunk; an error if it ends before the last of them.
@@ -200,6 +202,8 @@ impl Stream for ChunkStream {
         // Ended early: OK would pass for a short chunk.
         let draft = if hold.is_given_up() {
             Err(Status::aborted("the receiver took too little for too long"))
+        } else if let Err(refused) = stream.upload.permit.still() {
+            Err(refused.into())
         } else {
             ready!(stream.poll_draft(&hold, context))
         };

@@ -302,8 +302,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let kernel_side = listener.try_clone().unwrap();
-        let mut incoming =
-            Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new(), Some);
+        let mut incoming = Incoming::new(TcpListener::from_std(listener).unwrap(), CancellationToken::new(), Some);
         let broken = incoming.broken();
         let serving = tokio::spawn(async move { incoming.next().await.is_some() });
         rustix::net::shutdown(&kernel_side, rustix::net::Shutdown::Both).unwrap();

@@ -32,7 +32,7 @@ impl Caller {
     /// The peer that it is, if that is proved.
     pub fn peer(self) -> Option<PeerId> {
         match self {
-            Self::Certified(Certified::Peer(id)) => Some(id),
+            Self::Certified(certified) => certified.peer(),
             _ => None,
         }
     }

@@ -40,9 +40,13 @@ pub(super) enum Dialled {
 enum Insecure {
     #[error("it does not speak TLS; start it with --tls, or this one with --tls off or --tls prefer")]
     NotSpoken,
-    #[error("its certificate is not of an authority that is trusted here; have both join the same tracker, or give both the same --tls-ca")]
+    #[error(
+        "its certificate is not of an authority that is trusted here; have both join the same tracker, or give both the same --tls-ca"
+    )]
     NotTrusted,
-    #[error("its certificate has run out; it renews it by itself once it reaches the tracker, unless it was given files: then renew those")]
+    #[error(
+        "its certificate has run out; it renews it by itself once it reaches the tracker, unless it was given files: then renew those"
+    )]
     RanOut,
     #[error("its certificate is not valid yet: the clocks of the two machines differ")]
     TooEarly,

@@ -37,8 +37,7 @@ pub const IN_TIME: Duration = Duration::from_secs(10);
 const TLS: u8 = 0x16;
 
 /// An empty SETTINGS frame, and GOAWAY with INADEQUATE_SECURITY: HTTP/2 for "this port speaks TLS".
-const NOT_WITHOUT_TLS: &[u8] =
-    b"\0\0\0\x04\0\0\0\0\0\0\0\x21\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS only";
+const NOT_WITHOUT_TLS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x21\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS only";
 
 /// Of a caller that is refused so many bytes are read.
 const MOST_UNREAD: usize = 64 << 10;
@@ -60,10 +59,22 @@ pub struct Guarded<S = TcpStream> {
 
 enum State<S> {
     /// Nothing came yet.
-    Silent { stream: S, policy: Policy, deadline: Pin<Box<Sleep>> },
-    Shaking { accept: Box<Accept<S>>, deadline: Pin<Box<Sleep>> },
+    Silent {
+        stream: S,
+        policy: Policy,
+        deadline: Pin<Box<Sleep>>,
+    },
+    Shaking {
+        accept: Box<Accept<S>>,
+        deadline: Pin<Box<Sleep>>,
+    },
     /// Refused: so many bytes of the reason are written, and then so many are read.
-    Refused { stream: S, deadline: Pin<Box<Sleep>>, written: usize, read: usize },
+    Refused {
+        stream: S,
+        deadline: Pin<Box<Sleep>>,
+        written: usize,
+        read: usize,
+    },
     Plain(S),
     Secure(Box<TlsStream<S>>),
     /// Failed before; or in between two states.
@@ -120,8 +131,7 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                 State::Silent { stream, deadline, .. } => {
                     late(deadline, context)?;
                     let is_tls = ready!(stream.poll_first(context))? == Some(TLS);
-                    let State::Silent { stream, policy, deadline } =
-                        std::mem::replace(&mut self.state, State::Over)
+                    let State::Silent { stream, policy, deadline } = std::mem::replace(&mut self.state, State::Over)
                     else {
                         continue;
                     };

@@ -178,7 +178,7 @@ impl Member {
             pause = self.announce(held, Vec::new()).await.max(BATCH);
             worst = worst.max(asked.elapsed());
             if renewed.elapsed() >= self.renew_every {
-                self.client.renew_lease(self.lease).await.expect("the lease is there");
+                self.client.renew_lease(self.lease, Default::default()).await.expect("the lease is there");
                 renewed = Instant::now();
             }
         }

@@ -235,7 +235,7 @@ async fn renewals(lasts: Duration) -> u64 {
     let work = |n: u32, mut client: TrackerClient, load: Arc<Load>| async move {
         let lease = join(&mut client, n).await;
         while load.goes_on() {
-            client.renew_lease(lease).await.expect("the tracker answers");
+            client.renew_lease(lease, Default::default()).await.expect("the tracker answers");
             load.done(1);
         }
     };
@@ -335,7 +335,7 @@ async fn announce_files(client: &mut TrackerClient, files: u32) {
         let outcomes = client.register_chunk(lease, &entries).await.expect("the tracker answers");
         assert!(outcomes.iter().all(|outcome| *outcome == FileOutcome::Registered), "{:?}", outcomes.first());
         if renewed.elapsed() > Duration::from_secs(3) {
-            client.renew_lease(lease).await.expect("the lease is there");
+            client.renew_lease(lease, Default::default()).await.expect("the lease is there");
             renewed = Instant::now();
         }
     }

@@ -184,12 +184,24 @@ impl Registry {
         entries: Vec<FileChunks>,
         now: Instant,
     ) -> Result<Vec<FileOutcome>, Error> {
+        self.announce_barred(lease, entries, HashSet::new(), now).await
+    }
+
+    /// Likewise for a peer that may not register these names first, nor give them other content.
+    pub async fn announce_barred(
+        &self,
+        lease: u64,
+        entries: Vec<FileChunks>,
+        barred: HashSet<FileName>,
+        now: Instant,
+    ) -> Result<Vec<FileOutcome>, Error> {
         let turn = self.turn(lease, now).await?;
         let (peer, outcomes, unknown) = self.inner.with(|Guarded { live, .. }| {
             let mut outcomes = Vec::with_capacity(entries.len());
             let (mut unknown, mut unknown_names) = (Vec::new(), HashSet::new());
             let peer = live.peer(lease, now)?;
-            for entry in entries {
+            for mut entry in entries {
+                entry.replace &= !barred.contains(&entry.file.name);
                 // What follows on an entry that must wait for the catalogue waits with it.
                 let waits = unknown_names.contains(&entry.file.name);
                 let outcome = if waits { None } else { live.announce(lease, &entry, now)? };
@@ -203,7 +215,7 @@ impl Registry {
         })?;
         let mut rest = Vec::new();
         if !unknown.is_empty() {
-            rest = self.writing(turn, move |inner| inner.register(lease, unknown, now)).await?;
+            rest = self.writing(turn, move |inner| inner.register(lease, unknown, &barred, now)).await?;
         }
         let mut rest = rest.into_iter();
         let outcomes = outcomes.into_iter().map(|outcome| outcome.or_else(|| rest.next()).ok_or(Error::Panicked));
@@ -213,10 +225,15 @@ impl Registry {
         Ok(outcomes)
     }
 
-    /// Withdraws a file; whether its name is free now.
-    pub async fn withdraw(&self, lease: u64, name: FileName, now: Instant) -> Result<bool, Error> {
+    /// Withdraws a file; whether its name is free now. Without `may_release` only the peer's own holding ends.
+    pub async fn withdraw(&self, lease: u64, name: FileName, may_release: bool, now: Instant) -> Result<bool, Error> {
         let turn = self.turn(lease, now).await?;
-        self.writing(turn, move |inner| inner.withdraw(lease, &name, now)).await
+        self.writing(turn, move |inner| inner.withdraw(lease, &name, may_release, now)).await
+    }
+
+    /// Which peer holds a lease.
+    pub fn holder_of(&self, lease: u64, now: Instant) -> Result<PeerId, Error> {
+        self.inner.at(now, |guarded| guarded.live.peer(lease, now))
     }
 
     /// Frees the names that had neither a live owner nor a live holder for `limit`, as far as trackers ran; how many.

@@ -1,7 +1,7 @@
 //! The half of the registry that needs the catalogue, as pieces that run on a blocking thread each: names registered,
 //! withdrawn, released and looked up. What they do to the swarms happens under the locks of those names.
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use bytes::Bytes;
 use drizzle_proto::{
@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     limits::SWEEP_PAGE,
     live::staging::Staged,
-    verdict::{judge, outcome_of, wrong_hashes, wrong_layout},
+    verdict::{judge, may_not_share, outcome_of, wrong_hashes, wrong_layout},
 };
 
 /// What the hashes of an entry come to.
@@ -35,6 +35,7 @@ impl Inner {
         &self,
         lease: u64,
         entries: Vec<FileChunks>,
+        barred: &HashSet<FileName>,
         now: Instant,
     ) -> Result<Vec<FileOutcome>, Error> {
         // A name that gets other content loses its swarm.
@@ -51,6 +52,7 @@ impl Inner {
                 Some(Record { file, owner }) if file.id == entry.file.id || !entry.replace || owner != peer => {
                     Some(judge(&file, &entry.file, owner == peer))
                 }
+                _ if barred.contains(&entry.file.name) => Some(FileOutcome::Invalid(may_not_share(&entry.file.name))),
                 _ if known.content.is_some_and(|layout| layout != entry.file.layout) => {
                     Some(FileOutcome::Invalid(wrong_layout(&entry.file)))
                 }
@@ -104,7 +106,7 @@ impl Inner {
         })
     }
 
-    pub(super) fn withdraw(&self, lease: u64, name: &FileName, now: Instant) -> Result<bool, Error> {
+    pub(super) fn withdraw(&self, lease: u64, name: &FileName, may_release: bool, now: Instant) -> Result<bool, Error> {
         let _names = self.names.alone([name]);
         let record = self.catalogue.get(name)?.ok_or_else(|| Error::NoSuchFile(name.clone()))?;
         let (peer, holds, others_hold, owner_lives) = self.with(|Guarded { live, .. }| {
@@ -118,7 +120,7 @@ impl Inner {
         }
         // An owner that is there must have had the time to say so.
         let settled = now.saturating_duration_since(self.started) >= self.lease;
-        let released = owns || (!others_hold && !owner_lives && settled);
+        let released = may_release && (owns || (!others_hold && !owner_lives && settled));
         if released {
             // Durable first: a crash in between leaves nothing in memory anyway.
             self.catalogue.release(name, peer)?;

@@ -62,7 +62,7 @@ async fn an_owners_withdrawal_reaches_holders_and_watches() {
     assert!(watcher.next_message().unwrap().is_none());
     assert!(!watcher.has_changed());
 
-    assert!(registry.withdraw(owner, name(1), start).await.unwrap());
+    assert!(registry.withdraw(owner, name(1), true, start).await.unwrap());
     assert!(watcher.has_changed());
     watcher.changed().await;
     assert!(matches!(watcher.next_message(), Err(Error::NoSuchFile(_))));
@@ -82,11 +82,11 @@ async fn the_last_holder_releases_a_name_only_when_its_owner_had_time_to_come_ba
     announce(&registry, holder, entry(1, 1, "0-3"), start).await;
     registry.leave(owner);
     let soon = start + LEASE - Duration::from_millis(1);
-    assert!(!registry.withdraw(holder, name(1), soon).await.unwrap(), "the tracker is too young to judge");
+    assert!(!registry.withdraw(holder, name(1), true, soon).await.unwrap(), "the tracker is too young to judge");
     announce(&registry, holder, entry(1, 1, "0-3"), soon).await;
     registry.renew(holder, soon).unwrap();
     let settled = start + LEASE;
-    assert!(registry.withdraw(holder, name(1), settled).await.unwrap());
+    assert!(registry.withdraw(holder, name(1), true, settled).await.unwrap());
     let again = announce(&registry, holder, entry(1, 1, "0-3"), settled).await;
     assert_eq!(again, FileOutcome::Registered, "a release by another peer than the owner is no withdrawal");
 }
@@ -251,7 +251,7 @@ proptest! {
                         }
                     },
                     Event::Withdraw { peer, file } => if let Some((lease, _)) = leases.get(&peer) {
-                        match registry.withdraw(*lease, name(file), now).await {
+                        match registry.withdraw(*lease, name(file), true, now).await {
                             Ok(true) => held.retain(|(_, other), _| *other != file),
                             Ok(false) => drop(held.remove(&(peer, file))),
                             Err(_) => prop_assert!(!held.contains_key(&(peer, file)), "a holder may withdraw"),

@@ -144,9 +144,16 @@ async fn the_owner_releases_the_name_and_others_only_their_holding() {
     let lease = owner.lease;
     assert_eq!(withdraw(&mut owner, lease, "a").await, Ok(true));
     assert_eq!(owner.tracker.holders(&name("a")).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(holder.tracker.renew_lease(holder.lease).await.unwrap().released, [content.describe(name("a"))]);
-    assert_eq!(holder.tracker.renew_lease(holder.lease).await.unwrap().released, [], "told once");
-    assert_eq!(owner.tracker.renew_lease(owner.lease).await.unwrap().released, [], "the owner knows");
+    assert_eq!(
+        holder.tracker.renew_lease(holder.lease, Default::default()).await.unwrap().released,
+        [content.describe(name("a"))]
+    );
+    assert_eq!(holder.tracker.renew_lease(holder.lease, Default::default()).await.unwrap().released, [], "told once");
+    assert_eq!(
+        owner.tracker.renew_lease(owner.lease, Default::default()).await.unwrap().released,
+        [],
+        "the owner knows"
+    );
     stranger.share("a", &manifest(2, 2)).await;
     assert_eq!(stranger.holder_ids("a").await, [3]);
     tracker.shutdown().await;

@@ -9,12 +9,12 @@ use drizzle_proto::{
     announcement::{FileChunks, FileOutcome},
     client::TrackerClient,
     holder::{Holder, HolderChange, HolderChanges},
-    net::transport::Transport,
+    net::{tls::Meant, transport::Transport},
     wire,
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Channel;
-use tracker_svc::{Config, Tracker, bind};
+use tracker_svc::{Config, Tracker, Trust, bind};
 
 /// Far longer than anything takes; only a bug waits for it.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub fn config(directory: &Path, lease: Duration) -> Config {
         lease,
         release_after: Duration::MAX,
         drain: Duration::from_secs(5),
+        trust: Trust::everybody(),
     }
 }
 
@@ -43,7 +44,7 @@ pub fn client(tracker: &Tracker) -> TrackerClient {
 
 /// Speaks in wire messages, for what no domain type can say.
 pub fn raw(tracker: &Tracker) -> wire::tracker_client::TrackerClient<Channel> {
-    let channel = Transport::plaintext().connect_lazy(&tracker.address().into()).unwrap();
+    let channel = Transport::plaintext().connect_lazy(&tracker.address().into(), Meant::Tracker).unwrap();
     wire::tracker_client::TrackerClient::new(channel)
 }
 
@@ -124,7 +125,7 @@ impl Peer {
         let (mut client, lease) = (self.tracker.clone(), self.lease);
         tokio::spawn(async move {
             loop {
-                client.renew_lease(lease).await.unwrap();
+                client.renew_lease(lease, Default::default()).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         })

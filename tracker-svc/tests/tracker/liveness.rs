@@ -23,7 +23,7 @@ async fn a_peer_that_stops_renewing_is_gone_and_one_that_renews_stays() {
     belief.until(&mut watch, |belief| belief.holders.len() == 1).await;
     assert!(belief.holders.contains_key(&stays.id));
     assert_eq!(stays.holder_ids("a").await, [1]);
-    let error = goes.tracker.renew_lease(goes.lease).await.unwrap_err();
+    let error = goes.tracker.renew_lease(goes.lease, Default::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     let error = goes.tracker.register_chunk(goes.lease, &[all("a", &manifest(1, 2))]).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
@@ -54,7 +54,10 @@ async fn a_peer_that_registers_again_starts_over() {
         peer.tracker.register_peer(&PeerInfo::new(peer.id, address(9), "zone=b".parse().unwrap())).await.unwrap();
     assert_ne!(again.id, peer.lease);
     assert_eq!(peer.holder_ids("a").await, [0u8; 0]);
-    assert_eq!(peer.tracker.renew_lease(peer.lease).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        peer.tracker.renew_lease(peer.lease, Default::default()).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     peer.lease = again.id;
     peer.share("a", &manifest(1, 2)).await;
     let holder = &peer.holders("a").await[0];

@@ -9,4 +9,5 @@ mod liveness;
 mod manifests;
 mod neighbours;
 mod order;
+mod rights;
 mod wire;

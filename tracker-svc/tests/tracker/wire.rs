@@ -1,7 +1,10 @@
 //! What clients without our types meet: malformed and absurd fields, health, reflection.
 
 use crate::common::*;
-use drizzle_proto::{net::transport::Transport, wire};
+use drizzle_proto::{
+    net::{tls::Meant, transport::Transport},
+    wire,
+};
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -60,7 +63,7 @@ async fn malformed_fields_fail_alone_and_name_themselves() {
     let absurd = wire::ListFilesRequest { prefix: "\0".repeat(1 << 20), page_size: u32::MAX, ..Default::default() };
     assert!(raw.list_files(absurd).await.unwrap().into_inner().files.is_empty());
     for lease_id in [0, 1, u64::MAX] {
-        let unknown = raw.renew_lease(wire::RenewLeaseRequest { lease_id }).await.unwrap_err();
+        let unknown = raw.renew_lease(wire::RenewLeaseRequest { lease_id, ..Default::default() }).await.unwrap_err();
         assert_eq!(unknown.code(), Code::FailedPrecondition);
         raw.leave(wire::LeaveRequest { lease_id }).await.unwrap();
     }
@@ -201,7 +204,7 @@ async fn health_and_reflection_answer() {
 
     let dir = tempfile::tempdir().unwrap();
     let tracker = start(dir.path()).await;
-    let channel = Transport::plaintext().connect(&tracker.address().into()).await.unwrap();
+    let channel = Transport::plaintext().connect(&tracker.address().into(), Meant::Tracker).await.unwrap();
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "drizzle.v1.Tracker", "ready"] {
         let request = HealthCheckRequest { service: service.into() };
@@ -232,8 +235,8 @@ async fn health_and_reflection_answer() {
     assert!(answers.next().await.unwrap().is_ok());
 
     let address = tracker.address().into();
-    drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.unwrap();
-    drizzle_proto::net::health::check_ready(&Transport::plaintext(), &address).await.unwrap();
+    drizzle_proto::net::health::check(&Transport::plaintext(), &address, Meant::Tracker).await.unwrap();
+    drizzle_proto::net::health::check_ready(&Transport::plaintext(), &address, Meant::Tracker).await.unwrap();
     tracker.shutdown().await;
-    assert!(drizzle_proto::net::health::check(&Transport::plaintext(), &address).await.is_err());
+    assert!(drizzle_proto::net::health::check(&Transport::plaintext(), &address, Meant::Tracker).await.is_err());
 }

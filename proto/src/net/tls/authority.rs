@@ -8,8 +8,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use sha2::{Digest as _, Sha256};
@@ -168,9 +168,8 @@ mod tests {
         let chain = authority.certify(&request, peer, &[], now, HOUR).unwrap();
         let certificate = Certificate::read(&chain.0[0]).unwrap();
         assert_eq!(certificate.says, Some(peer));
-        let seconds = |time: SystemTime| {
-            i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap()
-        };
+        let seconds =
+            |time: SystemTime| i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()).unwrap();
         assert_eq!(certificate.not_after, seconds(now + HOUR));
         assert_eq!(fingerprint(&CertificateDer::from(chain.0[1].as_slice())), authority.fingerprint());
     }

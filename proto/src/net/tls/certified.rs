@@ -27,6 +27,16 @@ pub enum Certified {
     Tracker,
 }
 
+impl Certified {
+    /// The peer's id, if it is one.
+    pub fn peer(self) -> Option<PeerId> {
+        match self {
+            Self::Peer(id) => Some(id),
+            Self::Tracker => None,
+        }
+    }
+}
+
 /// What of a certificate matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificate {

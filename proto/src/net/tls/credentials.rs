@@ -132,7 +132,8 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
 fn roots(all: &[CertificateDer<'static>], what: &str) -> Result<Arc<RootCertStore>, CredentialsError> {
     let mut roots = RootCertStore::empty();
     for root in all {
-        let malformed = |_| CredentialsError::Certificate { what: what.to_owned(), source: CertificateError::Malformed };
+        let malformed =
+            |_| CredentialsError::Certificate { what: what.to_owned(), source: CertificateError::Malformed };
         roots.add(root.clone()).map_err(malformed)?;
     }
     Ok(Arc::new(roots))
@@ -153,11 +154,7 @@ fn bounded(path: &PathBuf) -> Result<Vec<u8>, CredentialsError> {
 pub(super) fn provider() -> Arc<CryptoProvider> {
     use rustls::crypto::aws_lc_rs::{self, cipher_suite::*};
     Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            TLS13_AES_128_GCM_SHA256,
-            TLS13_CHACHA20_POLY1305_SHA256,
-            TLS13_AES_256_GCM_SHA384,
-        ],
+        cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256, TLS13_AES_256_GCM_SHA384],
         ..aws_lc_rs::default_provider()
     })
 }

@@ -7,6 +7,7 @@
 //! | [`verify`] | whether the other end is the one that was meant |
 //! | [`authority`] | what certifies |
 //! | [`enrol`] | a key of one's own, and having it certified |
+//! | `options` | what the daemons' options come to (feature `daemon`) |
 //! | [`reload`] | credentials in files that others write |
 //!
 //! TLS 1.3 alone. Both ends show a certificate, but for a tracker's callers that come to get one. Only
@@ -16,6 +17,8 @@ pub mod authority;
 pub mod certified;
 pub mod credentials;
 pub mod enrol;
+#[cfg(feature = "daemon")]
+pub mod options;
 pub mod reload;
 pub mod verify;
 
@@ -28,6 +31,8 @@ use rustls::{
     server::{ServerSessionMemoryCache, WebPkiClientVerifier},
     version::TLS13,
 };
+
+pub use rustls::Error;
 
 pub use self::{
     certified::{Certificate, CertificateError, Certified},

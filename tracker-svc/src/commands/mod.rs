@@ -1,19 +1,25 @@
 //! What an operator types: asks the running tracker of a data folder, and prints the answer.
 
+pub mod rights;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use drizzle_proto::{
     FileName, PeerId,
     client::status_text,
-    net::transport::Transport,
+    net::{
+        tls::{Credentials, Mode, Tls, options::TlsMode},
+        transport::Transport,
+    },
     wire::{self, operator_client::OperatorClient},
 };
 use tonic::{Code, Status, transport::Channel};
 
-use crate::operator::Place;
+use crate::{access::authority, config::Cli, operator::Place};
 
 /// Why a command failed: one line.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +51,14 @@ impl CommandError {
 }
 
 async fn connect(data_dir: &Path) -> Result<OperatorClient<Channel>, CommandError> {
+    Ok(OperatorClient::new(channel(data_dir).await?))
+}
+
+async fn channel(data_dir: &Path) -> Result<Channel, CommandError> {
     let not_running = |reason: String| CommandError::NotRunning { folder: data_dir.to_owned(), reason };
     let place = Place::of(data_dir).map_err(|error| not_running(error.to_string()))?;
     let channel = Transport::plaintext().connect_local(place.socket()).await;
-    Ok(OperatorClient::new(channel.map_err(|error| not_running(drizzle_proto::net::innermost(&error).to_string()))?))
+    channel.map_err(|error| not_running(drizzle_proto::net::innermost(&error).to_string()))
 }
 
 /// Lists names with their owners.
@@ -112,4 +122,20 @@ pub async fn reassign(data_dir: &Path, name: &FileName, owner: PeerId) -> Result
 
 fn malformed() -> Status {
     Status::new(Code::Internal, "malformed answer: a name without its file")
+}
+
+/// What a health check connects by: it trusts what the tracker of this data folder trusts, and shows nothing. Without a
+/// data folder, and where it is told so, it uses no TLS.
+pub fn health_transport(cli: &Cli) -> Result<Transport, String> {
+    let ca = match (&cli.tls.tls_ca, cli.data_dir.as_deref()) {
+        (Some(ca), _) => Some(ca.clone()),
+        (None, Some(data_dir)) if authority::exists(data_dir) => Some(authority::certificate(data_dir)),
+        _ => None,
+    };
+    let Some(ca) = ca.filter(|_| cli.tls.tls != Some(TlsMode::Off)) else { return Ok(Transport::plaintext()) };
+    let name = ca.display().to_string();
+    let pem = std::fs::read(&ca).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let credentials = Credentials::anonymous(&pem, &name).map_err(|error| error.to_string())?;
+    let tls = Tls::new(&credentials, Mode::Preferred).map_err(|error| error.to_string())?;
+    Ok(Transport::secured(Arc::new(tls)))
 }

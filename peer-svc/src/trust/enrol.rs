@@ -1,0 +1,241 @@
+//! Having a key certified by the tracker, and keeping the certificate fresh.
+//!
+//! What the tracker certified lies in the state folder, key and certificates in one file, so that they always fit each
+//! other. It is renewed when two thirds of its life are over, by the same key and without the token; so also a machine that
+//! was off for longer than the certificate's life comes back by itself.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use drizzle_engine::retry::{self, Backoff};
+use drizzle_proto::{
+    Address, PeerId,
+    client::{ClientError, enrol},
+    net::{
+        tls::{
+            Certified, Credentials, Mode, Tls,
+            enrol::{Chain, Key, RENEWED_AFTER, credentials},
+        },
+        transport::Transport,
+    },
+    token::Token,
+};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::{FOLDER, Joining, TrustError, blocking};
+
+const IDENTITY: &str = "identity.pem";
+const ROOT: &str = "ca.pem";
+/// An attempt to renew that failed is made again after so much of what is left, at least this.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// The key with its certificates.
+pub(super) fn identity_file(state_dir: &Path) -> PathBuf {
+    state_dir.join(FOLDER).join(IDENTITY)
+}
+
+/// A peer that the tracker certified.
+pub(super) struct Enrolled {
+    state_dir: PathBuf,
+    tracker: Address,
+    peer: PeerId,
+    key: Key,
+    /// To ask for another certificate: trusts what this peer trusts, and shows nothing, since what it could show may have
+    /// run out.
+    asks: Transport,
+}
+
+impl Enrolled {
+    /// What an earlier run joined with; or joins.
+    pub(super) async fn open(joining: Joining<'_>) -> Result<(Self, Credentials), TrustError> {
+        let Joining { state_dir, tracker, peer, token } = joining;
+        if !identity_file(state_dir).exists() {
+            let token = token.ok_or(TrustError::NotJoined)?;
+            join(state_dir, tracker, peer, token).await?;
+        }
+        let dir = state_dir.to_owned();
+        let (key, root, credentials) = blocking(move || read(&dir)).await?;
+        match credentials.says() {
+            Some(Certified::Peer(id)) if id == peer => {}
+            Some(says) => return Err(TrustError::OtherPeer { says, own: peer }),
+            None => return Err(TrustError::NoPeer(peer)),
+        }
+        let anonymous = Credentials::anonymous(&root, ROOT)?;
+        let asks = Transport::secured(Arc::new(Tls::new(&anonymous, Mode::Required)?));
+        let enrolled = Self { state_dir: state_dir.to_owned(), tracker: tracker.clone(), peer, key, asks };
+        Ok((enrolled, credentials))
+    }
+
+    /// Renews the certificate in time until `stop`.
+    pub(super) async fn keep(self, tls: Arc<Tls>, stop: CancellationToken) {
+        let mut failed = false;
+        loop {
+            let pause = tls.certificate().map_or(LEAST, |certificate| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+                let now = i64::try_from(now).unwrap_or(i64::MAX);
+                pause(certificate.not_before, certificate.not_after, now, failed)
+            });
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            match self.renew(&tls).await {
+                Ok(()) => {
+                    tracing::info!("the certificate was renewed");
+                    failed = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::warn!(%error, "cannot renew this peer's certificate; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, tls: &Tls) -> Result<(), TrustError> {
+        let chain = enrol(&self.asks, &self.tracker, self.peer, &self.key, None).await;
+        let chain = chain.map_err(|error| TrustError::Refused(error.to_string()))?;
+        let new = credentials(&self.key, &chain)?;
+        let (dir, pem) = (self.state_dir.clone(), self.key.to_pem());
+        blocking(move || write(&dir, &pem, &chain)).await?;
+        Ok(tls.replace(&new)?)
+    }
+}
+
+/// How long until the next attempt.
+fn pause(not_before: i64, not_after: i64, now: i64, failed: bool) -> Duration {
+    let (part, whole) = RENEWED_AFTER;
+    let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let left = seconds(not_after - now);
+    if failed {
+        // Often enough before it runs out, and not all peers at once after an outage.
+        return (left / 20).clamp(LEAST, Duration::from_secs(600));
+    }
+    // Of what is left at the first look, which is the whole life but for what the clocks were allowed to differ.
+    let renew_at = not_before + (not_after - not_before) * part / whole;
+    seconds(renew_at - now).max(if left.is_zero() { Duration::ZERO } else { LEAST })
+}
+
+/// Joins; waits for a tracker that is away.
+async fn join(state_dir: &Path, tracker: &Address, peer: PeerId, token: &Token) -> Result<(), TrustError> {
+    let unusable = |error: drizzle_proto::net::tls::enrol::KeyError| TrustError::Refused(error.to_string());
+    let key = Key::generate().map_err(unusable)?;
+    let pinned = Transport::secured(Arc::new(Tls::pinned(token.authority)?));
+    let (mut backoff, mut rng) = (Backoff::new(retry::TRACKER), StdRng::from_rng(&mut rand::rng()));
+    let chain = loop {
+        match enrol(&pinned, tracker, peer, &key, Some(token)).await {
+            Ok(chain) => break chain,
+            Err(error) if waits(&error) => {
+                if backoff.is_fresh() {
+                    tracing::warn!(%tracker, %error, "cannot join yet; retrying");
+                }
+                tokio::time::sleep(backoff.failed(&mut rng)).await;
+            }
+            Err(error) => return Err(TrustError::Refused(error.to_string())),
+        }
+    };
+    let (dir, pem) = (state_dir.to_owned(), key.to_pem());
+    blocking(move || write(&dir, &pem, &chain)).await?;
+    tracing::info!(%tracker, %peer, "joined: this peer has a certificate now, and needs its token no more");
+    Ok(())
+}
+
+/// Whether to ask again. A tracker with another authority than the token's is no accident.
+fn waits(error: &ClientError) -> bool {
+    let text = error.to_string();
+    error.is_unreachable() && !text.contains("certificate") && !text.contains("does not speak TLS")
+        || error.code() == Code::ResourceExhausted
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> TrustError {
+    let path = path.to_owned();
+    move |source| TrustError::File { path, source }
+}
+
+/// The key, the root, and both as credentials.
+fn read(state_dir: &Path) -> Result<(Key, Vec<u8>, Credentials), TrustError> {
+    let identity = identity_file(state_dir);
+    let root = identity.with_file_name(ROOT);
+    let own = fs::read_to_string(&identity).map_err(failed(&identity))?;
+    let ca = fs::read(&root).map_err(failed(&root))?;
+    let damaged = |_| {
+        failed(&identity)(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "there is no key in it; delete it and join with a new token",
+        ))
+    };
+    let key = Key::from_pem(&own).map_err(damaged)?;
+    let name = identity.display().to_string();
+    let credentials =
+        Credentials::from_pem(own.as_bytes(), own.as_bytes(), &ca, [&name, &name, &root.display().to_string()])?;
+    Ok((key, ca, credentials))
+}
+
+/// Records what was certified: the root first, then what makes it count.
+fn write(state_dir: &Path, key: &str, chain: &Chain) -> Result<(), TrustError> {
+    let identity = identity_file(state_dir);
+    let folder = state_dir.join(FOLDER);
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&folder)(error)),
+        _ => {}
+    }
+    let (shown, root) = chain.to_pem().map_err(|error| TrustError::Refused(error.to_string()))?;
+    // The key first: it is the first block that says so that is read.
+    for (path, content) in [(identity.with_file_name(ROOT), root), (identity, format!("{key}{shown}"))] {
+        let new = path.with_extension("new");
+        let written =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
+                file.write_all(content.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&new, &path)
+            });
+        written.map_err(failed(&path))?;
+    }
+    fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed(&folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use drizzle_proto::net::tls::authority::Authority;
+
+    use super::*;
+
+    #[test]
+    fn it_is_renewed_when_two_thirds_of_its_life_are_over() {
+        let [from, to] = [1_000_000, 1_000_000 + 86_400];
+        assert_eq!(pause(from, to, from, false), Duration::from_secs(57_600));
+        assert_eq!(pause(from, to, from + 60_000, false), LEAST, "overdue");
+        assert_eq!(pause(from, to, to + 5, false), Duration::ZERO, "it has run out: at once");
+        assert_eq!(pause(from, to, from + 57_600, true), Duration::from_secs(600));
+        assert_eq!(pause(from, to, to - 100, true), Duration::from_secs(5));
+        assert_eq!(pause(from, to, to + 5, true), LEAST);
+    }
+
+    #[test]
+    fn what_was_certified_is_read_again_and_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, secret) = Authority::generate(SystemTime::now()).unwrap();
+        let authority = Authority::from_pem(&certificate, &secret).unwrap();
+        let peer = Certified::Peer(PeerId::from_bytes([1; 16]));
+        let (key, chain) = authority.issue(peer, &[], SystemTime::now(), Duration::from_secs(60)).unwrap();
+        assert!(!identity_file(dir.path()).exists());
+        write(dir.path(), &key.to_pem(), &chain).unwrap();
+        let (again, _, credentials) = read(dir.path()).unwrap();
+        assert_eq!((again.public(), credentials.says()), (key.public(), Some(peer)));
+        let mode = identity_file(dir.path()).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(identity_file(dir.path()), "damaged").unwrap();
+        let error = read(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("delete it and join"), "{error}");
+    }
+}

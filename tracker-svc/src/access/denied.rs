@@ -1,0 +1,78 @@
+//! What is refused because of whoever asks, and what it is told.
+
+use std::time::Duration;
+
+use drizzle_proto::{FileName, PeerId, rights::Verb};
+use tonic::Status;
+
+/// Why a caller may not do what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It did not prove who it is.
+    #[error(
+        "this tracker serves only peers that it knows: join with a token from `tracker-svc token create`, or show a certificate that names a peer"
+    )]
+    NoIdentity,
+    /// It was revoked.
+    #[error("the identity {0} was revoked by an operator")]
+    Revoked(PeerId),
+    /// It is known, and that is all.
+    #[error("nothing was granted to {0}; an operator can: tracker-svc grant {0} --role reader --prefix PREFIX/")]
+    NothingGranted(PeerId),
+    /// Not this.
+    #[error("{peer} may not {verb} {:?}; an operator can grant that: tracker-svc grant {peer} --role {} --prefix PREFIX/", .name.as_str(), role(*.verb))]
+    NotGranted {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        verb: Verb,
+        /// With which name.
+        name: FileName,
+    },
+    /// Its certificate is another peer's than it says it is.
+    #[error(
+        "this peer says it is {claimed}, but its certificate is for {certified}: start it with the state folder or the certificate of that peer"
+    )]
+    OtherId {
+        /// What it says.
+        claimed: PeerId,
+        /// What it proves.
+        certified: PeerId,
+    },
+    /// The lease is another peer's.
+    #[error("the lease is not this peer's")]
+    OtherLease,
+    /// An operator stopped the name.
+    #[error("an operator stopped {:?}: nobody serves it until it is resumed", .0.as_str())]
+    Stopped(FileName),
+    /// It asks too much.
+    #[error("{peer} asks for too much at once; come back in {} ms", .again.as_millis().max(1))]
+    TooOften {
+        /// Who.
+        peer: PeerId,
+        /// When to come back.
+        again: Duration,
+    },
+    /// It watches as many names as it may.
+    #[error("{0} watches as many names as one peer may; end some first")]
+    TooManyWatches(PeerId),
+}
+
+fn role(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Read => "reader",
+        Verb::Share | Verb::Withdraw => "publisher",
+        Verb::Admin => "admin",
+    }
+}
+
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Self {
+        let text = denied.to_string();
+        match denied {
+            Denied::NoIdentity => Status::unauthenticated(text),
+            Denied::TooOften { .. } | Denied::TooManyWatches(_) => Status::resource_exhausted(text),
+            _ => Status::permission_denied(text),
+        }
+    }
+}
