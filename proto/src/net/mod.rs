@@ -5,6 +5,7 @@
 //! | [`transport`] | the measured settings of every connection |
 //! | [`ahead`] | how much a server's connection writes ahead of the network |
 //! | [`accept`] | accepting, and what becomes of it when that fails |
+//! | [`control_at`] | where a peer is controlled: an address, or a socket in a folder |
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`meter`] | client connections whose bytes are counted as they come |
@@ -21,6 +22,7 @@
 pub mod accept;
 pub mod ahead;
 pub mod chunk_message;
+pub mod control_at;
 pub mod cut;
 pub mod health;
 pub mod line;
