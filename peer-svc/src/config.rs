@@ -1,10 +1,23 @@
 //! Options of the daemon: parsed and checked before any port is bound.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use drizzle_engine::slots::Slots;
-use drizzle_proto::{Address, Labels, RateLimit, net::shell::LogFormat};
+use drizzle_proto::{
+    Address, Labels, RateLimit,
+    net::{
+        control_at::{ControlAt, ControlAtError, PORT},
+        shell::LogFormat,
+    },
+};
+
+use crate::store::fence::Fence;
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
@@ -52,8 +65,9 @@ pub enum Command {
     /// Ask a running daemon whether it serves; exit code 0 if so, 1 if not
     Healthcheck {
         /// Where its control service is
-        #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
-        address: Address,
+        /// [default: unix:/run/drizzle/peer.sock if it is there, else 127.0.0.1:7402]
+        #[arg(long, value_name = "HOST:PORT|unix:PATH", env = "DRIZZLE_CONTROL", value_parser = asked_at)]
+        address: Option<ControlAt<Address>>,
         /// Ask whether it is ready instead: whether it holds a lease with the tracker
         #[arg(long)]
         ready: bool,
@@ -71,9 +85,18 @@ pub struct Config {
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401", value_parser = ip_port)]
     pub listen: SocketAddr,
 
-    /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402", value_parser = ip_port)]
-    pub control: SocketAddr,
+    /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local.
+    /// Every user of this machine reaches a port; a socket is for the daemon's own user and group alone (mode 0660), and
+    /// peer-cli finds /run/drizzle/peer.sock by itself
+    #[arg(long, value_name = "IP:PORT|unix:PATH", env = "DRIZZLE_CONTROL", default_value = PORT, value_parser = control_at)]
+    pub control: ControlAt,
+
+    /// A folder in which callers may name files, beside DIR: to share them, and to put a download there (peer-cli share,
+    /// download -o); may be repeated, or several with colons between them; / is every file that this daemon's user may
+    /// read or write. Links that lead out are refused, and so is the state folder [default: DIR alone; with --control at
+    /// a loopback port every file]
+    #[arg(long, value_name = "DIR", env = "DRIZZLE_ALLOW_PATH", value_delimiter = ':')]
+    pub allow_path: Vec<PathBuf>,
 
     /// The folder whose files are shared, and into which downloads go; made if it does not exist
     #[arg(long, env = "DRIZZLE_DIR")]
@@ -145,6 +168,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where callers may name files. Who reaches a loopback port is on this machine, and who set it up so trusts all that
+    /// are; a socket has a group so that others than the daemon's user may use it, and from elsewhere anybody may come.
+    pub(crate) fn fence(&self, dir: &Path, state_dir: &Path) -> Result<Fence, (PathBuf, io::Error)> {
+        match &self.control {
+            ControlAt::Tcp(address) if address.ip().is_loopback() && self.allow_path.is_empty() => Ok(Fence::default()),
+            _ => Fence::around(dir, &self.allow_path, state_dir),
+        }
+    }
+
     /// Whether new files of the folder are shared as they appear.
     pub fn watches(&self) -> bool {
         self.watch || !self.no_watch
@@ -162,6 +194,14 @@ fn time(text: &str) -> Result<Duration, String> {
 
 fn ip_port(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:7402 or [::]:7401".to_owned())
+}
+
+fn control_at(text: &str) -> Result<ControlAt, ControlAtError> {
+    ControlAt::read(text, |text| ip_port(text).map_err(|error| format!("{error}, or unix:PATH")))
+}
+
+fn asked_at(text: &str) -> Result<ControlAt<Address>, ControlAtError> {
+    ControlAt::read(text, |text| Address::new(text).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]
@@ -207,7 +247,8 @@ mod tests {
     fn a_value_that_is_none_is_told_what_one_looks_like() {
         for (option, value, expected) in [
             ("--listen", "7401", "such as 127.0.0.1:7402 or [::]:7401"),
-            ("--control", "localhost:7402", "such as 127.0.0.1:7402 or [::]:7401"),
+            ("--control", "localhost:7402", "such as 127.0.0.1:7402 or [::]:7401, or unix:PATH"),
+            ("--control", "unix:", "such as unix:/run/drizzle/peer.sock"),
             ("--settle", "soon", "such as 10s or 5m"),
             ("--look-every", "5", "such as 10s or 5m"),
             ("--drain", "5x", "such as 10s or 5m"),

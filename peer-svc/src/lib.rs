@@ -64,4 +64,5 @@ mod transfers;
 mod verify;
 
 pub use config::{Cli, Command, Config};
+pub use control::SocketError;
 pub use server::{BindError, Handle, bind};

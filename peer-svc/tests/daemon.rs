@@ -1,6 +1,7 @@
 //! The daemon in this process, beside a tracker that a test plays.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -13,6 +14,7 @@ use drizzle_proto::{
     Address, ChunkSet, Digest, FileName, Labels, Layout, Manifest, PeerClaim, PeerInfo,
     holder::Holder,
     net::{
+        control_at::ControlAt,
         shell::{Drained, LogFormat},
         transport::{CALL_TIMEOUT, Transport},
     },
@@ -149,11 +151,12 @@ async fn tracker(script: Arc<Script>) -> Address {
 }
 
 fn config(folder: &Path, tracker: Address) -> Config {
-    let any = "127.0.0.1:0".parse().unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Config {
         tracker,
         listen: any,
-        control: any,
+        control: any.into(),
+        allow_path: Vec::new(),
         dir: folder.to_owned(),
         state_dir: None,
         advertise: None,
@@ -267,7 +270,7 @@ async fn a_tracker_that_dies_right_after_it_told_of_a_holder_does_not_keep_its_d
     });
     let peer = bind(Config { seed: Some(2), ..config(here.path(), tracker) }).await.unwrap();
     assert_ne!(peer.id(), holder.id());
-    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let control = ControlAt::from(peer.control()).connect(&Transport::plaintext()).await.unwrap();
     let request = wire::DownloadRequest { name: "a".to_owned(), ..Default::default() };
     let events = wire::control_client::ControlClient::new(control).download(request).await.unwrap().into_inner();
     let last = tokio::time::timeout(LIMIT, events.map(|event| event.unwrap().event.unwrap()).collect::<Vec<_>>());
@@ -317,7 +320,7 @@ async fn a_slow_tracker_is_told_again_what_it_did_not_take_and_nothing_else() {
     script.failing.store(3, Ordering::Relaxed);
     let new = folder.path().join("new");
     std::fs::write(&new, "new").unwrap();
-    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let control = ControlAt::from(peer.control()).connect(&Transport::plaintext()).await.unwrap();
     let request = wire::ShareRequest {
         paths: vec![new.to_str().unwrap().to_owned()],
         name: "new".to_owned(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use drizzle_proto::{
     Address,
+    net::control_at::ControlAt,
     wire::{self, download_event::Event},
 };
 use tokio::time::MissedTickBehavior;
@@ -30,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(
-    peer: &Address,
+    peer: &ControlAt<Address>,
     download: args::Download,
     json: bool,
     interrupts: Interrupts,
@@ -73,7 +74,7 @@ fn request(download: &args::Download, caller: &str, steps: bool) -> Result<wire:
 }
 
 async fn follow(
-    peer: &Address,
+    peer: &ControlAt<Address>,
     download: &args::Download,
     view: &mut dyn View,
     progress: &mut Progress,

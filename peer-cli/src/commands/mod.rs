@@ -8,7 +8,7 @@ mod share;
 mod status;
 
 use clap::CommandFactory;
-use drizzle_proto::{FileName, wire};
+use drizzle_proto::{Address, FileName, net::control_at::ControlAt, wire};
 use serde::Serialize;
 
 use crate::{
@@ -25,18 +25,19 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let interrupts = Interrupts::listen();
     let mut interrupts =
         interrupts.map_err(|error| Failure::new(Exit::Other, format!("cannot listen for signals: {error}")))?;
+    let peer = args.peer.unwrap_or_else(ControlAt::found);
     match args.command {
         Command::Completions { shell } => completions(shell),
         // The one command that has something to clean up.
-        Command::Download(download) => download::run(&args.peer, download, args.json, interrupts).await,
+        Command::Download(download) => download::run(&peer, download, args.json, interrupts).await,
         other => tokio::select! {
-            result = answer(&args.peer, other, args.json) => result,
+            result = answer(&peer, other, args.json) => result,
             exit = interrupts.next() => Err(Failure::new(exit, "interrupted")),
         },
     }
 }
 
-async fn answer(peer: &drizzle_proto::Address, command: Command, json: bool) -> Result<Exit, Failure> {
+async fn answer(peer: &ControlAt<Address>, command: Command, json: bool) -> Result<Exit, Failure> {
     // What is wrong with the command itself is told even when no daemon runs.
     let request = match &command {
         Command::Share(share) => Some(share::request(share)?),
