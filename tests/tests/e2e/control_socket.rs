@@ -10,7 +10,7 @@ use std::{
 };
 
 use drizzle_tests::{
-    Cluster, Content, Peer, Run, Running,
+    Cluster, Content, FakePeer, Peer, Run, Running,
     cluster::Options,
     content::files_below,
     process::{Ended, Process},
@@ -321,10 +321,31 @@ async fn a_file_that_becomes_a_link_to_outside_after_it_was_shared_is_not_served
     let other = cluster.peer("two").await;
     let run = other.cli(["download", "sub/a", "--timeout", "2s"]).await;
     assert_ne!(run.code, 0);
-    assert_eq!(files_below(&other.dir.join("sub")), [""; 0]);
+    assert!(!other.path("sub/a").exists());
     // Without the link it is the file that was shared.
     fs::remove_file(peer.path("sub/a")).unwrap();
     fs::rename(&moved, peer.path("sub/a")).unwrap();
     until("it is served", async || (other.cli(["download", "sub/a", "--timeout", "5s"]).await.code == 0).then_some(()))
         .await;
+}
+
+/// Nor is the folder of a destination another one at the end than it was at the beginning.
+#[tokio::test]
+async fn a_destination_whose_folder_becomes_a_link_to_outside_gets_nothing() {
+    let cluster = Cluster::start().await;
+    let (_, at) = socket(&cluster);
+    let a = Content::small_chunks("A", 1, 8);
+    let (_source, gate) = FakePeer::gated(&cluster.tracker.url(), &a).await;
+    let peer = cluster.peer_with("one", Options::default().control(&at)).await;
+    let outside = outside(&cluster, &peer.dir);
+    let output = peer.path("sub/new");
+    let mut run = peer.start_cli(["download".as_ref(), "A".as_ref(), "-o".as_ref(), output.as_os_str()]);
+    gate.add_permits(4);
+    run.until_stored(4).await;
+    fs::rename(peer.path("sub"), peer.path("moved")).unwrap();
+    symlink(&outside, peer.path("sub")).unwrap();
+    gate.add_permits(1000);
+    let run = run.ended().await.expect(1);
+    assert!(run.reason().contains("leads out of the folders"), "{}", run.reason());
+    assert_eq!((files_below(&outside), files_below(&peer.path("moved"))), (vec!["secret".to_owned()], vec![]));
 }
