@@ -264,6 +264,30 @@ mod tests {
     }
 
     #[test]
+    fn callers_name_every_file_only_at_a_loopback_port_unless_said_otherwise() {
+        let (dir, more) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [dir, more] = [dir.path(), more.path()].map(|folder| folder.canonicalize().unwrap());
+        // Whether the daemon's folder, the other one and everything may be named.
+        let allowed = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());
+            let config = cli.unwrap().serve.0.expect("options for serving");
+            let fence = config.fence(&dir, &dir.join("state")).unwrap();
+            [dir.as_path(), &more, Path::new("/")].map(|folder| fence.check(&folder.join("file")).is_ok())
+        };
+        let folders = format!("{}:{}", more.display(), dir.display());
+        for everything in [&[][..], &["--control", "127.0.0.1:1"], &["--control", "[::1]:1"]] {
+            assert_eq!(allowed(everything), [true; 3], "{everything:?}");
+        }
+        for alone in [&["--control", "unix:/s"][..], &["--control", "0.0.0.0:1"], &["--control", "10.0.0.1:1"]] {
+            assert_eq!(allowed(alone), [true, false, false], "{alone:?}");
+        }
+        for control in [&[][..], &["--control", "unix:/s"]] {
+            assert_eq!(allowed(&[control, &["--allow-path", &folders]].concat()), [true, true, false], "{control:?}");
+            assert_eq!(allowed(&[control, &["--allow-path", "/"]].concat()), [true; 3], "{control:?}");
+        }
+    }
+
+    #[test]
     fn rates_are_unlimited_unless_said_otherwise() {
         let limits = |args: &[&str]| {
             let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());

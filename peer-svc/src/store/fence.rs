@@ -11,8 +11,8 @@
 //!
 //! What remains: a folder that is listed in the very moment in which a link takes its place has its names told, but no
 //! byte of its files. A second name of a file (a hard link) within the fence is within it; Linux lets nobody make one for a
-//! file that they can neither read nor write (fs.protected_hardlinks). What was shared before there was a fence stays
-//! shared. Calls block.
+//! file that they can neither read nor write (fs.protected_hardlinks). What was shared before there was a fence, by a
+//! path outside of it, stays shared; a link within it that leads out is not served any more. Calls block.
 
 use std::{
     fmt::Write,
