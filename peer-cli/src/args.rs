@@ -3,21 +3,28 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
-use drizzle_proto::{Address, ChunkRanges, FileName, Layout, RateLimit, wire};
+use drizzle_proto::{
+    Address, ChunkRanges, FileName, Layout, RateLimit,
+    net::control_at::{ControlAt, ControlAtError},
+    wire,
+};
 
-use crate::exit;
+use crate::{exit, identity::TlsFiles};
 
 /// Shares files with other machines and fetches theirs, through the peer daemon on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "peer-cli", version, after_help = exit::HELP)]
 pub(crate) struct Args {
-    /// Control address of the peer daemon
-    #[arg(long, global = true, display_order = 100, env = "DRIZZLE_PEER", value_name = "HOST:PORT", default_value = "127.0.0.1:7402", value_parser = peer)]
-    pub(crate) peer: Address,
+    /// Where the peer daemon is controlled [default: unix:/run/drizzle/peer.sock if it is there, else 127.0.0.1:7402]
+    #[arg(long, global = true, display_order = 100, env = "DRIZZLE_PEER", value_name = "HOST:PORT|unix:PATH", value_parser = peer)]
+    pub(crate) peer: Option<ControlAt<Address>>,
 
     /// Print JSON: one object, or one per line for lists and for the events of a download
     #[arg(long, global = true, display_order = 101)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsFiles,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -51,6 +58,8 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Get a certificate for commands to daemons on other machines, and for tools such as grpcurl
+    Join(Join),
     /// Show or change how fast the daemon sends and receives chunks
     Limit(Limit),
     /// End a running download; its chunks are kept
@@ -105,6 +114,19 @@ pub(crate) struct Download {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Join {
+    /// What `tracker-svc token create` printed
+    #[arg(env = "DRIZZLE_JOIN", hide_env_values = true)]
+    pub(crate) token: String,
+    /// The tracker
+    #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_TRACKER", value_parser = Address::from_url)]
+    pub(crate) tracker: Address,
+    /// Folder for the files cert.pem, key.pem and ca.pem [default: ~/.config/drizzle, from where they are used by themselves]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 #[command(after_help = LIMIT_HELP)]
 pub(crate) struct Limit {
     /// Most bytes sent to other peers, all of them together, such as 20MB/s, 100mbit, 500KiB/s or unlimited
@@ -144,8 +166,9 @@ impl From<Priority> for wire::Priority {
     }
 }
 
-fn peer(text: &str) -> Result<Address, String> {
-    Address::from_url(text).map_err(|_| "expected HOST:PORT, such as 127.0.0.1:7402".to_owned())
+fn peer(text: &str) -> Result<ControlAt<Address>, ControlAtError> {
+    let expected = || "expected HOST:PORT, such as 127.0.0.1:7402, or unix:PATH".to_owned();
+    ControlAt::read(text, |text| Address::from_url(text).map_err(|_| expected()))
 }
 
 fn chunk_size(text: &str) -> Result<u32, String> {
@@ -210,10 +233,24 @@ mod tests {
     #[test]
     fn peers_with_and_without_scheme() {
         for text in ["http://localhost:7402", "localhost:7402", "http://localhost:7402/"] {
-            assert_eq!(peer(text).unwrap().as_str(), "localhost:7402");
+            assert_eq!(peer(text).unwrap().to_string(), "localhost:7402");
         }
-        for text in ["", "localhost", "https://localhost:1", "http://a:1/x", "unix:///x"] {
+        for text in ["", "localhost", "https://localhost:1", "http://a:1/x", "unix:", "/x"] {
             assert!(peer(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_socket_is_named_by_its_path_and_found_by_itself_only_if_it_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        assert_eq!(peer(&format!("unix:{}", path.display())).unwrap(), ControlAt::Unix(path.clone()));
+        let port = peer("127.0.0.1:7402").unwrap();
+        assert_eq!(ControlAt::found_at(&path), port);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(ControlAt::found_at(&path), port);
+        std::fs::remove_file(&path).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(ControlAt::found_at(&path), ControlAt::Unix(path));
     }
 }

@@ -1,36 +1,42 @@
 //! The connection to the local daemon. It is made before anything is asked, so that a daemon that does
 //! not run is told apart from a question that it cannot answer.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use drizzle_proto::{
     Address,
-    net::{innermost, transport::Transport},
+    net::{control_at::ControlAt, innermost, tls::Meant, transport::Transport},
     wire::control_client::ControlClient,
 };
 use tonic::{Response, Status, transport::Channel};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    rights,
+};
 
 /// Longer than the daemon itself waits for its tracker, so that its word on that arrives.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the daemon is, and how it is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) at: ControlAt<Address>,
+    pub(crate) transport: Transport,
+}
 
 /// The daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
     pub(crate) control: ControlClient<Channel>,
-    address: Address,
+    at: ControlAt<Address>,
 }
 
 impl Daemon {
-    pub(crate) async fn connect(peer: &Address) -> Result<Self, Failure> {
-        let unreachable = |error: tonic::transport::Error| {
-            let cause = innermost(&error);
-            Failure::new(Exit::Unreachable, format!("no peer daemon answers at {peer}: {cause}"))
-                .hint("Start `peer-svc`, or say where it runs with --peer or DRIZZLE_PEER.")
-        };
-        let channel = Transport::plaintext().connect(peer).await.map_err(unreachable)?;
-        Ok(Self { control: ControlClient::new(channel), address: peer.clone() })
+    pub(crate) async fn connect(Place { at: peer, transport }: &Place) -> Result<Self, Failure> {
+        let channel = peer.connect(transport, Meant::AnyPeer).await;
+        let channel = channel.map_err(|error| unreachable(peer, innermost(&error)))?;
+        Ok(Self { control: ControlClient::new(channel), at: peer.clone() })
     }
 
     /// Waits for the answer to a unary call.
@@ -43,7 +49,7 @@ impl Daemon {
             Ok(Err(status)) => Err(self.failure(&status)),
             Err(_) => Err(Failure::new(
                 Exit::Unreachable,
-                format!("the peer daemon at {} gave no answer within {} s", self.address, ANSWER_TIMEOUT.as_secs()),
+                format!("the peer daemon at {} gave no answer within {} s", self.at, ANSWER_TIMEOUT.as_secs()),
             )
             .hint("See its log, and start it again if it hangs.")),
         }
@@ -60,7 +66,18 @@ impl Daemon {
 
     /// The daemon went away in mid-call.
     pub(crate) fn gone(&self, cause: impl std::fmt::Display) -> Failure {
-        Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.address))
+        Failure::new(Exit::Unreachable, format!("the peer daemon at {} went away: {cause}", self.at))
             .hint("Start `peer-svc` again, then run the same command: verified chunks are kept.")
     }
+}
+
+/// No connection is had.
+fn unreachable(peer: &ControlAt<Address>, cause: &(dyn Error + 'static)) -> Failure {
+    let kind = cause.downcast_ref().map(io::Error::kind);
+    if let (ControlAt::Unix(socket), Some(io::ErrorKind::PermissionDenied)) = (peer, kind) {
+        let reason = format!("the peer daemon's socket {} may not be opened: {cause}", socket.display());
+        return Failure::new(Exit::NotPermitted, reason).hint(rights::hint(socket));
+    }
+    Failure::new(Exit::Unreachable, format!("no peer daemon answers at {peer}: {cause}"))
+        .hint("Start `peer-svc`, or say where it runs with --peer or DRIZZLE_PEER.")
 }

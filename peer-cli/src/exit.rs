@@ -19,6 +19,9 @@ Exit codes:
   5    the daemon or the tracker cannot be reached
   6    the destination exists with other content
   7    timed out: no peer serves the missing chunks
+  8    not permitted: the path is not one that the daemon may use for its callers
+       (--allow-path), its socket may not be opened, the name is another peer's, or
+       the tracker did not grant it
   130  interrupted (Ctrl-C); a download is cancelled, its chunks are kept
   143  terminated (SIGTERM); likewise";
 
@@ -34,6 +37,7 @@ pub(crate) enum Exit {
     Unreachable = 5,
     DestinationExists = 6,
     TimedOut = 7,
+    NotPermitted = 8,
     Interrupted = 130,
     Terminated = 143,
 }
@@ -54,6 +58,7 @@ impl From<Code> for Exit {
             Code::Unavailable => Self::Unreachable,
             Code::AlreadyExists => Self::DestinationExists,
             Code::DeadlineExceeded => Self::TimedOut,
+            Code::PermissionDenied => Self::NotPermitted,
             _ => Self::Other,
         }
     }
@@ -216,6 +221,7 @@ mod tests {
             Exit::Unreachable,
             Exit::DestinationExists,
             Exit::TimedOut,
+            Exit::NotPermitted,
             Exit::Interrupted,
             Exit::Terminated,
         ] {

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line |
 //! | [`paths`] | a path as typed -> an absolute one, since the daemon has another working folder |
 //! | [`connect`] | the connection to the daemon, and its errors in words |
+//! | [`rights`] | who may open the daemon's socket, in words |
 //! | [`signals`] | Ctrl-C and SIGTERM |
 //! | [`commands`] | one file per command: ask, then render |
 //! | [`progress`] | a running download as numbers: bytes, rates, time left |
@@ -21,10 +22,12 @@ mod connect;
 mod exit;
 mod figures;
 mod format;
+mod identity;
 mod output;
 mod paths;
 mod progress;
 mod render;
+mod rights;
 mod signals;
 
 use std::{io::Write, process::ExitCode};

@@ -1,6 +1,7 @@
 //! Options of the daemon: parsed and checked before any port is bound.
 
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,13 +12,17 @@ use drizzle_engine::slots::Slots;
 use drizzle_proto::{
     Address, Labels, RateLimit,
     net::{
+        control_at::{ControlAt, ControlAtError, PORT},
         shell::LogFormat,
         tls::options::{Choice, TlsOptions},
     },
     token::Token,
 };
 
-use crate::trust::{self, TrustError};
+use crate::{
+    store::fence::Fence,
+    trust::{self, TrustError},
+};
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
@@ -65,8 +70,9 @@ pub enum Command {
     /// Ask a running daemon whether it serves; exit code 0 if so, 1 if not
     Healthcheck {
         /// Where its control service is
-        #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402")]
-        address: Address,
+        /// [default: unix:/run/drizzle/peer.sock if it is there, else 127.0.0.1:7402]
+        #[arg(long, value_name = "HOST:PORT|unix:PATH", env = "DRIZZLE_CONTROL", value_parser = asked_at)]
+        address: Option<ControlAt<Address>>,
         /// Ask whether it is ready instead: whether it holds a lease with the tracker
         #[arg(long)]
         ready: bool,
@@ -84,9 +90,18 @@ pub struct Config {
     #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_LISTEN", default_value = "[::]:7401", value_parser = ip_port)]
     pub listen: SocketAddr,
 
-    /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local
-    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_CONTROL", default_value = "127.0.0.1:7402", value_parser = ip_port)]
-    pub control: SocketAddr,
+    /// Where peer-cli drives this daemon. Whatever reaches it can make the daemon read and write files: keep it local.
+    /// Every user of this machine reaches a port; a socket is for the daemon's own user and group alone (mode 0660), and
+    /// peer-cli finds /run/drizzle/peer.sock by itself
+    #[arg(long, value_name = "IP:PORT|unix:PATH", env = "DRIZZLE_CONTROL", default_value = PORT, value_parser = control_at)]
+    pub control: ControlAt,
+
+    /// A folder in which callers may name files, beside DIR: to share them, and to put a download there (peer-cli share,
+    /// download -o); may be repeated, or several with colons between them; / is every file that this daemon's user may
+    /// read or write. Links that lead out are refused, and so is the state folder [default: DIR alone; with --control at
+    /// a loopback port every file]
+    #[arg(long, value_name = "DIR", env = "DRIZZLE_ALLOW_PATH", value_delimiter = ':')]
+    pub allow_path: Vec<PathBuf>,
 
     /// The folder whose files are shared, and into which downloads go; made if it does not exist
     #[arg(long, env = "DRIZZLE_DIR")]
@@ -175,7 +190,12 @@ impl Config {
     pub fn trust(&self, state_dir: &Path) -> Result<Choice, TrustError> {
         let joins = self.join.is_some() || self.join_file.is_some() || trust::has_joined(state_dir);
         let advice = "join with a token from `tracker-svc token create` (--join TOKEN)";
-        let chosen = self.tls.choose(&[self.listen, self.control], joins, advice);
+        let control = match self.control {
+            ControlAt::Tcp(address) => Some(address),
+            ControlAt::Unix(_) => None,
+        };
+        let listens: Vec<SocketAddr> = control.into_iter().chain([self.listen]).collect();
+        let chosen = self.tls.choose(&listens, joins, advice);
         chosen.map_err(|error| TrustError::Options(error.to_string()))
     }
 
@@ -195,6 +215,15 @@ impl Config {
         text.parse().map(Some).map_err(|error| TrustError::Options(format!("{option}: {error}")))
     }
 
+    /// Where callers may name files. Who reaches a loopback port is on this machine, and who set it up so trusts all that
+    /// are; a socket has a group so that others than the daemon's user may use it, and from elsewhere anybody may come.
+    pub(crate) fn fence(&self, dir: &Path, state_dir: &Path) -> Result<Fence, (PathBuf, io::Error)> {
+        match &self.control {
+            ControlAt::Tcp(address) if address.ip().is_loopback() && self.allow_path.is_empty() => Ok(Fence::default()),
+            _ => Fence::around(dir, &self.allow_path, state_dir),
+        }
+    }
+
     /// Whether new files of the folder are shared as they appear.
     pub fn watches(&self) -> bool {
         self.watch || !self.no_watch
@@ -212,6 +241,14 @@ fn time(text: &str) -> Result<Duration, String> {
 
 fn ip_port(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:7402 or [::]:7401".to_owned())
+}
+
+fn control_at(text: &str) -> Result<ControlAt, ControlAtError> {
+    ControlAt::read(text, |text| ip_port(text).map_err(|error| format!("{error}, or unix:PATH")))
+}
+
+fn asked_at(text: &str) -> Result<ControlAt<Address>, ControlAtError> {
+    ControlAt::read(text, |text| Address::new(text).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]
@@ -257,7 +294,8 @@ mod tests {
     fn a_value_that_is_none_is_told_what_one_looks_like() {
         for (option, value, expected) in [
             ("--listen", "7401", "such as 127.0.0.1:7402 or [::]:7401"),
-            ("--control", "localhost:7402", "such as 127.0.0.1:7402 or [::]:7401"),
+            ("--control", "localhost:7402", "such as 127.0.0.1:7402 or [::]:7401, or unix:PATH"),
+            ("--control", "unix:", "such as unix:/run/drizzle/peer.sock"),
             ("--settle", "soon", "such as 10s or 5m"),
             ("--look-every", "5", "such as 10s or 5m"),
             ("--drain", "5x", "such as 10s or 5m"),
@@ -269,6 +307,30 @@ mod tests {
             let error = Cli::try_parse_from(["peer-svc", "--tracker", "t:1", "--dir", "d", option, value]);
             let text = error.unwrap_err().to_string();
             assert!(text.contains(option) && text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn callers_name_every_file_only_at_a_loopback_port_unless_said_otherwise() {
+        let (dir, more) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [dir, more] = [dir.path(), more.path()].map(|folder| folder.canonicalize().unwrap());
+        // Whether the daemon's folder, the other one and everything may be named.
+        let allowed = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["peer-svc", "--dir", "d", "--tracker", "t:1"], args].concat());
+            let config = cli.unwrap().serve.0.expect("options for serving");
+            let fence = config.fence(&dir, &dir.join("state")).unwrap();
+            [dir.as_path(), &more, Path::new("/")].map(|folder| fence.check(&folder.join("file")).is_ok())
+        };
+        let folders = format!("{}:{}", more.display(), dir.display());
+        for everything in [&[][..], &["--control", "127.0.0.1:1"], &["--control", "[::1]:1"]] {
+            assert_eq!(allowed(everything), [true; 3], "{everything:?}");
+        }
+        for alone in [&["--control", "unix:/s"][..], &["--control", "0.0.0.0:1"], &["--control", "10.0.0.1:1"]] {
+            assert_eq!(allowed(alone), [true, false, false], "{alone:?}");
+        }
+        for control in [&[][..], &["--control", "unix:/s"]] {
+            assert_eq!(allowed(&[control, &["--allow-path", &folders]].concat()), [true, true, false], "{control:?}");
+            assert_eq!(allowed(&[control, &["--allow-path", "/"]].concat()), [true; 3], "{control:?}");
         }
     }
 

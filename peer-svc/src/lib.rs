@@ -66,5 +66,6 @@ mod trust;
 mod verify;
 
 pub use config::{Cli, Command, Config};
+pub use control::SocketError;
 pub use server::{BindError, Handle, bind};
 pub use trust::TrustError;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use drizzle_proto::net::{health, shell, tls::Meant, transport::Transport};
+use drizzle_proto::net::{control_at::ControlAt, health, shell, tls::Meant, transport::Transport};
 use peer_svc::{Cli, Command, bind};
 
 // Large network buffers come and go all the time; glibc maps and unmaps each of them.
@@ -17,11 +17,14 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     shell::run("peer-svc", BLOCKING_THREADS, async {
         match (cli.command, cli.serve.0) {
-            (Some(Command::Healthcheck { address, ready: false }), _) => {
-                Ok(health::check(&Transport::plaintext(), &address.asked_locally(), Meant::AnyPeer).await?)
-            }
-            (Some(Command::Healthcheck { address, ready: true }), _) => {
-                Ok(health::check_ready(&Transport::plaintext(), &address.asked_locally(), Meant::AnyPeer).await?)
+            (Some(Command::Healthcheck { address, ready }), _) => {
+                let at = address.unwrap_or_else(ControlAt::found).asked_locally();
+                let transport = Transport::plaintext();
+                Ok(if ready {
+                    health::check_ready(&transport, at, Meant::AnyPeer).await
+                } else {
+                    health::check(&transport, at, Meant::AnyPeer).await
+                }?)
             }
             (None, Some(config)) => shell::serve(config.log_format, bind(config)).await,
             (None, None) => Err("--tracker and --dir are missing; see --help".into()),

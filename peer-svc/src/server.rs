@@ -17,6 +17,7 @@ use drizzle_proto::{
     client::TrackerClient,
     labels::LabelError,
     net::{
+        control_at::ControlAt,
         innermost,
         listen::{self, Listening},
         reflection,
@@ -36,7 +37,7 @@ use wire::{control_server::ControlServer, peer_server::PeerServer};
 use crate::{
     advertise::{Advertise, Given, Routed, Unusable},
     config::Config,
-    control::{Backend, ControlService},
+    control::{self, Backend, ControlService, Socket, SocketError},
     download::{Context, FAR_MEMORY, MEMORY, PARTS_KIB},
     fetch::{connections::Connections, memory::ChunkMemory},
     holdings::Holdings,
@@ -98,6 +99,22 @@ pub enum BindError {
     /// Connections cannot be secured as asked for.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The control service's place is taken or not ours.
+    #[error("cannot listen on {at} (--control): {source}")]
+    Control {
+        /// Where it was to listen.
+        at: ControlAt,
+        /// What is wrong there.
+        source: SocketError,
+    },
+    /// A folder of --allow-path is not there.
+    #[error("--allow-path {}: {source}; it must be a folder that is there", path.display())]
+    AllowPath {
+        /// The folder as it was given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A label is given twice, or there are too many.
     #[error("--label: {0}")]
     Labels(#[from] LabelError),
@@ -131,7 +148,9 @@ impl BindError {
 #[derive(Debug)]
 pub struct Handle {
     peer: SocketAddr,
-    control: SocketAddr,
+    control: ControlAt,
+    /// Removed as soon as the daemon stops, when it still listens there.
+    socket: Option<Socket>,
     identity: Identity,
     drain: Duration,
     faults: mpsc::Receiver<Fault>,
@@ -148,8 +167,8 @@ impl Handle {
     }
 
     /// Where a person drives it.
-    pub fn control_address(&self) -> SocketAddr {
-        self.control
+    pub fn control(&self) -> &ControlAt {
+        &self.control
     }
 
     /// Which peer it is.
@@ -159,7 +178,8 @@ impl Handle {
 
     /// Leaves the tracker, ends downloads (their chunks stay), lets running uploads finish, and cuts those
     /// that have not when the drain deadline comes. No task and no connection is left then.
-    pub async fn shutdown(self) -> Drained {
+    pub async fn shutdown(mut self) -> Drained {
+        drop(self.socket.take());
         // First of all no peer is to be sent here any more.
         self.membership.cancel();
         self.stop.cancel();
@@ -210,7 +230,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         None => None,
     };
     let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
-    let Listening { listener: control_listener, address: control, .. } = listen(config.control, "--control")?;
+    let (control_listener, control, socket) =
+        control::listen(&config.control).map_err(|source| BindError::Control { at: config.control.clone(), source })?;
     let advertise = match given {
         Some(given) => Advertise::Fixed(given.told(families, &config.tracker)),
         None if !peer.ip().is_unspecified() => Advertise::listened(peer.into(), &config.tracker),
@@ -221,7 +242,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Some(seed) => StdRng::seed_from_u64(seed),
         None => StdRng::from_rng(&mut rand::rng()),
     };
-    let disk = Disk::default();
+    let fence = config.fence(&dir, &state_dir).map_err(|(path, source)| BindError::AllowPath { path, source })?;
+    let disk = Disk::fenced(fence.clone());
     let journal = Arc::new(Journal::open(&state_dir, disk.clone()).map_err(BindError::state)?);
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
@@ -241,7 +263,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    let holdings = Arc::new(Holdings::default());
+    let holdings = Arc::new(Holdings::fenced(fence));
     let kept = certified.then(|| trust::access_file(&state_dir));
     let rights = Rights::open(kept, transport.is_secured(), transport.pass().clone(), holdings.clone());
     let rights = Arc::new(rights);
@@ -341,31 +363,30 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::guard("task that tells whether it is ready", ready, fault.clone()));
     let (reflection, reflection_alpha) = reflection::servers(&names).map_err(|error| setup(&error))?;
     let mut peer_incoming = transport.incoming(peer_listener, Strangers::Refused, cut.clone());
-    // Programs of this machine need no certificate to reach loopback.
-    let is_local = control.ip().is_loopback();
-    let control_transport = if is_local { Transport::plaintext() } else { transport.clone() };
+    // Programs of this machine need no certificate to reach a socket or loopback.
+    let control_transport = if control.is_local() { Transport::plaintext() } else { transport.clone() };
     let admins = match control_transport.tls() {
         Some(_) => AdminsOnly::by(rights.access()),
         None => AdminsOnly::nobody_else_comes(),
     };
-    let mut control_incoming = control_transport.incoming(control_listener, Strangers::Heard, cut.clone());
     tasks.spawn(shell::watch_listener("peer service", peer_incoming.broken(), fault.clone()));
-    tasks.spawn(shell::watch_listener("control service", control_incoming.broken(), fault.clone()));
     let peer_server = transport
         .server()
         .add_service(Peer::new(PeerService { uploads, news, identity: identity.clone(), rights }))
         .add_service(health_service.clone())
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
-    let control_server = transport
+    let control_router = transport
         .server()
         .add_service(ControlServer::with_interceptor(ControlService(backend), admins))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(reflection_alpha)
-        .serve_with_incoming_shutdown(control_incoming, stop.clone().cancelled_owned());
+        .add_service(reflection_alpha);
+    let (control_server, broken) =
+        control_listener.serve(&control_transport, control_router, stop.clone(), cut.clone());
+    tasks.spawn(shell::watch_listener("control service", broken, fault.clone()));
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
-    Ok(Handle { peer, control, identity, drain: config.drain, faults, tasks, membership, stop, cut })
+    Ok(Handle { peer, control, socket, identity, drain: config.drain, faults, tasks, membership, stop, cut })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.

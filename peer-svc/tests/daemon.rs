@@ -1,6 +1,7 @@
 //! The daemon in this process, beside a tracker that a test plays.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -13,7 +14,9 @@ use drizzle_proto::{
     Address, ChunkSet, Digest, FileName, Labels, Layout, Manifest, PeerClaim, PeerInfo,
     holder::Holder,
     net::{
+        control_at::ControlAt,
         shell::{Drained, LogFormat},
+        tls::Meant,
         transport::{CALL_TIMEOUT, Transport},
     },
     wire::{self, peer_client::PeerClient, tracker_server},
@@ -144,16 +147,21 @@ async fn tracker(script: Arc<Script>) -> Address {
     let address = listener.local_addr().unwrap();
     let transport = Transport::plaintext();
     let server = transport.server().add_service(tracker_server::TrackerServer::new(FakeTracker(script)));
-    tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
+    tokio::spawn(server.serve_with_incoming(transport.incoming(
+        listener,
+        drizzle_proto::net::transport::Strangers::Refused,
+        CancellationToken::new(),
+    )));
     address.into()
 }
 
 fn config(folder: &Path, tracker: Address) -> Config {
-    let any = "127.0.0.1:0".parse().unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Config {
         tracker,
         listen: any,
-        control: any,
+        control: any.into(),
+        allow_path: Vec::new(),
         dir: folder.to_owned(),
         state_dir: None,
         advertise: None,
@@ -168,6 +176,9 @@ fn config(folder: &Path, tracker: Address) -> Config {
         down: drizzle_proto::RateLimit::UNLIMITED,
         drain: Duration::from_millis(200),
         seed: Some(1),
+        tls: Default::default(),
+        join: None,
+        join_file: None,
         log_format: LogFormat::Text,
     }
 }
@@ -196,7 +207,7 @@ async fn sharing(folder: &Path) -> (Handle, PeerClient<Channel>, String) {
 
     let nowhere = Address::new("127.0.0.1:1").unwrap();
     let peer = bind(config(folder, nowhere)).await.unwrap();
-    let channel = Transport::plaintext().connect(&peer.peer_address().into()).await.unwrap();
+    let channel = Transport::plaintext().connect(&peer.peer_address().into(), Meant::AnyPeer).await.unwrap();
     let client = PeerClient::new(channel);
     // Hashing the folder goes on in the background; until it is done the file is unknown.
     let last_byte = wire::FetchChunkRequest { offset: CHUNK - 1, ..request(&file_id, 0) };
@@ -267,7 +278,7 @@ async fn a_tracker_that_dies_right_after_it_told_of_a_holder_does_not_keep_its_d
     });
     let peer = bind(Config { seed: Some(2), ..config(here.path(), tracker) }).await.unwrap();
     assert_ne!(peer.id(), holder.id());
-    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let control = ControlAt::from(peer.control()).connect(&Transport::plaintext(), Meant::AnyPeer).await.unwrap();
     let request = wire::DownloadRequest { name: "a".to_owned(), ..Default::default() };
     let events = wire::control_client::ControlClient::new(control).download(request).await.unwrap().into_inner();
     let last = tokio::time::timeout(LIMIT, events.map(|event| event.unwrap().event.unwrap()).collect::<Vec<_>>());
@@ -317,7 +328,7 @@ async fn a_slow_tracker_is_told_again_what_it_did_not_take_and_nothing_else() {
     script.failing.store(3, Ordering::Relaxed);
     let new = folder.path().join("new");
     std::fs::write(&new, "new").unwrap();
-    let control = Transport::plaintext().connect(&peer.control_address().into()).await.unwrap();
+    let control = ControlAt::from(peer.control()).connect(&Transport::plaintext(), Meant::AnyPeer).await.unwrap();
     let request = wire::ShareRequest {
         paths: vec![new.to_str().unwrap().to_owned()],
         name: "new".to_owned(),

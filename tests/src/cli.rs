@@ -42,7 +42,12 @@ impl Running {
 
     /// [`Running::start`] by way of a command that becomes `peer-cli`.
     pub fn start_by(starter: &[&str], control: &str, args: &[OsString], logs: &Path) -> Self {
-        let mut all: Vec<OsString> = vec!["--json".into(), "--peer".into(), format!("http://{control}").into()];
+        let mut all: Vec<OsString> = vec!["--json".into()];
+        // Nowhere means that it finds the daemon by itself.
+        if !control.is_empty() {
+            let scheme = if control.starts_with("unix:") { "" } else { "http://" };
+            all.extend(["--peer".into(), format!("{scheme}{control}").into()]);
+        }
         all.extend_from_slice(args);
         let shown: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().chars().take(80).collect::<String>()).collect();
         let what = format!("peer-cli {}", shown.join(" "));

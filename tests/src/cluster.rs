@@ -12,7 +12,7 @@ use drizzle_proto::{
     Address, FileName, PeerId,
     client::TrackerClient,
     holder::Holder,
-    net::transport::Transport,
+    net::{tls::Meant, transport::Transport},
     wire::{
         ListFilesRequest, StatusRequest, StatusResponse, control_client::ControlClient,
         tracker_client::TrackerClient as WireTrackerClient,
@@ -44,6 +44,7 @@ pub struct Options {
     dir: Option<PathBuf>,
     files: Vec<(String, Vec<u8>)>,
     log: Output,
+    control: Option<String>,
 }
 
 impl Options {
@@ -58,6 +59,13 @@ impl Options {
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// Controlled elsewhere than at a free port, such as at a socket.
+    #[must_use]
+    pub fn control(mut self, at: impl Into<String>) -> Self {
+        self.control = Some(at.into());
         self
     }
 
@@ -127,7 +135,12 @@ impl Cluster {
         let mut args: Vec<OsString> = vec!["--tracker".into(), self.tracker.url().into()];
         args.extend(["--dir".into(), dir.clone().into()]);
         args.extend(options.args);
-        let daemon = Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder(), log).await;
+        let mut listens = vec!["--listen"];
+        match options.control {
+            Some(at) => args.extend(["--control".into(), at.into()]),
+            None => listens.push("--control"),
+        }
+        let daemon = Daemon::start(name, "peer-svc", args, &listens, self.folder(), log).await;
         if is_empty && log == Output::Kept {
             // What a test puts there from now on is shared as the test says, and not by the first look at the folder.
             until("the first look at the folder", async || {
@@ -216,7 +229,9 @@ impl Tracker {
     /// # Panics
     /// If its ready line had no address.
     pub fn wire(&self) -> WireTrackerClient<Channel> {
-        WireTrackerClient::new(Transport::plaintext().connect_lazy(&self.address(), Meant::Tracker).expect("an address"))
+        WireTrackerClient::new(
+            Transport::plaintext().connect_lazy(&self.address(), Meant::Tracker).expect("an address"),
+        )
     }
 }
 
@@ -238,7 +253,7 @@ impl Peer {
         self.daemon.ready["peer"].parse().expect("an address in the ready line")
     }
 
-    /// `HOST:PORT` of its Control service.
+    /// `HOST:PORT` of its Control service, or `unix:PATH`.
     pub fn control(&self) -> &str {
         &self.daemon.ready["control"]
     }

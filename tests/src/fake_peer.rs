@@ -12,7 +12,7 @@ use drizzle_proto::{
     announcement::{FileChunks, FileOutcome},
     client::{Lease, TrackerClient},
     limits::MAX_HASHES,
-    net::transport::Transport,
+    net::transport::{Strangers, Transport},
     wire::{FetchChunkRequest, FetchChunkResponse, WatchChunksRequest, WatchChunksResponse, peer_server},
 };
 use tokio::{
@@ -110,7 +110,11 @@ impl FakePeer {
             let address = listener.local_addr().expect("a bound port has an address");
             let transport = Transport::plaintext();
             let server = transport.server().add_service(peer_server::PeerServer::new(service));
-            tokio::spawn(server.serve_with_incoming(transport.incoming(listener, Strangers::Refused, CancellationToken::new())));
+            tokio::spawn(server.serve_with_incoming(transport.incoming(
+                listener,
+                Strangers::Refused,
+                CancellationToken::new(),
+            )));
             let lease = membership.join(address).await.expect("the tracker takes the fake");
             tokio::spawn(async move { membership.keep(lease, address).await });
             address

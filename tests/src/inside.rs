@@ -15,7 +15,8 @@ pub fn peer_config(tracker: Address, dir: PathBuf, seed: u64) -> peer_svc::Confi
         tracker,
         label: Vec::new(),
         listen: any,
-        control: any,
+        control: any.into(),
+        allow_path: Vec::new(),
         dir,
         state_dir: None,
         advertise: None,
@@ -29,6 +30,9 @@ pub fn peer_config(tracker: Address, dir: PathBuf, seed: u64) -> peer_svc::Confi
         down: RateLimit::UNLIMITED,
         drain: Duration::from_secs(10),
         seed: Some(seed),
+        tls: Default::default(),
+        join: None,
+        join_file: None,
         log_format: LogFormat::Text,
     }
 }

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 use drizzle_proto::{
-    net::transport::Transport,
+    net::{control_at::ControlAt, transport::Transport},
     wire::{DownloadRequest, control_client::ControlClient, download_event::Event},
 };
 use drizzle_tests::{Cluster, content::random, inside::peer_config};
@@ -47,7 +47,10 @@ async fn a_byte_costs_no_more_memory_and_no_more_calls_than_it_did() {
     };
     let (holder, peer) = (bind(&source, 1).await, bind(&here, 2).await);
     cluster.until_held("a", 1).await;
-    let control = Transport::plaintext().connect(&peer.control_address().into()).await.expect("it listens");
+    let control = ControlAt::from(peer.control())
+        .connect(&Transport::plaintext(), drizzle_proto::net::tls::Meant::AnyPeer)
+        .await
+        .expect("it listens");
 
     let (heap, before) = (dhat::HeapStats::get(), calls());
     let request = DownloadRequest { name: "a".into(), ..Default::default() };

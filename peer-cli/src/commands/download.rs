@@ -5,16 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use drizzle_proto::{
-    Address,
-    wire::{self, download_event::Event},
-};
+use drizzle_proto::wire::{self, download_event::Event};
 use tokio::time::MissedTickBehavior;
 use tonic::{Status, Streaming};
 
 use crate::{
     args,
-    connect::Daemon,
+    connect::{Daemon, Place},
     exit::{Exit, Failure},
     format::bytes,
     paths,
@@ -30,7 +27,7 @@ const TICK: Duration = Duration::from_millis(100);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(
-    peer: &Address,
+    peer: &Place,
     download: args::Download,
     json: bool,
     interrupts: Interrupts,
@@ -73,7 +70,7 @@ fn request(download: &args::Download, caller: &str, steps: bool) -> Result<wire:
 }
 
 async fn follow(
-    peer: &Address,
+    peer: &Place,
     download: &args::Download,
     view: &mut dyn View,
     progress: &mut Progress,

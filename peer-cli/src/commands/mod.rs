@@ -2,18 +2,19 @@
 
 mod download;
 mod files;
+mod join;
 mod limit;
 mod locations;
 mod share;
 mod status;
 
 use clap::CommandFactory;
-use drizzle_proto::{FileName, wire};
+use drizzle_proto::{FileName, net::control_at::ControlAt, wire};
 use serde::Serialize;
 
 use crate::{
     args::{Args, Command},
-    connect::Daemon,
+    connect::{Daemon, Place},
     exit::{Exit, Failure},
     format::clean,
     output::Out,
@@ -25,18 +26,25 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let interrupts = Interrupts::listen();
     let mut interrupts =
         interrupts.map_err(|error| Failure::new(Exit::Other, format!("cannot listen for signals: {error}")))?;
+    let at = args.peer.clone().unwrap_or_else(ControlAt::found);
+    let transport = args.tls.transport(&at).await?;
+    let peer = Place { at, transport };
     match args.command {
         Command::Completions { shell } => completions(shell),
+        Command::Join(join) => tokio::select! {
+            result = join::run(join) => result,
+            exit = interrupts.next() => Err(Failure::new(exit, "interrupted")),
+        },
         // The one command that has something to clean up.
-        Command::Download(download) => download::run(&args.peer, download, args.json, interrupts).await,
+        Command::Download(download) => download::run(&peer, download, args.json, interrupts).await,
         other => tokio::select! {
-            result = answer(&args.peer, other, args.json) => result,
+            result = answer(&peer, other, args.json) => result,
             exit = interrupts.next() => Err(Failure::new(exit, "interrupted")),
         },
     }
 }
 
-async fn answer(peer: &drizzle_proto::Address, command: Command, json: bool) -> Result<Exit, Failure> {
+async fn answer(peer: &Place, command: Command, json: bool) -> Result<Exit, Failure> {
     // What is wrong with the command itself is told even when no daemon runs.
     let request = match &command {
         Command::Share(share) => Some(share::request(share)?),
@@ -53,7 +61,7 @@ async fn answer(peer: &drizzle_proto::Address, command: Command, json: bool) -> 
         Command::Status { watch: false } => status::run(&daemon, json, &mut out).await,
         Command::Status { watch: true } => status::watch(&daemon, json, &mut out).await,
         Command::Cancel { name } => cancel(&daemon, name, json, &mut out).await,
-        Command::Download(_) | Command::Completions { .. } => Ok(Exit::Done),
+        Command::Download(_) | Command::Completions { .. } | Command::Join(_) => Ok(Exit::Done),
     }
 }
 

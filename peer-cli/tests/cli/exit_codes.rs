@@ -14,6 +14,7 @@ fn statuses_before_the_start() {
         (Code::DeadlineExceeded, 7),
         (Code::Unavailable, 5),
         (Code::InvalidArgument, 2),
+        (Code::PermissionDenied, 8),
         (Code::Internal, 1),
     ] {
         let refusal = Status::new(code, "because so");

@@ -182,7 +182,11 @@ impl Daemon {
         runtime.spawn(async move {
             let server = Transport::plaintext().server().add_service(ControlServer::new(fake));
             server
-                .serve_with_incoming(Transport::plaintext().incoming(listener, CancellationToken::new()))
+                .serve_with_incoming(Transport::plaintext().incoming(
+                    listener,
+                    drizzle_proto::net::transport::Strangers::Refused,
+                    CancellationToken::new(),
+                ))
                 .await
                 .unwrap();
         });

@@ -1,10 +1,12 @@
 //! The Control service: a person's wishes, passed on to the rooms that fulfil them. Local by default.
 //!
-//! A method here converts, calls and converts; errors become codes in one table.
+//! [`listener`] is where it listens, [`socket`] who may connect there. A method here converts, calls and converts; errors become codes in one table.
 
 mod backend;
 mod convert;
+mod listener;
 mod sharing;
+mod socket;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -13,7 +15,8 @@ use drizzle_proto::{FileName, WireError, client::ClientError, wire};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-pub(crate) use self::backend::Backend;
+pub use self::socket::SocketError;
+pub(crate) use self::{backend::Backend, listener::listen, socket::Socket};
 use self::{
     backend::UnshareError,
     convert::{LimitsOrder, ShareOrder},
@@ -31,6 +34,7 @@ fn start_status(error: &StartError) -> Status {
         StartError::NoSuchChunk(_) | StartError::NotAFile { .. } | StartError::Output { .. } => {
             Status::invalid_argument(text)
         }
+        StartError::Outside(_) => Status::permission_denied(text),
         StartError::DestinationExists(_) => Status::already_exists(text),
         StartError::Conflict { .. } => Status::failed_precondition(text),
         StartError::Journal(_) | StartError::Panicked => Status::internal(text),
@@ -46,6 +50,7 @@ fn share_status(error: &ShareError) -> Status {
             Status::invalid_argument(text)
         }
         ShareError::Hash(HashError::Io { .. } | HashError::Changing(_)) => Status::failed_precondition(text),
+        ShareError::Outside(_) => Status::permission_denied(text),
         ShareError::Hash(HashError::Stopped) => Status::unavailable(text),
         ShareError::Journal(_) | ShareError::Panicked => Status::internal(text),
     }

@@ -36,13 +36,14 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     };
-    let identity = Identity::load(journal).unwrap();
+    let identity = Identity::load(journal, None, false).unwrap();
     let standing = tokio::sync::watch::channel(Default::default()).1;
     Context {
         tracker: TrackerClient::new(&transport, &Address::new("127.0.0.1:1").unwrap()).unwrap(),
         connections: Arc::new(Connections::new(transport, identity.clone(), standing.clone())),
         identity,
         standing,
+        access: tokio::sync::watch::channel(Default::default()).1,
         labels: drizzle_proto::Labels::default(),
         sharer: Arc::new(sharer),
         lanes: Lanes::new(1).unwrap(),

@@ -276,8 +276,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, transport) = (listener.local_addr().unwrap(), Transport::plaintext());
         let server = transport.server().add_service(peer_server::PeerServer::new(Chatty));
-        tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
-        let mut client = PeerClient::new(&transport, &address.into()).unwrap();
+        tokio::spawn(server.serve_with_incoming(transport.incoming(
+            listener,
+            drizzle_proto::net::transport::Strangers::Refused,
+            CancellationToken::new(),
+        )));
+        let mut client = PeerClient::new(&transport, &address.into(), PeerId::from_bytes([0; 16])).unwrap();
         let chunk = Layout::new(1, 1 << 14).unwrap().chunk_count().index(0).unwrap();
         let (file, peer) = (FileId::from_digest(Digest::of(b"")), PeerId::from_bytes([1; 16]));
         let (requester, holder) = (peer, peer);

@@ -106,11 +106,15 @@ impl Fetching {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().into();
         let server = transport.server().add_service(peer_server::PeerServer::new(Honest { data, chunk_size }));
-        tokio::spawn(server.serve_with_incoming(transport.incoming(listener, CancellationToken::new())));
+        tokio::spawn(server.serve_with_incoming(transport.incoming(
+            listener,
+            drizzle_proto::net::transport::Strangers::Refused,
+            CancellationToken::new(),
+        )));
         let folder = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(&folder.path().join("state"), Disk::default()).unwrap());
         let standing = tokio::sync::watch::channel(Default::default()).1;
-        let connections = Connections::new(transport, Identity::load(journal).unwrap(), standing);
+        let connections = Connections::new(transport, Identity::load(journal, None, false).unwrap(), standing);
         let holder = PeerInfo::new(PeerId::from_bytes([1; 16]), address, Labels::default());
         Self { holder, manifest, connections: Arc::new(connections), folder }
     }

@@ -47,6 +47,7 @@ pub(crate) use self::{
 use self::{listeners::Bells, lost::LostContents};
 use crate::store::{
     calls::Calls,
+    fence::Fence,
     open_files::OpenFiles,
     stamp::Stamp,
     write::{PartialFile, StoredChunk},
@@ -138,6 +139,11 @@ impl Default for Holdings {
 }
 
 impl Holdings {
+    /// None yet, of files that are opened within a fence.
+    pub(crate) fn fenced(fence: Fence) -> Self {
+        Self { calls: Calls::fenced(fence), ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change below is complete before anything can panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,7 @@ use tokio_stream::StreamExt;
 
 use super::*;
 use crate::store::stamp::Stamp;
+use crate::trust::Permit;
 
 const CHUNK: u32 = 4 << 20;
 const NEVER: pace::Limits =
@@ -50,28 +51,28 @@ async fn until_taken(uploads: &Uploads, taken: usize) {
 async fn a_request_beyond_the_slots_is_refused_and_a_slot_is_free_again_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 2, NEVER);
-    let first = uploads.open(request(file, 1)).await.unwrap();
-    let _second = uploads.open(request(file, 1)).await.unwrap();
-    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))));
+    let first = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
+    let _second = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
+    assert!(matches!(uploads.open(request(file, 1), Permit::anybody()).await, Err(ServeError::Busy(2))));
     assert_eq!(uploads.counts(), UploadCounts { slots: 2, taken: 2, sent: 0 });
     let bytes: u64 = first.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
     assert_eq!(bytes, u64::from(CHUNK));
     until_taken(&uploads, 1).await;
-    uploads.open(request(file, 1)).await.unwrap();
+    uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_that_is_held() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 1, NEVER);
-    drop(uploads.open(request(file, 1)).await.unwrap());
+    drop(uploads.open(request(file, 1), Permit::anybody()).await.unwrap());
     until_taken(&uploads, 0).await;
     for bad in [
         ChunkRequest { chunk: 4, ..request(file, 1) },
         ChunkRequest { offset: CHUNK, ..request(file, 1) },
         ChunkRequest { file: FileId::from_digest(Digest::of(b"x")), ..request(file, 1) },
     ] {
-        uploads.open(bad).await.unwrap_err();
+        uploads.open(bad, Permit::anybody()).await.unwrap_err();
         until_taken(&uploads, 0).await;
     }
 }
@@ -80,8 +81,11 @@ async fn a_slot_is_free_again_when_its_receiver_goes_away_or_asks_for_nothing_th
 async fn a_slot_is_held_until_the_last_byte_was_taken_out_of_the_transport() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 1, NEVER);
-    let in_transport: Vec<_> = uploads.open(request(file, 1)).await.unwrap().collect().await;
-    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(1))), "no byte of it has left");
+    let in_transport: Vec<_> = uploads.open(request(file, 1), Permit::anybody()).await.unwrap().collect().await;
+    assert!(
+        matches!(uploads.open(request(file, 1), Permit::anybody()).await, Err(ServeError::Busy(1))),
+        "no byte of it has left"
+    );
     let last = in_transport.into_iter().next_back();
     assert_eq!(uploads.counts().taken, 1);
     drop(last);
@@ -94,8 +98,8 @@ async fn a_small_chunk_takes_a_slot_too() {
     let (file, uploads) = uploads(folder.path(), 1, NEVER);
     for left in [1, 2, 1000] {
         let request = ChunkRequest { offset: CHUNK - left, ..request(file, 1) };
-        let in_transport: Vec<_> = uploads.open(request.clone()).await.unwrap().collect().await;
-        assert!(matches!(uploads.open(request).await, Err(ServeError::Busy(1))), "{left} bytes");
+        let in_transport: Vec<_> = uploads.open(request.clone(), Permit::anybody()).await.unwrap().collect().await;
+        assert!(matches!(uploads.open(request, Permit::anybody()).await, Err(ServeError::Busy(1))), "{left} bytes");
         drop(in_transport);
         until_taken(&uploads, 0).await;
     }
@@ -107,13 +111,13 @@ async fn where_it_may_choose_a_full_holder_sends_what_it_sent_least_and_names_it
     let (file, uploads) = uploads(folder.path(), 4, NEVER);
     let any = ChunkRequest { alternatives: vec![0, 2, 3], ..request(file, 1) };
     let named = async |request: ChunkRequest| {
-        let first = uploads.open(request).await.unwrap().next().await.unwrap().unwrap().bytes;
+        let first = uploads.open(request, Permit::anybody()).await.unwrap().next().await.unwrap().unwrap().bytes;
         wire::FetchChunkResponse::decode(&first[5..]).unwrap().chunk
     };
     let mut sent = std::collections::BTreeSet::new();
     let mut streams = Vec::new();
     for _ in 0..3 {
-        let mut stream = uploads.open(any.clone()).await.unwrap();
+        let mut stream = uploads.open(any.clone(), Permit::anybody()).await.unwrap();
         let first = stream.next().await.unwrap().unwrap().bytes;
         sent.extend(wire::FetchChunkResponse::decode(&first[5..]).unwrap().chunk);
         streams.push(stream);
@@ -126,7 +130,7 @@ async fn where_it_may_choose_a_full_holder_sends_what_it_sent_least_and_names_it
     until_taken(&uploads, 3).await;
     assert_eq!(named(request(file, 1)).await, None, "no choice, no name");
     until_taken(&uploads, 3).await;
-    let refused = uploads.open(ChunkRequest { alternatives: vec![4], ..any }).await;
+    let refused = uploads.open(ChunkRequest { alternatives: vec![4], ..any }, Permit::anybody()).await;
     assert!(matches!(refused, Err(ServeError::Read(ReadError::NoSuchChunk { chunk: 4, .. }))), "{refused:?}");
 }
 
@@ -143,7 +147,7 @@ async fn a_receiver_that_takes_nothing_loses_its_slot() {
     let folder = tempfile::tempdir().unwrap();
     let silence = Duration::from_millis(50);
     let (file, uploads) = uploads(folder.path(), 1, pace::Limits { silence, window: silence, least: 0 });
-    let idle = uploads.open(request(file, 1)).await.unwrap();
+    let idle = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
     until_taken(&uploads, 0).await;
     let last = idle.collect::<Vec<_>>().await.pop().expect("what was read ahead");
     assert_eq!(last.unwrap_err().code(), tonic::Code::Aborted, "it must not pass for a whole chunk");
@@ -153,7 +157,7 @@ async fn a_receiver_that_takes_nothing_loses_its_slot() {
 async fn a_reader_that_panics_is_no_fault_of_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 1, NEVER);
-    let mut stream = uploads.open(request(file, 1)).await.unwrap();
+    let mut stream = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
     stream.next().await.unwrap().unwrap();
     stream.panics();
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
@@ -167,27 +171,36 @@ async fn a_dripping_receiver_loses_its_slot_only_to_a_peer_that_waits() {
     let window = Duration::from_millis(20);
     let limits = pace::Limits { silence: NEVER.silence, window, least: u64::from(CHUNK) };
     let (file, uploads) = uploads(folder.path(), 1, limits);
-    let mut dripping = uploads.open(request(file, 1)).await.unwrap();
+    let mut dripping = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
     for _ in 0..3 {
         dripping.next().await.unwrap().unwrap();
         tokio::time::sleep(window).await;
         assert_eq!(uploads.counts().taken, 1, "no other peer waits");
     }
-    assert!(matches!(uploads.open(request(file, 2)).await, Err(ServeError::Busy(1))));
+    assert!(matches!(uploads.open(request(file, 2), Permit::anybody()).await, Err(ServeError::Busy(1))));
     until_taken(&uploads, 0).await;
-    uploads.open(request(file, 2)).await.unwrap();
+    uploads.open(request(file, 2), Permit::anybody()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_receiver_that_does_not_read_does_not_keep_another_one_from_its_chunk() {
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 2, NEVER);
-    let _hog = [uploads.open(request(file, 1)).await.unwrap(), uploads.open(request(file, 1)).await.unwrap()];
-    let other = uploads.open(request(file, 2)).await.expect("no peer keeps every slot while another one waits");
+    let _hog = [
+        uploads.open(request(file, 1), Permit::anybody()).await.unwrap(),
+        uploads.open(request(file, 1), Permit::anybody()).await.unwrap(),
+    ];
+    let other = uploads
+        .open(request(file, 2), Permit::anybody())
+        .await
+        .expect("no peer keeps every slot while another one waits");
     let bytes: u64 = other.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
     assert_eq!(bytes, u64::from(CHUNK));
     until_taken(&uploads, 2).await;
-    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it has more than its share");
+    assert!(
+        matches!(uploads.open(request(file, 1), Permit::anybody()).await, Err(ServeError::Busy(2))),
+        "it has more than its share"
+    );
 }
 
 #[tokio::test]
@@ -199,7 +212,8 @@ async fn under_a_limit_messages_are_small_and_no_receiver_is_blamed_for_the_wait
     uploads.way.gate.set(RateLimit::new(16 << 10).unwrap());
     let rest = ChunkRequest { offset: CHUNK - (20 << 10), ..request(file, 1) };
     let begun = Instant::now();
-    let messages: Vec<_> = uploads.open(rest).await.unwrap().map(|message| message.unwrap().data).collect().await;
+    let messages: Vec<_> =
+        uploads.open(rest, Permit::anybody()).await.unwrap().map(|message| message.unwrap().data).collect().await;
     assert_eq!(messages, [4 << 10; 5]);
     // Two messages go at once.
     assert!(begun.elapsed() >= Duration::from_millis(750), "{:?}", begun.elapsed());
@@ -210,15 +224,21 @@ async fn a_receiver_that_goes_while_its_bytes_wait_for_the_limit_leaves_its_slot
     let folder = tempfile::tempdir().unwrap();
     let (file, uploads) = uploads(folder.path(), 4, NEVER);
     uploads.way.gate.set(RateLimit::new(16 << 10).unwrap());
-    let mut waits = uploads.open(request(file, 1)).await.unwrap();
+    let mut waits = uploads.open(request(file, 1), Permit::anybody()).await.unwrap();
     waits.next().await.unwrap().unwrap();
     waits.next().await.unwrap().unwrap();
-    let _other = uploads.open(request(file, 2)).await.unwrap();
-    assert!(matches!(uploads.open(request(file, 3)).await, Err(ServeError::Busy(2))), "a chunk takes minutes");
+    let _other = uploads.open(request(file, 2), Permit::anybody()).await.unwrap();
+    assert!(
+        matches!(uploads.open(request(file, 3), Permit::anybody()).await, Err(ServeError::Busy(2))),
+        "a chunk takes minutes"
+    );
     drop(waits);
     until_taken(&uploads, 1).await;
-    assert!(matches!(uploads.open(request(file, 1)).await, Err(ServeError::Busy(2))), "it is the third one's turn");
-    let slow = uploads.open(request(file, 3)).await.unwrap();
+    assert!(
+        matches!(uploads.open(request(file, 1), Permit::anybody()).await, Err(ServeError::Busy(2))),
+        "it is the third one's turn"
+    );
+    let slow = uploads.open(request(file, 3), Permit::anybody()).await.unwrap();
     uploads.way.gate.set(RateLimit::UNLIMITED);
     let bytes: u64 = slow.map(|message| message.unwrap().data).collect::<Vec<_>>().await.iter().sum();
     assert_eq!(bytes, u64::from(CHUNK));

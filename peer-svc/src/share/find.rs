@@ -11,7 +11,7 @@ use super::{
 use crate::store::hash::HashError;
 
 impl Sharer {
-    /// Resolves paths, without hashing yet. Fails as a whole if one does not exist.
+    /// Resolves paths, without hashing yet. Fails as a whole if one does not exist, or may not be named.
     pub(crate) fn find(&self, paths: &[PathBuf], name: Option<FileName>) -> Result<Scanned, ShareError> {
         let mut all = Scanned::default();
         for path in paths {
@@ -19,6 +19,9 @@ impl Sharer {
                 io::ErrorKind::NotFound => HashError::NotFound(path.clone()),
                 _ => HashError::Io { path: path.clone(), source },
             };
+            // Before anything else is said of it.
+            let fence = self.holdings.calls().fence();
+            fence.check(path)?;
             // Names say where a file is: the folders around it are resolved, and a link is called what it is called.
             let look = || {
                 let (metadata, target) = (path.metadata()?, path.canonicalize()?);
@@ -29,6 +32,8 @@ impl Sharer {
                 Ok((path, metadata))
             };
             let (path, metadata) = self.holdings.calls().run(path, look).map_err(fail)?;
+            // What is found is opened by this path, and is held to it from here on.
+            fence.admit(&path)?;
             let is_inside = path.starts_with(&self.dir);
             let base = if is_inside { &self.dir } else { path.parent().unwrap_or(&path) };
             if metadata.is_dir() {

@@ -35,6 +35,7 @@ pub(crate) use self::{
 use crate::{
     holdings::{Backing, Holdings, Refusal},
     store::{
+        fence::Outside,
         hash::{HashError, HashProgress, hash_file},
         journal::{EndedPartial, Journal, JournalError, ShareRecord},
         partials::Partials,
@@ -61,6 +62,9 @@ pub(crate) enum ShareError {
         /// Why not.
         reason: String,
     },
+    /// Whoever asked may not name it.
+    #[error(transparent)]
+    Outside(#[from] Outside),
     /// Recording failed.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -13,9 +13,15 @@ use std::{
 use drizzle_engine::calls::{self, Call};
 use rustix::fs::OFlags;
 
+use super::fence::Fence;
+
 /// The calls of one daemon.
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Mutex<calls::Calls>);
+pub(crate) struct Calls {
+    running: Mutex<calls::Calls>,
+    /// What is opened by a path within it is there.
+    fence: Fence,
+}
 
 /// A call that has not returned, until dropped.
 struct Running<'a> {
@@ -25,9 +31,19 @@ struct Running<'a> {
 }
 
 impl Calls {
+    /// None yet, on files within a fence.
+    pub(crate) fn fenced(fence: Fence) -> Self {
+        Self { fence, ..Self::default() }
+    }
+
+    /// Where callers may name files.
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     fn lock(&self) -> MutexGuard<'_, calls::Calls> {
         // No change of it can panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a call on a file, unless calls like it hang: then it fails at once.
@@ -53,6 +69,7 @@ impl Calls {
             }
             let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
             let file = File::options().read(true).custom_flags(flags).open(path)?;
+            self.fence.verify(path, &file)?;
             let metadata = file.metadata()?;
             if metadata.is_file() { Ok((file, metadata)) } else { Err(not_regular()) }
         })

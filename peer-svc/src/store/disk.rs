@@ -14,6 +14,8 @@ use std::{
 
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 
+use super::fence::Fence;
+
 /// One change of the disk.
 #[cfg_attr(not(test), expect(dead_code, reason = "only a test's witness looks at the details"))]
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,8 @@ pub(crate) trait Witness: Send + Sync {
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
     witness: Option<Arc<dyn Witness>>,
+    /// What is changed within it is changed nowhere else.
+    fence: Fence,
 }
 
 impl std::fmt::Debug for Disk {
@@ -60,10 +64,15 @@ impl std::fmt::Debug for Disk {
 }
 
 impl Disk {
+    /// A disk with a fence.
+    pub(crate) fn fenced(fence: Fence) -> Self {
+        Self { fence, ..Self::default() }
+    }
+
     /// A disk whose every step a witness sees.
     #[cfg(test)]
     pub(crate) fn watched(witness: Arc<dyn Witness>) -> Self {
-        Self { witness: Some(witness) }
+        Self { witness: Some(witness), ..Self::default() }
     }
 
     /// Whether a witness sees its steps.
@@ -83,13 +92,13 @@ impl Disk {
     /// Opens a file for reading and writing; makes it if there is none.
     pub(crate) fn open(&self, path: &Path) -> io::Result<File> {
         self.tell(Step::Open(path))?;
-        File::options().read(true).write(true).create(true).truncate(false).open(path)
+        File::options().read(true).write(true).create(true).truncate(false).open(self.fence.hold(path)?.path())
     }
 
     /// Makes a file for reading and writing; `AlreadyExists` if anything has the name, a link included.
     pub(crate) fn create_new(&self, path: &Path) -> io::Result<File> {
         self.tell(Step::Open(path))?;
-        File::options().read(true).write(true).create_new(true).open(path)
+        File::options().read(true).write(true).create_new(true).open(self.fence.hold(path)?.path())
     }
 
     /// Opens a file that this peer made before, for reading and writing. What another program put in its place is
@@ -98,7 +107,7 @@ impl Disk {
         use std::os::unix::fs::MetadataExt;
         self.tell(Step::Open(path))?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let file = File::from(rustix::fs::open(self.fence.hold(path)?.path(), flags, Mode::empty())?);
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.nlink() > 1 {
             let text = format!("{} is not the file that this peer made", path.display());
@@ -111,7 +120,7 @@ impl Disk {
     /// one that was there may not be durable yet.
     pub(crate) fn make_folder(&self, path: &Path) -> io::Result<()> {
         self.tell(Step::MakeFolder(path))?;
-        match fs::create_dir(path) {
+        match fs::create_dir(self.fence.hold(path)?.path()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -165,6 +174,8 @@ impl Disk {
     /// Renames, refusing to replace anything: `AlreadyExists` if something has the name.
     pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.tell(Step::Rename { from, to })?;
+        let (from, to) = (self.fence.hold(from)?, self.fence.hold(to)?);
+        let (from, to) = (from.path(), to.path());
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // Some file systems know no such flag. A hard link refuses to replace just as well.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
@@ -178,7 +189,7 @@ impl Disk {
     /// Deletes a file; that there is none is fine.
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         self.tell(Step::Remove(path))?;
-        match fs::remove_file(path) {
+        match self.fence.hold(path).and_then(|held| fs::remove_file(held.path())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -9,6 +9,7 @@
 //! | [`place`] | where the data of a download lies, so that its last step is a rename |
 //! | [`journal`] | what must survive a crash: identity, shares, unfinished downloads |
 //! | [`calls`] | calls that may hang, and opening only what is a regular file |
+//! | [`fence`] | where callers may name files, and that the daemon stays there |
 //! | [`open_files`] | shared files that are open at present |
 //! | [`read`] | reading slices, chunks, and files that did not change |
 //! | [`prove`] | which chunks a file really has |
@@ -26,6 +27,7 @@ pub(crate) mod calls;
 pub(crate) mod data;
 pub(crate) mod disk;
 pub(crate) mod extents;
+pub(crate) mod fence;
 pub(crate) mod hash;
 pub(crate) mod journal;
 pub(crate) mod open_files;

@@ -38,6 +38,7 @@ use crate::{
     holdings::{Backing, Registration},
     share::Sharer,
     store::{
+        fence::Outside,
         journal::{JournalError, ShareRecord},
         paths::{self, PathError},
         read::open_unchanged,
@@ -118,7 +119,7 @@ impl Transfers {
             (Some(_), _) => None,
             (None, Some(path)) => {
                 let (this, name) = (self.clone(), name.clone());
-                Some(tokio::task::spawn_blocking(move || this.destination(path, &name)).await.map_err(of_task)?)
+                Some(tokio::task::spawn_blocking(move || this.destination(path, &name)).await.map_err(of_task)??)
             }
             (None, None) => Some(Destination::Named),
         };
@@ -153,14 +154,18 @@ impl Transfers {
 
     /// Where a path leads: links in its folders are followed, so that one place has one path, and the default place
     /// is what it is, however it is written.
-    fn destination(&self, path: PathBuf, name: &FileName) -> Destination {
+    fn destination(&self, path: PathBuf, name: &FileName) -> Result<Destination, Outside> {
+        let fence = self.context.sharer.holdings.calls().fence();
+        let path = fence.check_destination(&path)?;
         let resolved = path.parent().and_then(|folder| folder.canonicalize().ok()).zip(path.file_name());
         let path = resolved.map_or(path.clone(), |(folder, file)| folder.join(file));
-        if path == paths::path_of(&self.context.sharer.dir, name) {
+        // What is written goes by this path, and is held to it from here on.
+        fence.admit(&path)?;
+        Ok(if path == paths::path_of(&self.context.sharer.dir, name) {
             Destination::Named
         } else {
             Destination::Path(path)
-        }
+        })
     }
 
     /// The events of the download of that name, if one runs and does what is asked for.

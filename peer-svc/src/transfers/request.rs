@@ -6,7 +6,7 @@ use drizzle_engine::priority::Priority;
 use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError};
 use tokio::task::JoinError;
 
-use crate::store::journal::JournalError;
+use crate::store::{fence::Outside, journal::JournalError};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -52,6 +52,9 @@ pub(crate) enum StartError {
         /// What stands there, with its article, such as "a folder".
         what: &'static str,
     },
+    /// Whoever asked may not name the destination.
+    #[error(transparent)]
+    Outside(#[from] Outside),
     /// The output path cannot be used.
     #[error("cannot download to {}: {reason}", path.display())]
     Output {

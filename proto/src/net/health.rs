@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{innermost, tls::Meant, transport::Transport};
+use super::{control_at::ControlAt, innermost, tls::Meant, transport::Transport};
 use crate::{Address, client::status_text};
 
 /// Shorter than the usual time limit of container health checks, so that the reason is seen.
@@ -14,9 +14,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a daemon does not pass for healthy: one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{address}: {reason}")]
+#[error("{at}: {reason}")]
 pub struct Unhealthy {
-    address: Address,
+    at: ControlAt<Address>,
     reason: String,
 }
 
@@ -25,20 +25,24 @@ pub struct Unhealthy {
 /// its files answer: what is not ready, or hangs, may become so by itself; what does not serve must be started again.
 pub const READY: &str = "ready";
 
-/// Passes if the daemon at this address says that it serves.
-pub async fn check(transport: &Transport, address: &Address, meant: Meant) -> Result<(), Unhealthy> {
-    ask(transport, address, meant, "").await
+/// Passes if the daemon there says that it serves.
+pub async fn check(transport: &Transport, at: impl Into<ControlAt<Address>>, meant: Meant) -> Result<(), Unhealthy> {
+    ask(transport, at.into(), meant, "").await
 }
 
-/// Passes if the daemon at this address says that it is [`READY`].
-pub async fn check_ready(transport: &Transport, address: &Address, meant: Meant) -> Result<(), Unhealthy> {
-    ask(transport, address, meant, READY).await
+/// Passes if the daemon there says that it is [`READY`].
+pub async fn check_ready(
+    transport: &Transport,
+    at: impl Into<ControlAt<Address>>,
+    meant: Meant,
+) -> Result<(), Unhealthy> {
+    ask(transport, at.into(), meant, READY).await
 }
 
-async fn ask(transport: &Transport, address: &Address, meant: Meant, service: &str) -> Result<(), Unhealthy> {
-    let unhealthy = |reason: String| Unhealthy { address: address.clone(), reason };
+async fn ask(transport: &Transport, at: ControlAt<Address>, meant: Meant, service: &str) -> Result<(), Unhealthy> {
+    let unhealthy = |reason: String| Unhealthy { at: at.clone(), reason };
     let asked = tokio::time::timeout(TIMEOUT, async {
-        let channel = transport.connect(address, meant).await;
+        let channel = at.connect(transport, meant).await;
         let channel = channel.map_err(|error| format!("not reached: {}", innermost(&error)))?;
         let mut health = HealthClient::new(channel);
         let request = HealthCheckRequest { service: service.to_owned() };

@@ -5,6 +5,7 @@
 //! | [`transport`] | the measured settings of every connection |
 //! | [`ahead`] | how much a server's connection writes ahead of the network |
 //! | [`accept`] | accepting, and what becomes of it when that fails |
+//! | [`control_at`] | where a peer is controlled: an address, or a socket in a folder |
 //! | [`listen`] | listening on both address families |
 //! | [`cut`] | server connections that can be cut |
 //! | [`tls`] | mutual TLS: what is shown, what is believed |
@@ -28,6 +29,7 @@ pub mod accept;
 pub mod ahead;
 pub mod caller;
 pub mod chunk_message;
+pub mod control_at;
 pub mod cut;
 mod dial;
 pub mod door;

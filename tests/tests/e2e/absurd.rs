@@ -1,7 +1,7 @@
 //! Absurd values in every field of every message: refused with a proper status, at no cost.
 
 use drizzle_proto::{
-    net::transport::Transport,
+    net::{tls::Meant, transport::Transport},
     wire::{
         CancelTransferRequest, ChunkRange, ChunkRanges, ChunkSet, DownloadRequest, FetchChunkRequest, FileChunks,
         FileInfo, FileLocationsRequest, LeaveRequest, ListFilesRequest, RegisterChunkRequest, RegisterPeerRequest,
@@ -47,7 +47,7 @@ async fn peers_and_leases_at_the_tracker() {
     }
     for lease_id in [0, 1, u64::MAX] {
         let lost = &[Code::FailedPrecondition];
-        assert_code(tracker.renew_lease(RenewLeaseRequest { lease_id }).await, lost, "renewal");
+        assert_code(tracker.renew_lease(RenewLeaseRequest { lease_id, ..Default::default() }).await, lost, "renewal");
         let register = RegisterChunkRequest { lease_id, files: vec![] };
         assert_code(tracker.register_chunk(register).await, lost, "announcement");
         let withdraw = WithdrawFileRequest { lease_id, name: "A".into() };
@@ -173,7 +173,7 @@ async fn queries_at_the_tracker() {
 }
 
 async fn peer_client(peer: &Peer) -> PeerClient<Channel> {
-    PeerClient::new(Transport::plaintext().connect(&peer.address().into()).await.unwrap())
+    PeerClient::new(Transport::plaintext().connect(&peer.address().into(), Meant::AnyPeer).await.unwrap())
 }
 
 #[tokio::test]

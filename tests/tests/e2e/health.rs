@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use drizzle_proto::{Address, net::transport::Transport};
+use drizzle_proto::{
+    Address,
+    net::{tls::Meant, transport::Transport},
+};
 use drizzle_tests::{
     Cluster,
     cluster::Options,
@@ -72,7 +75,7 @@ async fn a_check_of_a_daemon_that_is_not_there_says_why_in_one_line() {
 /// What the health service at this address says of a service.
 async fn status(address: &str, service: &str) -> ServingStatus {
     let address = Address::new(address).unwrap();
-    let mut health = HealthClient::new(Transport::plaintext().connect(&address).await.unwrap());
+    let mut health = HealthClient::new(Transport::plaintext().connect(&address, Meant::AnyPeer).await.unwrap());
     health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner().status()
 }
 

@@ -2,7 +2,7 @@
 
 use drizzle_proto::{
     Address,
-    net::{health, transport::Transport},
+    net::{health, tls::Meant, transport::Transport},
 };
 use drizzle_tests::{Cluster, cluster::Daemon, process::break_listener, until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -49,7 +49,7 @@ async fn waits_out_a_shortage(daemon: &Daemon, listener: &str) {
     let said = || daemon.process.stderr().matches("cannot accept connections for now").count();
     until("a word on the shortage", async || (said() > 0).then_some(())).await;
     prlimit(pid, Resource::Nofile, before).unwrap();
-    until("an answer", async || health::check(&Transport::plaintext(), &address).await.ok()).await;
+    until("an answer", async || health::check(&Transport::plaintext(), &address, Meant::AnyPeer).await.ok()).await;
     assert_eq!(said(), 1, "{}", daemon.process.stderr());
 }
 

@@ -8,6 +8,7 @@ mod absurd;
 mod addresses;
 mod bad_peers;
 mod callers;
+mod control_socket;
 mod crash;
 mod elsewhere;
 mod exits;

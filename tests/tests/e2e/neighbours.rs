@@ -13,7 +13,7 @@ async fn listen(
     peer: &Peer,
     content: &Content,
 ) -> impl Stream<Item = Result<ChunkNews, drizzle_proto::client::ClientError>> + Unpin + use<> {
-    let mut client = PeerClient::new(&Transport::plaintext(), &peer.address().into()).unwrap();
+    let mut client = PeerClient::new(&Transport::plaintext(), &peer.address().into(), peer.id()).unwrap();
     client.watch_chunks(content.manifest.id(), peer.id()).await.unwrap()
 }
 

@@ -106,7 +106,7 @@ async fn a_daemon_that_was_shut_down_leaves_no_task_behind() {
     let before = tasks();
     let config = peer_config(cluster.tracker.address(), cluster.folder().join("inside"), 1);
     let peer = peer_svc::bind(config).await.unwrap();
-    let control = peer.control_address().to_string();
+    let control = peer.control().to_string();
     let logs = cluster.folder().join("logs");
     Running::start(&control, &["download".into(), "A".into()], &logs).ended().await.expect(0);
     let mut waiting = Running::start(&control, &["download".into(), "B".into()], &logs);

@@ -6,7 +6,7 @@ use std::{ffi::OsString, fs};
 
 use drizzle_proto::{
     Address,
-    net::{health, transport::Transport},
+    net::{health, tls::Meant, transport::Transport},
 };
 use drizzle_tests::{
     Cluster, Content,
@@ -89,7 +89,7 @@ async fn a_tracker_whose_ready_line_cannot_be_written_serves_all_the_same() {
         rest.split_whitespace().next().and_then(|text| text.parse::<Address>().ok())
     })
     .await;
-    health::check(&Transport::plaintext(), &address).await.unwrap();
+    health::check(&Transport::plaintext(), &address, Meant::Tracker).await.unwrap();
 }
 
 #[tokio::test]

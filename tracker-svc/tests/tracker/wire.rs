@@ -234,7 +234,7 @@ async fn health_and_reflection_answer() {
     let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
     assert!(answers.next().await.unwrap().is_ok());
 
-    let address = tracker.address().into();
+    let address: drizzle_proto::Address = tracker.address().into();
     drizzle_proto::net::health::check(&Transport::plaintext(), &address, Meant::Tracker).await.unwrap();
     drizzle_proto::net::health::check_ready(&Transport::plaintext(), &address, Meant::Tracker).await.unwrap();
     tracker.shutdown().await;

@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{Credentials, CredentialsError};
+use crate::{PeerId, token::NoRandom};
 
 /// A certificate's life, as shares of it: it is renewed when this much of it is over.
 pub const RENEWED_AFTER: (i64, i64) = (2, 3);
@@ -45,6 +46,13 @@ impl Key {
     pub fn public(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
     }
+}
+
+/// An identity for whoever has none: random.
+pub fn new_identity() -> Result<PeerId, NoRandom> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| NoRandom)?;
+    Ok(PeerId::from_bytes(id))
 }
 
 /// What an authority answered: certificates in DER, the own one first, the root last.
