@@ -236,3 +236,9 @@ impl Run {
         steps(&self.events).collect()
     }
 }
+
+/// All that a run of `peer-cli` said, on stdout and stderr.
+pub fn said(run: &Run) -> String {
+    let events: Vec<String> = run.events.iter().map(Value::to_string).collect();
+    format!("{}{}", events.join("\n"), run.stderr)
+}

@@ -142,6 +142,8 @@ impl Process {
             // A test says itself what is shared and when, unless it is about just that.
             .env("DRIZZLE_SETTLE", "0s")
             .env("DRIZZLE_NO_WATCH", "true")
+            // Hosts of namespaces and containers reach each other without TLS, unless the test is about that.
+            .env("DRIZZLE_INSECURE", "true")
             .env("RUST_LOG", level)
             // What a person reads must not depend on it.
             .env("RUST_BACKTRACE", "1")

@@ -114,7 +114,9 @@ impl Service {
         wants_ticket: bool,
     ) -> (Option<wire::Ticket>, Option<wire::Access>) {
         let told = self.access.told().borrow().clone();
-        let ticket = wants_ticket.then(|| self.access.ticket(peer, SystemTime::now())).flatten();
+        // Whatever changed may be what this peer may read.
+        let ticket =
+            (wants_ticket || told.version != known).then(|| self.access.ticket(peer, SystemTime::now())).flatten();
         (ticket, (told.version != known).then(|| (&*told).into()))
     }
 

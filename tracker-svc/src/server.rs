@@ -7,11 +7,12 @@ use std::{
 
 use drizzle_proto::{
     net::{
+        caller::Caller,
         health::READY,
         listen::{Listening, listen},
         reflection,
         shell::{self, Daemon, Drained, Failure, Fault},
-        tls::reload,
+        tls::{Certified, reload},
         transport::Strangers,
     },
     wire::{
@@ -27,7 +28,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
-    access::authority,
+    access::{audit::By, authority},
     catalogue::{CatalogueError, RedbCatalogue},
     census::Census,
     config::Config,
@@ -98,6 +99,11 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     // Not an option: a tracker that was given the same seed at each start would give new peers the very leases that
     // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
     let registry = Registry::new(catalogue, config.lease, rand::random(), Instant::now());
+    let audited = access.clone();
+    registry.on_registered(move |peer, name, replaced| {
+        let by = By { caller: Caller::Certified(Certified::Peer(peer)), from: None };
+        audited.audit().done(if replaced { "replace" } else { "register" }, by, name.as_str());
+    });
     let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone());
     if let Some(tls) = transport.tls() {

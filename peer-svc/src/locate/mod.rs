@@ -19,7 +19,7 @@ use drizzle_engine::{
 use drizzle_proto::{
     ChunkSet, FileId, FileName, PeerId, PeerInfo,
     access::Access,
-    client::{ClientError, TrackerClient, Wish},
+    client::{ClientError, STOPPED_TRAILER, TrackerClient, Wish},
     holder::{Holder, HolderChange, HolderChanges},
     wire,
 };
@@ -87,11 +87,15 @@ pub(crate) async fn locate(mut sought: Sought, out: mpsc::Sender<Located>) {
 
 /// What an error of the tracker means for a watch. What the transport calls a refusal is none of the tracker's.
 fn failed(error: ClientError) -> Ended {
-    let is_said = matches!(&error, ClientError::Status(status) if std::error::Error::source(status).is_none());
-    if error.code() == Code::PermissionDenied && is_said {
-        return Ended::Withdrawn(Withdrawal::Denied);
+    match &error {
+        ClientError::Status(status)
+            if status.code() == Code::PermissionDenied && std::error::Error::source(status).is_none() =>
+        {
+            let is_stopped = status.metadata().contains_key(STOPPED_TRAILER);
+            Ended::Withdrawn(if is_stopped { Withdrawal::Stopped } else { Withdrawal::Denied })
+        }
+        _ => Ended::Lost(error),
     }
-    Ended::Lost(error)
 }
 
 enum Ended {

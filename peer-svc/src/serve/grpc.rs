@@ -6,7 +6,6 @@
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use drizzle_proto::{
     PeerId, convert,
     net::{
@@ -23,7 +22,6 @@ use tonic::{
     body::Body,
     codec::{Codec, Streaming},
     codegen::{BoxFuture, Context, Poll, Service},
-    metadata::{Binary, MetadataValue},
     server::NamedService,
 };
 use tonic_prost::ProstCodec;
@@ -56,7 +54,7 @@ impl PeerService {
     async fn open(&self, asks: Asks, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
         self.check(&request.holder)?;
         let mut request = ChunkRequest::try_from(request)?;
-        let permit = self.rights.permit(asks.caller, asks.ticket.as_deref(), request.file)?;
+        let permit = self.rights.permit(asks.caller, asks.ticket.as_ref(), request.file)?;
         // A peer that proves who it is cannot take another one's share of the slots.
         if let Some(certified) = asks.caller.peer() {
             request.slot.requester = Some(certified);
@@ -78,21 +76,19 @@ impl PeerService {
 /// Who asks, and what it shows.
 struct Asks {
     caller: Caller,
-    ticket: Option<Bytes>,
+    ticket: Option<HeaderValue>,
 }
 
 impl Asks {
     fn of_headers(request: &http::Request<Body>) -> Self {
         // As tonic puts it there.
         let caller = request.extensions().get::<Accepted>().map_or(Caller::Plain, Accepted::caller);
-        let shown = request.headers().get(ticket::HEADER);
-        let shown = shown.and_then(|shown| MetadataValue::<Binary>::try_from(shown.as_bytes()).ok());
-        Self { caller, ticket: shown.and_then(|shown| shown.to_bytes().ok()) }
+        Self { caller, ticket: request.headers().get(ticket::HEADER).cloned() }
     }
 
     fn of<T>(request: &Request<T>) -> Self {
-        let shown = request.metadata().get_bin(ticket::HEADER);
-        Self { caller: Caller::of(request.extensions()), ticket: shown.and_then(|shown| shown.to_bytes().ok()) }
+        let ticket = request.metadata().as_ref().get(ticket::HEADER).cloned();
+        Self { caller: Caller::of(request.extensions()), ticket }
     }
 }
 
@@ -123,7 +119,7 @@ impl wire::peer_server::Peer for PeerService {
         let request = request.into_inner();
         self.check(&request.holder)?;
         let file = convert::file_id(&request.file_id)?;
-        let mut permit = self.rights.permit(asks.caller, asks.ticket.as_deref(), file)?;
+        let mut permit = self.rights.permit(asks.caller, asks.ticket.as_ref(), file)?;
         let news = self.news.open(file)?.map(move |news| {
             permit.still()?;
             news

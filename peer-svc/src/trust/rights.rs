@@ -25,9 +25,13 @@ use drizzle_proto::{
     FileId, PeerId,
     access::Access,
     client::{KnownRights, Rights as Told},
-    net::{caller::Caller, pass::Pass},
+    net::{
+        caller::Caller,
+        pass::{Pass, decoded},
+    },
     ticket::{Ticket, TicketError, lifetime},
 };
+use http::HeaderValue;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -83,7 +87,7 @@ pub(crate) struct Rights {
     /// Counts the changes, to be looked at without a lock.
     changes: AtomicU64,
     /// Checked tickets, as they were shown.
-    checked: Mutex<HashMap<PeerId, (Vec<u8>, Arc<Ticket>)>>,
+    checked: Mutex<HashMap<PeerId, (HeaderValue, Arc<Ticket>)>>,
     /// Where the own ticket is shown, and when it is to be renewed.
     pass: Pass,
     renew_at: Mutex<Option<SystemTime>>,
@@ -164,7 +168,7 @@ impl Rights {
     pub(crate) fn permit(
         self: &Arc<Self>,
         caller: Caller,
-        shown: Option<&[u8]>,
+        shown: Option<&HeaderValue>,
         file: FileId,
     ) -> Result<Permit, Refused> {
         let seen = self.changes.load(Ordering::Acquire);
@@ -182,7 +186,7 @@ impl Rights {
         Ok(permit)
     }
 
-    fn ticket(&self, peer: PeerId, shown: &[u8], access: &Access) -> Result<Arc<Ticket>, Refused> {
+    fn ticket(&self, peer: PeerId, shown: &HeaderValue, access: &Access) -> Result<Arc<Ticket>, Refused> {
         let now = SystemTime::now();
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, ticket)) = checked.get(&peer)
@@ -191,12 +195,13 @@ impl Rights {
             return if ticket.ran_out(now) { Err(TicketError::RanOut.into()) } else { Ok(ticket.clone()) };
         }
         drop(checked);
-        let ticket = Arc::new(Ticket::check(shown, peer, &access.ticket_keys, now)?);
+        let bytes = decoded(shown).ok_or(TicketError::Malformed)?;
+        let ticket = Arc::new(Ticket::check(&bytes, peer, &access.ticket_keys, now)?);
         checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if checked.len() >= REMEMBERED {
             checked.clear();
         }
-        checked.insert(peer, (shown.to_vec(), ticket.clone()));
+        checked.insert(peer, (shown.clone(), ticket.clone()));
         Ok(ticket)
     }
 }
@@ -265,6 +270,12 @@ mod tests {
     const PEER: PeerId = PeerId::from_bytes([1; 16]);
     const OTHER: PeerId = PeerId::from_bytes([2; 16]);
 
+    /// As it stands in a request's header.
+    fn shown(key: &TicketKey, ticket: &Ticket) -> HeaderValue {
+        let value = tonic::metadata::MetadataValue::from_bytes(&key.sign(ticket).encode_to_vec());
+        HeaderValue::from_bytes(value.as_encoded_bytes()).unwrap()
+    }
+
     fn is(peer: PeerId) -> Caller {
         Caller::Certified(Certified::Peer(peer))
     }
@@ -298,16 +309,16 @@ mod tests {
             self.hears(|access| (access.enforced, access.ticket_keys) = (true, vec![self.key.public()]));
         }
 
-        fn ticket(&self, peer: PeerId, scope: &str, life: i64) -> Vec<u8> {
+        fn ticket(&self, peer: PeerId, scope: &str, life: i64) -> HeaderValue {
             let now = SystemTime::now();
             let expires = match u64::try_from(life) {
                 Ok(life) => now + Duration::from_secs(life),
                 Err(_) => now - Duration::from_secs(life.unsigned_abs()),
             };
-            self.key.sign(&Ticket { peer, expires, scopes: vec![scope.parse().unwrap()] }).encode_to_vec()
+            shown(&self.key, &Ticket { peer, expires, scopes: vec![scope.parse().unwrap()] })
         }
 
-        fn asks(&self, caller: Caller, shown: Option<&[u8]>) -> Option<Refused> {
+        fn asks(&self, caller: Caller, shown: Option<&HeaderValue>) -> Option<Refused> {
             self.rights.permit(caller, shown, self.file).err()
         }
     }
@@ -331,7 +342,7 @@ mod tests {
         assert_eq!(world.asks(is(PEER), Some(&over)), Some(Refused::Ticket(TicketError::RanOut)));
         let forger = TicketKey::from_kept(&TicketKey::generate().unwrap()).unwrap();
         let expires = SystemTime::now() + Duration::from_secs(60);
-        let forged = forger.sign(&Ticket { peer: PEER, expires, scopes: vec!["*".parse().unwrap()] }).encode_to_vec();
+        let forged = shown(&forger, &Ticket { peer: PEER, expires, scopes: vec!["*".parse().unwrap()] });
         assert_eq!(world.asks(is(PEER), Some(&forged)), Some(Refused::Ticket(TicketError::Forged)));
     }
 

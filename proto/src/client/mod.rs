@@ -21,7 +21,7 @@ pub use self::{
     chunk_stream::ChunkStream,
     enrolment::enrol,
     peer::{ChunkWish, GONE_TRAILER, PEER_ID_TRAILER, PeerClient},
-    rights::{KnownRights, Rights},
+    rights::{KnownRights, Rights, STOPPED_TRAILER},
 };
 use crate::{
     Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,

@@ -2,6 +2,9 @@
 
 use crate::{WireError, access::Access, wire};
 
+/// In the trailers of PERMISSION_DENIED if an operator stopped the name: see `tracker.proto`.
+pub const STOPPED_TRAILER: &str = "drizzle-stopped";
+
 /// What is known already when a lease is renewed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KnownRights {

@@ -2,11 +2,17 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::HeaderValue;
-use prost::Message;
-use tonic::metadata::{Binary, MetadataValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::{Message, bytes::Bytes};
+use tonic::metadata::{Binary, MetadataMap, MetadataValue};
 
-use crate::wire;
+use crate::{ticket, wire};
+
+/// The bytes of a ticket that was shown, as they stand in the request's header.
+pub fn decoded(header: &HeaderValue) -> Option<Bytes> {
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(ticket::HEADER), header.clone())]);
+    MetadataMap::from_headers(headers).get_bin(ticket::HEADER)?.to_bytes().ok()
+}
 
 /// The present ticket, if there is one. Clones show the same.
 #[derive(Debug, Clone, Default)]

@@ -33,4 +33,6 @@ mod silent;
 mod sizes;
 mod state;
 mod swarm;
+mod trust;
+mod trust_ends;
 mod unwritable;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use drizzle_proto::{FileName, PeerId, rights::Verb};
-use tonic::Status;
+use drizzle_proto::{FileName, PeerId, client::STOPPED_TRAILER, rights::Verb};
+use tonic::{Status, metadata::MetadataValue};
 
 /// Why a caller may not do what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +71,11 @@ impl From<Denied> for Status {
         let text = denied.to_string();
         match denied {
             Denied::NoIdentity => Status::unauthenticated(text),
+            Denied::Stopped(_) => {
+                let mut status = Status::permission_denied(text);
+                status.metadata_mut().insert(STOPPED_TRAILER, MetadataValue::from_static("true"));
+                status
+            }
             Denied::TooOften { .. } | Denied::TooManyWatches(_) => Status::resource_exhausted(text),
             _ => Status::permission_denied(text),
         }

@@ -27,7 +27,7 @@ mod watcher;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -68,7 +68,12 @@ struct Inner {
     lease: Duration,
     started: Instant,
     writing: Arc<Semaphore>,
+    /// Hears of each name that a peer registers first, or gives other content.
+    heard: OnceLock<Hears>,
 }
+
+/// Told which peer registered which name, and whether that replaced what it stood for.
+type Hears = Box<dyn Fn(PeerId, &FileName, bool) + Send + Sync>;
 
 /// Everything below the one mutex: the pure half, and what its [`News`] is for.
 struct Guarded {
@@ -94,7 +99,14 @@ impl Registry {
         });
         let writing = Arc::new(Semaphore::new(MAX_WRITING));
         let (catalogue, names, pages) = (Box::new(catalogue), Locks::new(), Pages::new());
-        Self { inner: Arc::new(Inner { catalogue, names, pages, guarded, lease, started: now, writing }) }
+        let heard = OnceLock::new();
+        Self { inner: Arc::new(Inner { catalogue, names, pages, guarded, lease, started: now, writing, heard }) }
+    }
+
+    /// Tells of each name that is registered from now on, once. To be called once.
+    pub fn on_registered(&self, hears: impl Fn(PeerId, &FileName, bool) + Send + Sync + 'static) {
+        // A second one hears nothing.
+        let _ = self.inner.heard.set(Box::new(hears));
     }
 
     /// How long a lease lasts.

@@ -72,6 +72,15 @@ impl Inner {
         }
         let verdicts = if claims.is_empty() { Vec::new() } else { self.catalogue.register(peer, &claims)? };
         log_new(peer, &claims, &verdicts);
+        if let Some(heard) = self.heard.get() {
+            for (claim, verdict) in claims.iter().zip(&verdicts) {
+                match verdict {
+                    Verdict::New => heard(peer, &claim.file.name, false),
+                    Verdict::Replaced(_) => heard(peer, &claim.file.name, true),
+                    _ => {}
+                }
+            }
+        }
         // In one step: the batch becomes visible as a whole.
         self.with(|Guarded { live, .. }| {
             let mut verdicts = verdicts.into_iter();

@@ -223,7 +223,7 @@ async fn health_and_reflection_answer() {
     use v1::server_reflection_response::MessageResponse::{FileDescriptorResponse, ListServicesResponse};
     let ListServicesResponse(services) = &answers[0] else { panic!("{:?}", answers[0]) };
     let services: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
-    assert_eq!(services, ["drizzle.v1.Tracker", "grpc.health.v1.Health"]);
+    assert_eq!(services, ["drizzle.v1.Tracker", "drizzle.v1.Enrolment", "grpc.health.v1.Health"]);
     assert!(answers[1..].iter().all(|answer| matches!(answer, FileDescriptorResponse(_))), "{answers:?}");
 
     let ask = v1alpha::ServerReflectionRequest {

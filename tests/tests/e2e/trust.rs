@@ -1,0 +1,204 @@
+//! Nobody gets in, and each does what it was granted: with real daemons that have certificates.
+
+use std::fs;
+
+use drizzle_proto::net::{tls::Meant, transport::Transport};
+use drizzle_tests::{
+    Cluster, Content, Secured,
+    cluster::Options,
+    process::{Ended, Process},
+    said, until,
+};
+
+/// What `peer-cli files` lists.
+async fn listed(peer: &drizzle_tests::Peer) -> Vec<String> {
+    let run = peer.cli(["files"]).await.expect(0);
+    run.events.iter().map(|file| file["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn peers_that_joined_exchange_files_and_come_back_without_their_tokens() {
+    let secured = Secured::start(&[]).await;
+    let mut one = secured.peer("one", "publisher", &[]).await;
+    let two = secured.peer("two", "publisher", &[]).await;
+    let mut three = secured.peer("three", "reader", &[]).await;
+    let (a, b) = (Content::small_chunks("A", 1, 9), Content::small_chunks("B", 2, 9));
+    one.share(&a).await;
+    two.share(&b).await;
+    for peer in [&one, &two, &three] {
+        for content in [&a, &b] {
+            peer.download(content.name.as_str()).await;
+            assert_eq!(fs::read(peer.path(content.name.as_str())).unwrap(), content.bytes);
+        }
+    }
+    // Each token was for one machine, and is still among the arguments.
+    one.restart().await;
+    three.restart().await;
+    let c = Content::small_chunks("C", 3, 9);
+    one.share(&c).await;
+    three.download("C").await;
+}
+
+#[tokio::test]
+async fn a_reader_reads_what_it_was_granted_and_nothing_else() {
+    let secured = Secured::start(&[]).await;
+    let publisher = secured.peer("publisher", "publisher", &["models/", "other/"]).await;
+    let reader = secured.peer("reader", "reader", &["models/"]).await;
+    let (model, other) = (Content::small_chunks("models/m", 1, 3), Content::small_chunks("other/o", 2, 3));
+    publisher.share(&model).await;
+    publisher.share(&other).await;
+    reader.download("models/m").await;
+    assert_eq!(listed(&reader).await, ["models/m"]);
+    let refused = reader.cli(["download", "other/o"]).await.expect(8);
+    assert!(
+        said(&refused).contains("may not read") && said(&refused).contains("tracker-svc grant"),
+        "{}",
+        said(&refused)
+    );
+    // A holder does not give it either, whatever the tracker is asked.
+    fs::write(reader.path("mine"), b"mine").unwrap();
+    let refused = reader.cli([std::ffi::OsStr::new("share"), reader.path("mine").as_os_str()]).await;
+    assert_ne!(refused.code, 0);
+    assert!(said(&refused).contains("may not register"), "{}", said(&refused));
+    let identity = reader.id().to_string();
+    let granted = secured.operator(&["grant", &identity, "--role", "reader", "--prefix", "other/"]).await;
+    assert!(granted.contains("reader of models/, reader of other/"), "{granted}");
+    // The holder learns of it from the reader's next ticket.
+    until("the new right", async || (reader.cli(["download", "other/o"]).await.code == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn without_a_certificate_nobody_gets_in() {
+    let secured = Secured::start(&[]).await;
+    let holder = secured.peer("holder", "publisher", &[]).await;
+    let content = Content::small_chunks("A", 1, 3);
+    holder.share(&content).await;
+    let logs = secured.cluster.folder().join("logs");
+    let plain = Transport::plaintext();
+    let at = holder.address().into();
+    let channel = plain.connect(&at, Meant::AnyPeer).await.unwrap();
+    let mut stranger = drizzle_proto::wire::peer_client::PeerClient::new(channel);
+    let request =
+        drizzle_proto::wire::FetchChunkRequest { file_id: content.manifest.id().to_string(), ..Default::default() };
+    assert!(stranger.fetch_chunk(request).await.is_err(), "a plain connection brings nothing");
+    assert!(secured.cluster.tracker.client().list_files(Default::default()).await.is_err());
+    let dir = secured.cluster.folder().join("stranger");
+    let start = |join: &'static [&'static str]| {
+        let mut args: Vec<String> =
+            ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--dir"].map(Into::into).into();
+        args.push(dir.to_str().unwrap().to_owned());
+        args.extend(["--tracker".to_owned(), secured.cluster.tracker.url()]);
+        args.extend(join.iter().map(|arg| (*arg).to_owned()));
+        args
+    };
+    for (join, says) in
+        [(&["--tls", "auto"][..], "tracker-svc token create"), (&["--join", "drizzle-join-00"], "not a join token")]
+    {
+        let Ended { code, stderr, .. } = Process::ran("peer-svc", &start(join), &logs).await;
+        assert!(code == 1 && stderr.contains(says), "{join:?}: {stderr}");
+    }
+    let elsewhere = Secured::start(&[]).await;
+    let token = elsewhere.token("reader", &[]).await;
+    let mut args = start(&[]);
+    args.extend(["--join".to_owned(), token]);
+    let Ended { code, stderr, .. } = Process::ran("peer-svc", &args, &logs).await;
+    assert!(code == 1 && stderr.contains("authority that is trusted"), "another tracker's token: {stderr}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_others_reach_is_not_started_without_tls_by_accident() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, folder) = (dir.path().join("data"), dir.path().join("folder"));
+    let [data, folder] = [&data, &folder].map(|path| path.to_str().unwrap());
+    let peer = ["--tracker", "127.0.0.1:1", "--dir", folder];
+    for (program, args) in [
+        ("tracker-svc", vec!["--data-dir", data, "--listen", "0.0.0.0:0"]),
+        ("peer-svc", [&peer[..], &["--listen", "[::]:0", "--control", "127.0.0.1:0"]].concat()),
+        ("peer-svc", [&peer[..], &["--listen", "127.0.0.1:0", "--control", "0.0.0.0:0"]].concat()),
+        ("tracker-svc", vec!["--data-dir", data, "--listen", "0.0.0.0:0", "--tls", "off"]),
+    ] {
+        let args: Vec<_> = args.iter().map(Into::into).collect();
+        let mut run = Process::start_by(&["env", "-u", "DRIZZLE_INSECURE"], program, program, &args, dir.path());
+        let code = run.ended().await;
+        let says = run.stderr();
+        assert!(code == 1 && says.contains("--insecure") && says.contains("127.0.0.1"), "{program}: {code} {says}");
+    }
+    assert!(!dir.path().join("data/access.redb").exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn a_copied_state_folder_is_told_apart_and_the_second_hears_what_to_delete() {
+    let secured = Secured::start(&[]).await;
+    let one = secured.peer("one", "publisher", &[]).await;
+    let copy = secured.cluster.folder().join("copy");
+    fs::create_dir(&copy).unwrap();
+    let copied = std::process::Command::new("cp").arg("-r").arg(one.path(".drizzle")).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    let second = secured.cluster.peer_with("second", Options::default().dir(&copy)).await;
+    assert_eq!(second.id(), one.id());
+    let says = until("what to delete", async || {
+        let concerns = second.status().await.warnings;
+        concerns.into_iter().find(|text| text.contains("delete its state folder"))
+    })
+    .await;
+    assert!(says.contains("--join") && says.contains("copy/.drizzle"), "{says}");
+    let content = Content::small_chunks("A", 1, 3);
+    one.share(&content).await;
+}
+
+#[tokio::test]
+async fn files_of_another_authority_do_as_well_and_are_read_again_when_they_change() {
+    use drizzle_proto::{
+        PeerId,
+        net::tls::{Certified, authority::Authority},
+    };
+    use std::time::{Duration, SystemTime};
+    let dir = tempfile::tempdir().unwrap();
+    let (root, key) = Authority::generate(SystemTime::now()).unwrap();
+    let authority = Authority::from_pem(&root, &key).unwrap();
+    let issue = |name: &str, bearer: Certified, life: u64| {
+        let life = Duration::from_secs(life);
+        let (key, chain) = authority.issue(bearer, &[], SystemTime::now(), life).unwrap();
+        let (shown, root) = chain.to_pem().unwrap();
+        let paths = ["cert", "key", "ca"].map(|part| dir.path().join(format!("{name}-{part}.pem")));
+        for (path, content) in paths.iter().zip([shown, key.to_pem(), root]) {
+            fs::write(path, content).unwrap();
+        }
+        let paths = paths.map(|path| path.to_str().unwrap().to_owned());
+        let options = ["--tls-cert", "--tls-key", "--tls-ca"];
+        options.into_iter().map(str::to_owned).zip(paths).flat_map(|(option, path)| [option, path]).collect::<Vec<_>>()
+    };
+    let tracker = issue("tracker", Certified::Tracker, 3600);
+    let cluster = Cluster::with_tracker_args(tracker.into_iter().chain(["--lease".into(), "2s".into()])).await;
+    let secured = Secured { cluster };
+    secured.operator(&["grant", "any", "--role", "publisher"]).await;
+    let [one, two] = [1, 2].map(|n| PeerId::from_bytes([n; 16]));
+    let first = issue("one", Certified::Peer(one), 3600);
+    let one_peer = secured.cluster.peer_with("one", Options::default().args(first)).await;
+    assert_eq!(one_peer.id(), one, "the id is the certificate's");
+    let second = issue("two", Certified::Peer(two), 3600);
+    let two_peer = secured.cluster.peer_with("two", Options::default().args(second)).await;
+    until("leases", async || {
+        let both = one_peer.status().await.tracker_connected && two_peer.status().await.tracker_connected;
+        both.then_some(())
+    })
+    .await;
+    let content = Content::small_chunks("A", 1, 3);
+    one_peer.share(&content).await;
+    two_peer.download("A").await;
+    issue("two", Certified::Peer(two), 7200);
+    until("the new certificate", async || two_peer.daemon.process.stderr().contains("was replaced").then_some(()))
+        .await;
+    let other = issue("two", Certified::Peer(one), 7200);
+    until("the refusal of another identity", async || {
+        two_peer.daemon.process.stderr().contains("names another identity").then_some(())
+    })
+    .await;
+    let dir = secured.cluster.folder().join("two");
+    let mut args: Vec<String> = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--dir"].map(Into::into).into();
+    args.extend([dir.to_str().unwrap().to_owned(), "--tracker".to_owned(), secured.cluster.tracker.url()]);
+    drop(two_peer);
+    args.extend(other);
+    let Ended { code, stderr, .. } = Process::ran("peer-svc", &args, secured.cluster.folder()).await;
+    assert!(code == 1 && stderr.contains("the certificate is for"), "{stderr}");
+}
