@@ -15,10 +15,11 @@ Exit codes:
   1    anything else
   2    usage: a malformed option, name, path, chunk list or size
   3    no such file, path or transfer; nothing to share
-  4    integrity: no honest holder of some chunk
+  4    integrity: no honest holder of some chunk; a file that is not the registered one
   5    the daemon or the tracker cannot be reached
   6    the destination exists with other content
   7    timed out: no peer serves the missing chunks
+  8    not signed by a trusted key
   130  interrupted (Ctrl-C); a download is cancelled, its chunks are kept
   143  terminated (SIGTERM); likewise";
 
@@ -34,6 +35,7 @@ pub(crate) enum Exit {
     Unreachable = 5,
     DestinationExists = 6,
     TimedOut = 7,
+    Untrusted = 8,
     Interrupted = 130,
     Terminated = 143,
 }
@@ -54,6 +56,7 @@ impl From<Code> for Exit {
             Code::Unavailable => Self::Unreachable,
             Code::AlreadyExists => Self::DestinationExists,
             Code::DeadlineExceeded => Self::TimedOut,
+            Code::PermissionDenied => Self::Untrusted,
             _ => Self::Other,
         }
     }
@@ -216,6 +219,7 @@ mod tests {
             Exit::Unreachable,
             Exit::DestinationExists,
             Exit::TimedOut,
+            Exit::Untrusted,
             Exit::Interrupted,
             Exit::Terminated,
         ] {

@@ -5,6 +5,7 @@
 //! | [`args`] | the command line |
 //! | [`paths`] | a path as typed -> an absolute one, since the daemon has another working folder |
 //! | [`connect`] | the connection to the daemon, and its errors in words |
+//! | [`keys`] | keys to sign with, and those to check with |
 //! | [`signals`] | Ctrl-C and SIGTERM |
 //! | [`commands`] | one file per command: ask, then render |
 //! | [`progress`] | a running download as numbers: bytes, rates, time left |
@@ -13,7 +14,7 @@
 //! | [`format`](mod@format) | units for a person, text safe for a terminal |
 //! | [`output`] | stdout that survives a closed pipe |
 //!
-//! It never touches file contents and never talks to the tracker or to other peers: the daemon does.
+//! It never touches file contents, but for `verify`, which reads one, and never talks to the tracker or to other peers: the daemon does.
 
 mod args;
 mod commands;
@@ -21,6 +22,7 @@ mod connect;
 mod exit;
 mod figures;
 mod format;
+mod keys;
 mod output;
 mod paths;
 mod progress;

@@ -34,6 +34,7 @@
 //! | `ranks` | which of several downloads goes first |
 //! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
+//! | `trust` | whose signatures count, and what becomes of files without one |
 //! | `config`, `server` | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
@@ -61,6 +62,7 @@ mod shortage;
 mod status;
 mod store;
 mod transfers;
+mod trust;
 mod verify;
 
 pub use config::{Cli, Command, Config};

@@ -47,7 +47,7 @@ use crate::{
     register::{Membership, Outage, Standing},
     serve::{NewsDesk, Peer, PeerService, Uploads},
     share::{
-        Exclusions, Sharer, Shelf,
+        Exclusions, Sharer, Shelf, Untrusted,
         watch::{Care, keep},
     },
     status::Monitor,
@@ -58,6 +58,7 @@ use crate::{
         partials::Partials,
     },
     transfers::Transfers,
+    trust::{self, Vouching},
 };
 
 /// The peer's state folder, unless told otherwise, below its folder.
@@ -198,6 +199,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let labels = Labels::merged(&config.label)?;
     let exclusions =
         Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
+    let trust = trust::read_keys(&config.trust).map_err(|error| BindError::Setup(error.to_string()))?;
     let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
     let transport = Transport::plaintext();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
@@ -233,6 +235,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         holdings: holdings.clone(),
         dir,
         shelf: Shelf::new(exclusions, config.settle),
+        trust,
+        untrusted: Untrusted::default(),
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
@@ -291,6 +295,14 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let sharing = keep(sharer.clone(), transfers.clone(), lanes.clone(), care, stop.clone());
     tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
+    let (tracker_asked, sharer_asked) = (tracker.clone(), sharer.clone());
+    let vouching =
+        Vouching { tracker: tracker_asked, sharer: sharer_asked, transfers: transfers.clone(), lanes: lanes.clone() };
+    let (vouching_now, told) = (vouching.clone(), standing.subscribe());
+    let (vouch_until, look_every) = (stop.clone(), config.look_every);
+    let vouched = async move { _ = vouch_until.run_until_cancelled(vouching_now.keep(told, look_every)).await };
+    tasks.spawn(shell::guard("task that asks for signatures", vouched, fault.clone()));
+
     let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
     let backend = Arc::new(Backend {
         tracker,
@@ -307,6 +319,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         lanes,
         sharer,
         transfers,
+        vouching,
         tasks: tasks.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();

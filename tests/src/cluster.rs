@@ -42,6 +42,7 @@ pub struct Cluster {
 pub struct Options {
     args: Vec<OsString>,
     dir: Option<PathBuf>,
+    tracker: Option<String>,
     files: Vec<(String, Vec<u8>)>,
     log: Output,
 }
@@ -58,6 +59,13 @@ impl Options {
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
+        self
+    }
+
+    /// Another tracker than the cluster's.
+    #[must_use]
+    pub fn tracker(mut self, url: impl Into<String>) -> Self {
+        self.tracker = Some(url.into());
         self
     }
 
@@ -124,7 +132,8 @@ impl Cluster {
         }
         let is_empty = fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_none()) || !dir.exists();
         let log = options.log;
-        let mut args: Vec<OsString> = vec!["--tracker".into(), self.tracker.url().into()];
+        let tracker = options.tracker.unwrap_or_else(|| self.tracker.url());
+        let mut args: Vec<OsString> = vec!["--tracker".into(), tracker.into()];
         args.extend(["--dir".into(), dir.clone().into()]);
         args.extend(options.args);
         let daemon = Daemon::start(name, "peer-svc", args, &["--listen", "--control"], self.folder(), log).await;

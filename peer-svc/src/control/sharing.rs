@@ -107,6 +107,13 @@ async fn watch(
 }
 
 async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
+    let untrusted = &backend.sharer.untrusted;
+    if untrusted.has(&file.name)
+        && !backend.vouching.vouch(&file.name).await
+        && let Some(why) = untrusted.why(&file.name)
+    {
+        return outcome(Some(&file), Status::Untrusted, why);
+    }
     match patience.registration(&backend.sharer.holdings, &file.name).await {
         Registration::Registered => {
             // The tracker may know the content in other chunks, which this peer then adopted.

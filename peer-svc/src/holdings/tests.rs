@@ -62,6 +62,7 @@ fn apply(holdings: &Holdings, on: On) {
         held,
         gone: false,
         replace: false,
+        signature: None,
     };
     holdings.apply(vec![told], vec![outcome]);
 }

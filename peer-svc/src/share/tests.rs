@@ -18,6 +18,8 @@ fn sharer(folder: &Path) -> Sharer {
         holdings: Arc::default(),
         dir: dir.canonicalize().unwrap(),
         shelf: crate::share::Shelf::new(crate::share::Exclusions::new(&[]).unwrap(), std::time::Duration::ZERO),
+        trust: drizzle_proto::trust::TrustedKeys::default(),
+        untrusted: crate::share::Untrusted::default(),
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     }
