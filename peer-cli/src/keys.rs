@@ -9,6 +9,7 @@ use std::{
 };
 
 use console::Term;
+use ct_codecs::{Base64, Decoder};
 use drizzle_proto::{
     FileInfo, Signature,
     signature::{KeyId, Statement},
@@ -97,7 +98,9 @@ impl SigningKey {
                 let secret = SecretKeyBox::from(text).into_secret_key(Some(password));
                 secret.map_err(|error| usage(error.to_string()))?
             }
-            Err(error) => return Err(usage(format!("no secret key in minisign's format ({error})"))),
+            Err(error) => {
+                without_checksum(&text).ok_or_else(|| usage(format!("no secret key in minisign's format ({error})")))?
+            }
         };
         let public = PublicKey::from_secret_key(&secret).map_err(|error| usage(error.to_string()))?;
         Ok(Self { secret, public })
@@ -114,6 +117,15 @@ impl SigningKey {
         let minisign = signed.map_err(|error| failed(error.to_string()))?.into_string();
         Signature::new(&statement, &minisign).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// A key as `minisign -G -W` writes it: without a password, and with zeros in place of a checksum. One that is damaged
+/// signs nothing, because each signature is checked against its public half.
+fn without_checksum(text: &str) -> Option<SecretKey> {
+    let bytes = Base64::decode_to_vec(text.lines().nth(1)?, None).ok()?;
+    let (_, checksum) = bytes.split_last_chunk::<32>()?;
+    let key = SecretKey::from_bytes(&bytes).ok()?;
+    (*checksum == [0; 32] && !key.is_encrypted()).then_some(key)
 }
 
 /// The public keys in these files.

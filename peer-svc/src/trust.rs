@@ -13,7 +13,7 @@ use drizzle_proto::{
     signature::SignatureError,
     trust::{Distrust, KeyError, TrustedKeys},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::MissedTickBehavior};
 
 use crate::{lanes::Lanes, register::Standing, share::Sharer, transfers::Transfers};
 
@@ -21,6 +21,8 @@ use crate::{lanes::Lanes, register::Standing, share::Sharer, transfers::Transfer
 const MOST_BYTES: u64 = 1 << 20;
 /// Files that are asked about anew in one round: each is a call.
 const ROUND: usize = 256;
+/// Between two rounds, whatever was asked for.
+const SOONEST: Duration = Duration::from_millis(50);
 
 /// Why the keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +92,12 @@ impl Vouching {
         if self.sharer.trust.is_empty() {
             return std::future::pending().await;
         }
-        let mut ticks = tokio::time::interval(every);
+        let mut ticks = tokio::time::interval(every.max(SOONEST));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut lease) = (None, None);
         loop {
-            let (names, are_fresh): (BTreeSet<FileName>, _) = tokio::select! {
+            // Of what is asked about from time to time the same is not told each time.
+            let (names, is_news): (BTreeSet<FileName>, _) = tokio::select! {
                 fresh = self.sharer.untrusted.fresh() => (fresh, true),
                 Ok(()) = standing.changed() => {
                     let now = standing.borrow_and_update().lease;
@@ -102,7 +106,7 @@ impl Vouching {
                     if !is_new {
                         continue;
                     }
-                    (self.sharer.untrusted.following(None, usize::MAX).into_iter().collect(), false)
+                    (self.sharer.untrusted.following(None, usize::MAX).into_iter().collect(), true)
                 }
                 _ = ticks.tick() => {
                     let round = self.sharer.untrusted.following(last.as_ref(), ROUND);
@@ -112,13 +116,15 @@ impl Vouching {
             };
             let mut refused = Vec::new();
             for name in names {
-                if self.transfers.is_running(&name) || self.vouch(&name).await {
-                    continue;
+                // Each call to a tracker that is away takes its time. With the next lease all are asked about.
+                if standing.borrow().lease.is_none() {
+                    break;
                 }
-                refused.extend(self.sharer.untrusted.why(&name).map(|why| (name, why)));
+                if !self.transfers.is_running(&name) && !self.vouch(&name).await {
+                    refused.extend(self.sharer.untrusted.why(&name).map(|why| (name, why)));
+                }
             }
-            // The same is not told at each look.
-            if let Some((first, why)) = refused.first().filter(|_| are_fresh) {
+            if let Some((first, why)) = refused.first().filter(|_| is_news) {
                 tracing::warn!(files = refused.len(), %first, "not offered: {why}");
             }
         }

@@ -14,6 +14,7 @@ fn statuses_before_the_start() {
         (Code::DeadlineExceeded, 7),
         (Code::Unavailable, 5),
         (Code::InvalidArgument, 2),
+        (Code::PermissionDenied, 8),
         (Code::Internal, 1),
     ] {
         let refusal = Status::new(code, "because so");
@@ -73,6 +74,9 @@ fn usage() {
         &["share", "a", "b", "--name", "c"],
         &["share", "a", "--chunk-size", "1MB"],
         &["share", "a", "--chunk-size", "8K"],
+        &["verify", "a"],
+        &["verify", "../a", "b"],
+        &["key"],
         &["--peer", "https://h:1", "status"],
     ] {
         let ran = Ran::from(command(nobody, args).output().unwrap());

@@ -108,11 +108,12 @@ async fn watch(
 
 async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
     let untrusted = &backend.sharer.untrusted;
-    if untrusted.has(&file.name)
-        && !backend.vouching.vouch(&file.name).await
-        && let Some(why) = untrusted.why(&file.name)
-    {
-        return outcome(Some(&file), Status::Untrusted, why);
+    if untrusted.has(&file.name) {
+        let may_ask = backend.standing.borrow().lease.is_some();
+        let is_offered = may_ask && backend.vouching.vouch(&file.name).await;
+        if let Some(why) = untrusted.why(&file.name).filter(|_| !is_offered) {
+            return outcome(Some(&file), Status::Untrusted, why);
+        }
     }
     match patience.registration(&backend.sharer.holdings, &file.name).await {
         Registration::Registered => {

@@ -7,9 +7,8 @@ use drizzle_proto::{ChunkSet, FileId, FileName, Manifest};
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::{
-    BESIDE, Journal, JournalError, LEFTOVERS, ORDERS, PARTIALS, PROGRESS, SHARES,
+    BESIDE, Journal, JournalError, LEFTOVERS, ORDERS, PARTIALS, PROGRESS,
     records::{EndedPartial, Order, PartialRecord, damaged, path_bytes, read_partial, read_path, seal},
-    signatures::drop_signature,
 };
 
 impl Journal {
@@ -169,10 +168,6 @@ impl Journal {
     pub(crate) fn forget_partial(&self, name: &FileName) -> Result<Option<EndedPartial>, JournalError> {
         self.change(|write| {
             let ended = end_partial(write, name)?;
-            let is_shared = write.open_table(SHARES)?.get(name.as_str())?.is_some();
-            if !is_shared {
-                drop_signature(write, name, None)?;
-            }
             Ok(ended)
         })
     }

@@ -1,7 +1,7 @@
 //! What was signed of the files that are shared or downloaded here, by name.
 //!
 //! One signature for each name: it counts for the content that its statement is about, whatever the name has. It is kept
-//! as it came, and judged anew each time it is to count.
+//! as it came, and judged anew each time it is to count. That of a download is kept when its record ends: it may begin again.
 
 use drizzle_proto::{FileId, FileName, Signature};
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
