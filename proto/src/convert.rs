@@ -52,7 +52,7 @@ pub enum WireError {
     #[error("signature: {0}")]
     Signature(#[from] SignatureError),
     /// A signature is of something else.
-    #[error("signature: its statement is about another file")]
+    #[error("signature: it is about another file")]
     OtherFile,
     /// A field stands twice in a message, with different values.
     #[error("{0} is given twice, with different values")]

@@ -171,6 +171,10 @@ async fn ask(daemon: &Daemon, name: &FileName) -> Result<Registered, Failure> {
             page.map_err(|failure| failure.hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is."))?;
         let wire = page.file.ok_or(malformed(WireError::Missing("file")))?;
         let file = FileInfo::try_from(wire.clone()).map_err(malformed)?;
+        // Another file may be signed as well, and says nothing of this name.
+        if file.name != *name {
+            return Err(malformed(WireError::OtherFile));
+        }
         if !request.omit_signature {
             signature = page.signature.map(Signature::try_from).transpose();
         }

@@ -392,7 +392,11 @@ impl TrackerClient {
             ..Default::default()
         };
         let answer = self.file_locations_wire(request).await?;
-        let file = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
+        let file = FileInfo::try_from(answer.file.ok_or(WireError::Missing("file"))?)?;
+        // What is signed of another one is no answer.
+        if file.name != *name {
+            return Err(WireError::OtherFile.into());
+        }
         Ok((file, answer.signature.map(Signature::try_from).transpose()))
     }
 

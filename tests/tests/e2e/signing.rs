@@ -210,6 +210,20 @@ async fn a_signature_counts_for_its_file_alone_whatever_the_tracker_says() {
     let told = wire::FileSignature { statement, ..of_a.clone() };
     liar.lies(move |answer| answer.signature = Some(told.clone()));
     refused(&two, "B", "its signature is wrong").await;
+    // Another file with its own signature: neither a download of B nor a look at a copy takes it for B.
+    let (whole, copy) = (wire::FileInfo::from(&a.info()), cluster.folder().join("copy"));
+    let (told, packed) = (of_a.clone(), drizzle_proto::convert::packed(a.manifest.hashes()));
+    liar.lies(move |answer| {
+        (answer.file, answer.signature) = (Some(whole.clone()), Some(told.clone()));
+        answer.packed_sha256 = packed.clone().into();
+    });
+    refused(&two, "B", "its signature is of another file").await;
+    fs::write(&copy, &a.bytes).unwrap();
+    let by_mine = public(&mine);
+    let verify =
+        [&["verify", "B"].map(AsRef::as_ref)[..], &[copy.as_ref(), "--trust".as_ref(), by_mine.as_ref()]].concat();
+    let run = two.cli::<&std::ffi::OsStr>(verify).await.expect(1);
+    assert!(run.stderr.contains("about another file"), "{}", run.stderr);
     liar.lies(|answer| answer.signature = Some(wire::FileSignature { statement: "x".into(), minisign: "y".into() }));
     refused(&two, "A", "its signature is malformed").await;
     liar.lies(|answer| answer.signature = None);
