@@ -6,7 +6,7 @@
 //! | state | means | becomes |
 //! |---|---|---|
 //! | pending | not answered since the lease began | registered, refused; stays pending while hashes are sent, or while it may be the same content in other chunks |
-//! | registered | announced | pending with a new lease; refused if the name was registered anew |
+//! | registered | announced | pending with a new lease, or until the tracker heard of a new signature; refused if the name was registered anew |
 //! | refused | the name belongs to other content, or the entry was malformed; not offered | pending with a new lease or with other content |
 //!
 //! Invariants: a chunk is in a set only if this peer verified it, hashed it itself, or recorded it as synced in an
