@@ -41,6 +41,13 @@ pub(crate) enum Command {
     },
     /// Fetch a file from every peer that has some of it
     Download(Download),
+    /// Check a local file against what is registered under a name, and by whom that was signed
+    Verify(Verify),
+    /// Make a key to sign files with
+    Key {
+        #[command(subcommand)]
+        command: Key,
+    },
     /// List the files that the tracker knows
     Files {
         /// Only names that start with this
@@ -90,6 +97,38 @@ pub(crate) struct Share {
     /// drop it
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Sign each file with this secret key, as `peer-cli key new` and minisign make them: peers that trust its public key
+    /// (`peer-svc --trust`) fetch nothing else. A file that is shared already is signed as well
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct Verify {
+    /// What the file is called in the swarm
+    pub(crate) name: FileName,
+    /// The local file; it is read by this command, not by the daemon
+    pub(crate) file: PathBuf,
+    /// Ask for a signature by one of these public keys; may be repeated
+    #[arg(long, value_name = "PUBKEY_FILE")]
+    pub(crate) trust: Vec<PathBuf>,
+    /// Write what was signed to PATH and its signature to PATH.minisig, for `minisign -Vm PATH -p PUBKEY_FILE`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) export_signature: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a secret key, and its public key beside it
+    New {
+        /// Where the secret key goes; the public one goes to PATH.pub. Nothing is overwritten
+        #[arg(value_name = "PATH", default_value = "drizzle.key")]
+        path: PathBuf,
+        /// Do not protect it by a password: whoever can read it can sign
+        #[arg(short = 'W', long)]
+        no_password: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

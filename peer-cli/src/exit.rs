@@ -15,13 +15,13 @@ Exit codes:
   1    anything else
   2    usage: a malformed option, name, path, chunk list or size
   3    no such file, path or transfer; nothing to share
-  4    integrity: no honest holder of some chunk
+  4    integrity: no honest holder of some chunk; a file that is not the registered one
   5    the daemon or the tracker cannot be reached
   6    the destination exists with other content
   7    timed out: no peer serves the missing chunks
   8    not permitted: the path is not one that the daemon may use for its callers
-       (--allow-path), its socket may not be opened, the name is another peer's, or
-       the tracker did not grant it
+       (--allow-path), its socket may not be opened, the name is another peer's, the
+       tracker did not grant it, or it is not signed by a trusted key
   130  interrupted (Ctrl-C); a download is cancelled, its chunks are kept
   143  terminated (SIGTERM); likewise";
 

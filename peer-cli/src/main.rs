@@ -6,6 +6,7 @@
 //! | [`paths`] | a path as typed -> an absolute one, since the daemon has another working folder |
 //! | [`connect`] | the connection to the daemon, and its errors in words |
 //! | [`rights`] | who may open the daemon's socket, in words |
+//! | [`keys`] | keys to sign with, and those to check with |
 //! | [`signals`] | Ctrl-C and SIGTERM |
 //! | [`commands`] | one file per command: ask, then render |
 //! | [`progress`] | a running download as numbers: bytes, rates, time left |
@@ -14,7 +15,7 @@
 //! | [`format`](mod@format) | units for a person, text safe for a terminal |
 //! | [`output`] | stdout that survives a closed pipe |
 //!
-//! It never touches file contents and never talks to the tracker or to other peers: the daemon does.
+//! It never touches file contents, but for `verify`, which reads one, and never talks to the tracker or to other peers: the daemon does.
 
 mod args;
 mod commands;
@@ -23,6 +24,7 @@ mod exit;
 mod figures;
 mod format;
 mod identity;
+mod keys;
 mod output;
 mod paths;
 mod progress;

@@ -158,6 +158,12 @@ pub struct Config {
     #[arg(long, value_name = "RATE", env = "DRIZZLE_DOWN", default_value = "unlimited")]
     pub down: RateLimit,
 
+    /// Fetch and offer only what one of these keys signed: files as `peer-cli key new` and minisign write them; may be
+    /// repeated, and a file may hold several keys. What is in the folder without such a signature is not offered, unless
+    /// the one that the tracker keeps is of it
+    #[arg(long, value_name = "PUBKEY_FILE", env = "DRIZZLE_TRUST")]
+    pub trust: Vec<PathBuf>,
+
     /// On shutdown, running uploads may take this long to finish (such as 10s)
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_DRAIN", default_value = "10s", value_parser = time)]
     pub drain: Duration,
@@ -187,7 +193,7 @@ pub struct Config {
 
 impl Config {
     /// How connections are secured.
-    pub fn trust(&self, state_dir: &Path) -> Result<Choice, TrustError> {
+    pub fn securing(&self, state_dir: &Path) -> Result<Choice, TrustError> {
         let joins = self.join.is_some() || self.join_file.is_some() || trust::has_joined(state_dir);
         let advice = "join with a token from `tracker-svc token create` (--join TOKEN)";
         let control = match self.control {

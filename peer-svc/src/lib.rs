@@ -35,6 +35,7 @@
 //! | `ranks` | which of several downloads goes first |
 //! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
+//! | `vouching` | whose signatures count, and what becomes of files without one |
 //! | `config`, `server` | options; bind, run, drain |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
@@ -64,6 +65,7 @@ mod store;
 mod transfers;
 mod trust;
 mod verify;
+mod vouching;
 
 pub use config::{Cli, Command, Config};
 pub use control::SocketError;

@@ -49,7 +49,7 @@ use crate::{
     register::{Membership, Outage, Standing},
     serve::{NewsDesk, Peer, PeerService, Uploads},
     share::{
-        Exclusions, Sharer, Shelf,
+        Exclusions, Sharer, Shelf, Untrusted,
         watch::{Care, keep},
     },
     status::Monitor,
@@ -61,6 +61,7 @@ use crate::{
     },
     transfers::Transfers,
     trust::{self, AdminsOnly, Joining, Rights, TrustError},
+    vouching::{self, Vouching},
 };
 
 /// The peer's state folder, unless told otherwise, below its folder.
@@ -220,10 +221,11 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         Some(state_dir) => state_dir.clone(),
         None => dir.join(STATE_DIR),
     };
-    let (choice, token) = (config.trust(&state_dir)?, config.token()?);
+    let (choice, token) = (config.securing(&state_dir)?, config.token()?);
     let labels = Labels::merged(&config.label)?;
     let exclusions =
         Exclusions::new(&config.exclude).map_err(|error| BindError::Setup(format!("--exclude: {error}")))?;
+    let trust = vouching::read_keys(&config.trust).map_err(|error| BindError::Setup(error.to_string()))?;
     let setup = |error: &(dyn std::error::Error + 'static)| BindError::Setup(innermost(error).to_string());
     let given = match config.advertise.clone() {
         Some(address) => Some(Given::check(address).await?),
@@ -273,6 +275,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         holdings: holdings.clone(),
         dir,
         shelf: Shelf::new(exclusions, config.settle),
+        trust,
+        untrusted: Untrusted::default(),
         progress: HashProgress::default(),
         stop: stop.clone(),
     });
@@ -335,6 +339,14 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let sharing = keep(sharer.clone(), transfers.clone(), lanes.clone(), care, stop.clone());
     tasks.spawn(shell::guard("sharing of the folder", sharing, fault.clone()));
 
+    let (tracker_asked, sharer_asked) = (tracker.clone(), sharer.clone());
+    let vouching =
+        Vouching { tracker: tracker_asked, sharer: sharer_asked, transfers: transfers.clone(), lanes: lanes.clone() };
+    let (vouching_now, told) = (vouching.clone(), standing.subscribe());
+    let (vouch_until, look_every) = (stop.clone(), config.look_every);
+    let vouched = async move { _ = vouch_until.run_until_cancelled(vouching_now.keep(told, look_every)).await };
+    tasks.spawn(shell::guard("task that asks for signatures", vouched, fault.clone()));
+
     let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
     let backend = Arc::new(Backend {
         tracker,
@@ -351,6 +363,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         lanes,
         sharer,
         transfers,
+        vouching,
         tasks: tasks.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::atomic::Ordering};
 
-use drizzle_proto::{Address, Labels, PeerId};
+use drizzle_proto::{Address, FileName, Labels, PeerId, signature::KeyId};
 use tokio::sync::watch;
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     store::hash::HashState,
     transfers::{TransferStatus, Transfers},
 };
+
+/// Untrusted files that are named; a listing for people.
+const UNTRUSTED: usize = 100;
 
 /// The state of one peer.
 #[derive(Debug, Clone)]
@@ -37,6 +40,10 @@ pub(crate) struct Snapshot {
     pub(crate) hashing: HashState,
     /// What is missing, or waited for.
     pub(crate) shelf: ShelfState,
+    /// Whose signatures count; none: no signature is asked for.
+    pub(crate) trusted_keys: Vec<KeyId>,
+    /// How many files are not offered for want of one, and the first of them with the reasons.
+    pub(crate) untrusted: (usize, Vec<(FileName, String)>),
     /// Files whose disk or network mount does not answer.
     pub(crate) hanging: Vec<PathBuf>,
 }
@@ -69,6 +76,8 @@ impl Monitor {
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
             shelf: sharer.shelf.state(&sharer.dir),
+            trusted_keys: sharer.trust.ids().collect(),
+            untrusted: sharer.untrusted.some(UNTRUSTED),
             hanging: sharer.holdings.calls().hanging(),
         }
     }

@@ -167,6 +167,7 @@ fn config(folder: &Path, tracker: Address) -> Config {
         advertise: None,
         label: vec!["zone=a,rack=7".parse().unwrap()],
         exclude: Vec::new(),
+        trust: Vec::new(),
         settle: Duration::ZERO,
         look_every: Duration::from_secs(60),
         watch: false,

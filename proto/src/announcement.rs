@@ -1,6 +1,6 @@
 //! What a peer tells the tracker of one file, and what the tracker makes of it.
 
-use crate::{ChunkSet, Digest, FileInfo};
+use crate::{ChunkSet, Digest, FileInfo, Signature};
 
 /// One file's share of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct FileChunks {
     pub gone: bool,
     /// The name is to stand for this content from now on, if the sender registered the name first.
     pub replace: bool,
+    /// Of a statement about the file.
+    pub signature: Option<Signature>,
 }
 
 /// What the tracker made of one entry.

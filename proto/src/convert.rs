@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::{
     Address, ChunkCount, ChunkRanges, ChunkSet, Digest, FileId, FileInfo, FileName, Labels, Layout, PeerClaim, PeerId,
-    PeerInfo,
+    PeerInfo, Signature,
     announcement::{FileChunks, FileOutcome},
     holder::{Holder, HolderChange, HolderChanges},
     identity::{AddressError, PeerIdError},
@@ -14,6 +14,7 @@ use crate::{
     layout::{LayoutError, MAX_CHUNKS},
     limits::MAX_HASHES,
     name::NameError,
+    signature::SignatureError,
     wire,
 };
 
@@ -47,6 +48,12 @@ pub enum WireError {
     /// A chunk set is malformed.
     #[error("chunk set: {0}")]
     ChunkSet(&'static str),
+    /// A signature is malformed.
+    #[error("signature: {0}")]
+    Signature(#[from] SignatureError),
+    /// A signature is of something else.
+    #[error("signature: it is about another file")]
+    OtherFile,
     /// A field stands twice in a message, with different values.
     #[error("{0} is given twice, with different values")]
     Contradiction(&'static str),
@@ -284,6 +291,20 @@ impl From<&HolderChanges> for wire::WatchFileResponse {
     }
 }
 
+impl TryFrom<wire::FileSignature> for Signature {
+    type Error = WireError;
+
+    fn try_from(signature: wire::FileSignature) -> Result<Self, WireError> {
+        Ok(Self::new(&signature.statement, &signature.minisign)?)
+    }
+}
+
+impl From<&Signature> for wire::FileSignature {
+    fn from(signature: &Signature) -> Self {
+        Self { statement: signature.statement().to_string(), minisign: signature.minisign().to_owned() }
+    }
+}
+
 impl TryFrom<wire::FileChunks> for FileChunks {
     type Error = WireError;
 
@@ -301,7 +322,12 @@ impl TryFrom<wire::FileChunks> for FileChunks {
         if held.count() != count {
             return Err(WireError::ChunkSet("length is not the file's chunk_count"));
         }
-        Ok(Self { file, first_hash: entry.first_hash, hashes, held, gone: entry.gone, replace: entry.replace })
+        let signature = entry.signature.map(Signature::try_from).transpose()?;
+        if signature.as_ref().is_some_and(|signature| !signature.statement().is_about(&file)) {
+            return Err(WireError::OtherFile);
+        }
+        let (gone, replace) = (entry.gone, entry.replace);
+        Ok(Self { file, first_hash: entry.first_hash, hashes, held, gone, replace, signature })
     }
 }
 
@@ -315,6 +341,7 @@ impl From<&FileChunks> for wire::FileChunks {
             held: Some((&entry.held).into()),
             gone: entry.gone,
             replace: entry.replace,
+            signature: entry.signature.as_ref().map(Into::into),
         }
     }
 }

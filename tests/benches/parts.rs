@@ -133,7 +133,15 @@ impl Tracker {
     }
 
     fn announce(&self, peer: usize, first_hash: u32, hashes: Vec<Digest>, held: ChunkSet) {
-        let entry = FileChunks { file: self.file.clone(), first_hash, hashes, held, gone: false, replace: false };
+        let entry = FileChunks {
+            file: self.file.clone(),
+            first_hash,
+            hashes,
+            held,
+            gone: false,
+            replace: false,
+            signature: None,
+        };
         let answer = self.runtime.block_on(self.registry.announce(self.leases[peer], vec![entry], self.now));
         divan::black_box(answer.expect("an answer"));
     }
@@ -163,7 +171,7 @@ mod tracker {
     #[divan::bench]
     fn locate_holders(bencher: Bencher<'_, '_>) {
         let tracker = Tracker::new(1000, 100_000);
-        let wanted = Wanted { hashes_from: None, holders: HolderPage::First };
+        let wanted = Wanted { hashes_from: None, signature: true, holders: HolderPage::First };
         bencher.bench_local(|| {
             let locations = tracker.registry.locate(tracker.file.name.clone(), wanted.clone());
             tracker.runtime.block_on(locations).expect("the file is known").holders.len()

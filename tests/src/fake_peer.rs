@@ -192,6 +192,7 @@ impl Membership {
                 held: self.held.clone(),
                 gone: false,
                 replace: false,
+                signature: None,
             };
             let outcomes = self.tracker.register_chunk(lease.id, &[entry]).await.map_err(|error| error.to_string())?;
             match &outcomes[..] {

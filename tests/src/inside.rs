@@ -21,6 +21,7 @@ pub fn peer_config(tracker: Address, dir: PathBuf, seed: u64) -> peer_svc::Confi
         state_dir: None,
         advertise: None,
         exclude: Vec::new(),
+        trust: Vec::new(),
         settle: Duration::ZERO,
         look_every: Duration::from_secs(60),
         watch: false,

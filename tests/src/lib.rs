@@ -9,6 +9,7 @@
 //! | [`cli`] | runs of `peer-cli --json`: events and exit code |
 //! | [`content`] | reproducible random files and their manifests |
 //! | [`fake_peer`] | an in-process peer that lies, stalls, vanishes, or serves chunk by chunk |
+//! | [`lying_tracker`] | a real tracker, seen through one that lies about signatures |
 //! | [`inside`] | what a peer in the test's own process is started with |
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
@@ -35,6 +36,7 @@ pub mod gate;
 pub mod host;
 pub mod inside;
 pub mod line;
+pub mod lying_tracker;
 pub mod place;
 pub mod process;
 pub mod secured;

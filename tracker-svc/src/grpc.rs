@@ -425,7 +425,8 @@ fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
             }
         }
     };
-    Ok(Wanted { hashes_from: (!request.omit_hashes).then_some(request.first_hash), holders })
+    let hashes_from = (!request.omit_hashes).then_some(request.first_hash);
+    Ok(Wanted { hashes_from, signature: !request.omit_signature, holders })
 }
 
 impl From<Listing> for wire::ListFilesResponse {
@@ -450,6 +451,7 @@ fn answer(locations: Locations, is_packed: bool) -> wire::FileLocationsResponse 
         file: Some((&locations.file).into()),
         chunk_sha256: readable,
         packed_sha256: short,
+        signature: locations.signature.as_ref().map(Into::into),
         holders: locations.holders.iter().map(Into::into).collect(),
         next_holders_token: locations.next.map(|peer| peer.to_string()).unwrap_or_default(),
     }

@@ -67,7 +67,7 @@ mod tests {
         time::Instant,
     };
 
-    use drizzle_proto::{Digest, FileId, FileInfo, FileName, PeerId};
+    use drizzle_proto::{Digest, FileId, FileInfo, FileName, PeerId, Signature};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -134,6 +134,10 @@ mod tests {
         }
 
         fn expire(&self, _: &FileName, _: u64, _: u64) -> Result<Option<Record>, CatalogueError> {
+            unreachable!()
+        }
+
+        fn signature(&self, _: &FileName) -> Result<Option<Signature>, CatalogueError> {
             unreachable!()
         }
 

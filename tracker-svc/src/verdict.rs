@@ -56,7 +56,7 @@ fn refusal(registered: &FileInfo, claimed: &FileInfo, own: bool) -> String {
 /// What a catalogue's verdict means for an entry.
 pub(crate) fn outcome_of(verdict: Verdict, entry: &FileChunks) -> FileOutcome {
     match verdict {
-        Verdict::New | Verdict::Replaced(_) | Verdict::Same => FileOutcome::Registered,
+        Verdict::New | Verdict::Replaced(_) | Verdict::Same | Verdict::Signed => FileOutcome::Registered,
         Verdict::Other { registered, own } => judge(&registered, &entry.file, own),
         Verdict::Withdrawn => FileOutcome::Invalid(format!(
             "{:?} was withdrawn by its owner; share it under another name",

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use drizzle_proto::{FileName, WireError, holder::Holder, wire};
+use drizzle_proto::{FileName, Signature, WireError, holder::Holder, wire};
 use serde::Serialize;
 
-use super::FileFields;
+use super::{FileFields, verify::Signed};
 use crate::{
     connect::Daemon,
     exit::{Exit, Failure},
@@ -17,6 +17,8 @@ use crate::{
 struct Locations<'a> {
     #[serde(flatten)]
     file: FileFields<'a>,
+    /// As it is told; `verify` checks it.
+    signature: Option<Signed>,
     holders: Vec<HolderFields<'a>>,
 }
 
@@ -46,36 +48,41 @@ impl<'a> From<&'a Holder> for HolderFields<'a> {
 }
 
 pub(super) async fn run(daemon: &Daemon, name: FileName, json: bool, out: &mut Out) -> Result<Exit, Failure> {
-    let (file, holders) = ask(daemon, &name).await?;
+    let (file, signature, holders) = ask(daemon, &name).await?;
     if json {
-        out.json(&Locations { file: (&file).into(), holders: holders.iter().map(Into::into).collect() })?;
+        let (signature, holders) = (signature.as_ref().map(Into::into), holders.iter().map(Into::into).collect());
+        out.json(&Locations { file: (&file).into(), signature, holders })?;
     } else {
-        out.text(&text(&file, &holders))?;
+        out.text(&text(&file, signature.as_ref(), &holders))?;
     }
     Ok(Exit::Done)
 }
 
-/// The file and all pages of its holders.
-async fn ask(daemon: &Daemon, name: &FileName) -> Result<(wire::FileInfo, Vec<Holder>), Failure> {
+/// The file, its signature and all pages of its holders.
+async fn ask(daemon: &Daemon, name: &FileName) -> Result<(wire::FileInfo, Option<Signature>, Vec<Holder>), Failure> {
     let malformed = |what: String| Failure::new(Exit::Other, format!("the daemon's answer is malformed: {what}"));
     let mut control = daemon.control.clone();
     let mut request = wire::FileLocationsRequest { name: name.to_string(), omit_hashes: true, ..Default::default() };
-    let mut holders = Vec::new();
+    let (mut signature, mut holders) = (None, Vec::new());
     loop {
         let page = daemon.answer(control.file_locations(request.clone())).await;
         let page =
             page.map_err(|failure| failure.hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is."))?;
+        if !request.omit_signature {
+            // One that is malformed is as good as none.
+            signature = page.signature.and_then(|told| Signature::try_from(told).ok());
+        }
         for holder in page.holders {
             holders.push(holder.try_into().map_err(|error: WireError| malformed(error.to_string()))?);
         }
         if page.next_holders_token.is_empty() || page.next_holders_token == request.holders_token {
-            return Ok((page.file.ok_or_else(|| malformed("no file".into()))?, holders));
+            return Ok((page.file.ok_or_else(|| malformed("no file".into()))?, signature, holders));
         }
-        request.holders_token = page.next_holders_token;
+        (request.holders_token, request.omit_signature) = (page.next_holders_token, true);
     }
 }
 
-fn text(file: &wire::FileInfo, holders: &[Holder]) -> String {
+fn text(file: &wire::FileInfo, signature: Option<&Signature>, holders: &[Holder]) -> String {
     let mut text = format!(
         "name     {}\nfile id  {}\nsize     {} ({} bytes)\nchunks   {} of {}\n",
         clean(&file.name),
@@ -85,6 +92,10 @@ fn text(file: &wire::FileInfo, holders: &[Holder]) -> String {
         file.chunk_count,
         bytes(file.chunk_size.into()),
     );
+    if let Some(signature) = signature {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "signed   by the key {} at {}", signature.key(), signature.statement().time());
+    }
     if holders.is_empty() {
         text.push_str("\nno peer holds any chunk of it now\n");
         return text;

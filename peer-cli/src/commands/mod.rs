@@ -3,26 +3,35 @@
 mod download;
 mod files;
 mod join;
+mod key;
 mod limit;
 mod locations;
 mod share;
 mod status;
+mod verify;
 
 use clap::CommandFactory;
 use drizzle_proto::{FileName, net::control_at::ControlAt, wire};
 use serde::Serialize;
 
 use crate::{
-    args::{Args, Command},
+    args::{self, Args, Command},
     connect::{Daemon, Place},
     exit::{Exit, Failure},
     format::clean,
+    keys::SigningKey,
     output::Out,
     signals::Interrupts,
 };
 
 /// Carries out a command line.
 pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+    // Before the signals are taken over: they end a question for a password.
+    let signing = match &args.command {
+        Command::Key { command } => return key::run(command, args.json),
+        Command::Share(args::Share { sign: Some(path), .. }) => Some(SigningKey::read(path)?),
+        _ => None,
+    };
     let interrupts = Interrupts::listen();
     let mut interrupts =
         interrupts.map_err(|error| Failure::new(Exit::Other, format!("cannot listen for signals: {error}")))?;
@@ -38,22 +47,28 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
         // The one command that has something to clean up.
         Command::Download(download) => download::run(&peer, download, args.json, interrupts).await,
         other => tokio::select! {
-            result = answer(&peer, other, args.json) => result,
+            result = answer(&peer, other, signing.as_ref(), args.json) => result,
             exit = interrupts.next() => Err(Failure::new(exit, "interrupted")),
         },
     }
 }
 
-async fn answer(peer: &Place, command: Command, json: bool) -> Result<Exit, Failure> {
+async fn answer(peer: &Place, command: Command, signing: Option<&SigningKey>, json: bool) -> Result<Exit, Failure> {
     // What is wrong with the command itself is told even when no daemon runs.
-    let request = match &command {
-        Command::Share(share) => Some(share::request(share)?),
-        _ => None,
-    };
+    let (mut request, mut order) = (None, None);
+    match &command {
+        Command::Share(share) => request = Some(share::request(share)?),
+        Command::Verify(verify) => order = Some(verify::order(verify)?),
+        _ => {}
+    }
     let daemon = Daemon::connect(peer).await?;
     let mut out = Out::default();
     match command {
-        Command::Share(_) => share::run(&daemon, request.unwrap_or_default(), json, &mut out).await,
+        Command::Share(_) => share::run(&daemon, request.unwrap_or_default(), signing, json, &mut out).await,
+        Command::Verify(_) => match order {
+            Some(order) => verify::run(&daemon, order, json, &mut out).await,
+            None => Ok(Exit::Done),
+        },
         Command::Unshare { name } => unshare(&daemon, name, json, &mut out).await,
         Command::Files { prefix } => files::run(&daemon, prefix, json, &mut out).await,
         Command::Locations { name } => locations::run(&daemon, name, json, &mut out).await,
@@ -61,7 +76,7 @@ async fn answer(peer: &Place, command: Command, json: bool) -> Result<Exit, Fail
         Command::Status { watch: false } => status::run(&daemon, json, &mut out).await,
         Command::Status { watch: true } => status::watch(&daemon, json, &mut out).await,
         Command::Cancel { name } => cancel(&daemon, name, json, &mut out).await,
-        Command::Download(_) | Command::Completions { .. } | Command::Join(_) => Ok(Exit::Done),
+        Command::Download(_) | Command::Key { .. } | Command::Completions { .. } | Command::Join(_) => Ok(Exit::Done),
     }
 }
 

@@ -1,15 +1,19 @@
 //! `share`: hashing progress on a terminal, then a line for each file.
 
-use drizzle_proto::wire::{self, share_event::Event, share_result::Status, share_skipped::Reason};
+use drizzle_proto::{
+    FileInfo, Signature, WireError,
+    wire::{self, share_event::Event, share_result::Status, share_skipped::Reason},
+};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 
-use super::FileFields;
+use super::{FileFields, verify::Signed};
 use crate::{
     args,
     connect::Daemon,
     exit::{Exit, Failure},
     format::{bytes, clean, count},
+    keys::SigningKey,
     output::Out,
     paths, render,
 };
@@ -24,6 +28,8 @@ struct Shared<'a> {
     file: FileFields<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<Signed>,
 }
 
 /// What a folder holds and is not shared, for one reason.
@@ -51,6 +57,7 @@ pub(super) fn request(share: &args::Share) -> Result<wire::ShareRequest, Failure
 pub(super) async fn run(
     daemon: &Daemon,
     request: wire::ShareRequest,
+    signing: Option<&SigningKey>,
     json: bool,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
@@ -72,11 +79,15 @@ pub(super) async fn run(
                 Some(bar) => bar.suspend(|| tally.skip(&skipped, json, out))?,
                 None => tally.skip(&skipped, json, out)?,
             },
-            Some(Event::Result(result)) => {
+            Some(Event::Result(mut result)) => {
                 if let Some(bar) = &bar {
                     bar.finish_and_clear();
                 }
-                tally.add(&result, json, out)?;
+                let signature = match signing {
+                    Some(key) => sign(daemon, key, &mut result).await,
+                    None => None,
+                };
+                tally.add(&result, signature.as_ref(), json, out)?;
             }
             None => {}
         }
@@ -93,7 +104,40 @@ pub(super) async fn run(
             "Hidden and temporary files, links that lead out of the folder, and what --exclude or .drizzleignore name are left out; name such a file itself to share it.",
         ));
     }
-    Ok(if tally.refused + tally.failed > 0 { Exit::Other } else { Exit::Done })
+    Ok(match () {
+        () if tally.refused + tally.failed > 0 => Exit::Other,
+        () if tally.untrusted > 0 => Exit::NotPermitted,
+        () => Exit::Done,
+    })
+}
+
+/// Signs what became of a file, if it was shared; the result says what became of that.
+async fn sign(daemon: &Daemon, key: &SigningKey, result: &mut wire::ShareResult) -> Option<Signature> {
+    if !matches!(result.status(), Status::Registered | Status::Pending | Status::Untrusted) {
+        return None;
+    }
+    let file = result.file.clone().ok_or(WireError::Missing("file")).and_then(FileInfo::try_from);
+    let file = file.map_err(|error| Failure::new(Exit::Other, format!("the daemon's answer is malformed: {error}")));
+    let signed = async {
+        let signature = key.sign(&file?)?;
+        let request = wire::SignFileRequest { signature: Some((&signature).into()) };
+        let answer = daemon.answer(daemon.control.clone().sign_file(request)).await?;
+        Ok::<_, Failure>((signature, answer.pending))
+    };
+    match signed.await {
+        Ok((signature, pending)) => {
+            // What was not offered for want of a signature is.
+            result.set_status(if pending { Status::Pending } else { Status::Registered });
+            result.detail.clear();
+            Some(signature)
+        }
+        Err(failure) => {
+            let untrusted = failure.exit == Exit::NotPermitted;
+            result.set_status(if untrusted { Status::Untrusted } else { Status::Failed });
+            result.detail = format!("not signed: {}", failure.reason);
+            None
+        }
+    }
 }
 
 fn bar() -> ProgressBar {
@@ -116,28 +160,38 @@ struct Tally {
     pending: u32,
     refused: u32,
     failed: u32,
+    untrusted: u32,
     unwritten: u32,
     /// Something was left out that is shared if it is named itself.
     nameable: bool,
 }
 
 impl Tally {
-    fn add(&mut self, result: &wire::ShareResult, json: bool, out: &mut Out) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        result: &wire::ShareResult,
+        signature: Option<&Signature>,
+        json: bool,
+        out: &mut Out,
+    ) -> Result<(), Failure> {
         let good = self.registered + self.pending;
-        let bad = self.refused + self.failed;
+        let bad = self.refused + self.failed + self.untrusted;
         let (status, before) = match result.status() {
             Status::Registered => (&mut self.registered, good),
             Status::Pending => (&mut self.pending, good),
             Status::Refused => (&mut self.refused, bad),
+            Status::Untrusted => (&mut self.untrusted, bad),
             Status::Failed | Status::Unspecified => (&mut self.failed, bad),
         };
         *status += 1;
         if json {
             let unknown = wire::FileInfo::default();
             let file = result.file.as_ref().unwrap_or(&unknown).into();
-            out.json(&Shared { status: word(result.status()), file, detail: &result.detail })?;
+            let signature = signature.map(Into::into);
+            out.json(&Shared { status: word(result.status()), file, detail: &result.detail, signature })?;
         } else if before < LINES {
-            out.line(&line(result))?;
+            let signed = signature.map_or_else(String::new, |by| format!(", signed by the key {}", by.key()));
+            out.line(&format!("{}{signed}", line(result)))?;
         } else {
             self.unwritten += 1;
         }
@@ -159,7 +213,7 @@ impl Tally {
     }
 
     fn is_empty(&self) -> bool {
-        self.registered + self.pending + self.refused + self.failed == 0
+        self.registered + self.pending + self.refused + self.failed + self.untrusted == 0
     }
 
     fn sum_up(&self, out: &mut Out) -> Result<(), Failure> {
@@ -168,6 +222,7 @@ impl Tally {
                 (self.registered, "shared"),
                 (self.pending, "waiting for the tracker"),
                 (self.refused, "refused"),
+                (self.untrusted, "not offered for want of a signature"),
                 (self.failed, "failed"),
             ];
             let counts = counts.iter().filter(|(number, _)| *number > 0);
@@ -205,6 +260,7 @@ fn word(status: Status) -> &'static str {
         Status::Registered => "registered",
         Status::Pending => "pending",
         Status::Refused => "refused",
+        Status::Untrusted => "untrusted",
         Status::Failed | Status::Unspecified => "failed",
     }
 }
@@ -216,6 +272,7 @@ fn line(result: &wire::ShareResult) -> String {
     match result.status() {
         Status::Registered => format!("shared {name} ({content})"),
         Status::Pending => format!("pending {name} ({content})"),
+        Status::Untrusted => format!("not offered {name}: {}", clean(&result.detail)),
         Status::Refused => format!("refused {name}: {}", clean(&result.detail)),
         // It may be that it has no name.
         Status::Failed | Status::Unspecified if name.is_empty() => format!("failed: {}", clean(&result.detail)),

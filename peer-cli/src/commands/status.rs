@@ -42,7 +42,16 @@ struct Status<'a> {
     down_limit: Option<u64>,
     hashing: Option<Hashing>,
     hanging_files: &'a [String],
+    trusted_keys: &'a [String],
+    untrusted: Vec<Untrusted<'a>>,
+    untrusted_files: u32,
     transfers: Vec<Transfer<'a>>,
+}
+
+#[derive(Serialize)]
+struct Untrusted<'a> {
+    name: &'a str,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -76,6 +85,9 @@ struct Source<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     far: bool,
 }
+
+/// Files of one kind that are named.
+const SOME: usize = 10;
 
 /// How often the state is shown again.
 const EVERY: Duration = Duration::from_secs(1);
@@ -157,6 +169,9 @@ fn document(status: &wire::StatusResponse) -> Status<'_> {
             bytes_total: now.bytes_total,
         }),
         hanging_files: &status.hanging_files,
+        trusted_keys: &status.trusted_keys,
+        untrusted: status.untrusted.iter().map(|it| Untrusted { name: &it.name, reason: &it.reason }).collect(),
+        untrusted_files: status.untrusted_files,
         transfers: status.transfers.iter().filter_map(transfer).collect(),
     }
 }
@@ -229,6 +244,16 @@ fn text(status: &wire::StatusResponse) -> String {
     }
     for path in &status.hanging_files {
         line("hanging", format!("{path}: its disk or network mount does not answer"));
+    }
+    if !status.trusted_keys.is_empty() {
+        line("trusts", format!("only what is signed by {}", status.trusted_keys.join(" or ")));
+    }
+    for untrusted in status.untrusted.iter().take(SOME) {
+        line("unsigned", format!("{} is not offered: {}", untrusted.name, untrusted.reason));
+    }
+    let more = (status.untrusted_files as usize).saturating_sub(SOME.min(status.untrusted.len()));
+    if more > 0 {
+        line("unsigned", format!("{} more", count(more as u64, "file")));
     }
     for name in &status.refused {
         line("refused", format!("{name}: the name belongs to other content"));

@@ -74,6 +74,9 @@ fn usage() {
         &["share", "a", "b", "--name", "c"],
         &["share", "a", "--chunk-size", "1MB"],
         &["share", "a", "--chunk-size", "8K"],
+        &["verify", "a"],
+        &["verify", "../a", "b"],
+        &["key"],
         &["--peer", "https://h:1", "status"],
     ] {
         let ran = Ran::from(command(nobody, args).output().unwrap());

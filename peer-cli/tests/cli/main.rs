@@ -2,6 +2,7 @@
 
 mod exit_codes;
 mod figures;
+mod keys;
 mod output;
 mod support;
 mod terminal;

@@ -96,6 +96,10 @@ impl Control for Fake {
         Ok(Response::new(stream(events.into_iter().map(|event| wire::ShareEvent { event: Some(event) }).collect()).1))
     }
 
+    async fn sign_file(&self, _: Request<wire::SignFileRequest>) -> Result<Response<wire::SignFileResponse>, Status> {
+        Err(Status::permission_denied("that key is not trusted"))
+    }
+
     async fn unshare(&self, _: Request<wire::UnshareRequest>) -> Result<Response<wire::UnshareResponse>, Status> {
         Ok(Response::new(wire::UnshareResponse { name_released: self.script.unshare.0.clone()? }))
     }

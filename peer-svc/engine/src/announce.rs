@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use drizzle_proto::{
-    ChunkSet, FileId, FileInfo, FileName, Manifest,
+    ChunkSet, FileId, FileInfo, FileName, Manifest, Signature,
     announcement::FileChunks,
     limits::{MAX_BATCH, MAX_HASHES},
 };
@@ -85,9 +85,12 @@ impl Announcements {
         self.pending.is_empty()
     }
 
-    /// Takes out the next batch. `held_as` tells the manifest of a name that is held, and whether it is to take the
-    /// place of what this peer registered under that name.
-    pub fn take_batch(&mut self, held_as: impl Fn(&FileName) -> Option<(Manifest, bool)>) -> Vec<FileChunks> {
+    /// Takes out the next batch. `held_as` tells the manifest of a name that is held, whether it is to take the place of
+    /// what this peer registered under that name, and a signature that the tracker has not heard of.
+    pub fn take_batch(
+        &mut self,
+        held_as: impl Fn(&FileName) -> Option<(Manifest, bool, Option<Signature>)>,
+    ) -> Vec<FileChunks> {
         let mut batch = Vec::new();
         let mut later = Vec::new();
         let mut bytes = 0;
@@ -99,13 +102,20 @@ impl Announcements {
                         later.push((name, News { gone: None, held }));
                     }
                     let held = ChunkSet::empty(file.layout.chunk_count());
-                    FileChunks { file, first_hash: 0, hashes: Vec::new(), held, gone: true, replace: false }
+                    FileChunks {
+                        file,
+                        first_hash: 0,
+                        hashes: Vec::new(),
+                        held,
+                        gone: true,
+                        replace: false,
+                        signature: None,
+                    }
                 }
                 News { gone: None, held: Some(HeldNews { id, chunks, hashes_from, fresh }) } => {
                     // Gone from here meanwhile, or other content now: its own news follows.
-                    let Some((manifest, replace)) = held_as(&name).filter(|(manifest, _)| manifest.id() == id) else {
-                        continue;
-                    };
+                    let held_as = held_as(&name).filter(|(manifest, ..)| manifest.id() == id);
+                    let Some((manifest, replace, signature)) = held_as else { continue };
                     let inline = fresh && manifest.hashes().len() <= INLINE_HASHES;
                     let first_hash = hashes_from.unwrap_or(0);
                     let hashes = match hashes_from {
@@ -113,10 +123,14 @@ impl Announcements {
                         None if inline => manifest.hashes().to_vec(),
                         None => Vec::new(),
                     };
-                    FileChunks { file: manifest.describe(name), first_hash, hashes, held: chunks, gone: false, replace }
+                    let (file, held) = (manifest.describe(name), chunks);
+                    FileChunks { file, first_hash, hashes, held, gone: false, replace, signature }
                 }
                 News { gone: None, held: None } => continue,
             };
+            // Its statement names the file once more.
+            let signed = |signature: &Signature| 200 + entry.file.name.as_str().len() + signature.minisign().len();
+            bytes += entry.signature.as_ref().map_or(0, signed);
             bytes +=
                 160 + entry.file.name.as_str().len() + entry.hashes.len() * 66 + entry.held.count().get() as usize / 8;
             batch.push(entry);
@@ -165,14 +179,17 @@ mod tests {
         let mut pending = Announcements::default();
         pending.held(&name("a"), manifest.id(), &set(&manifest, "0-3"), false);
         pending.held(&name("a"), manifest.id(), &set(&manifest, "7"), false);
-        let batch = pending.take_batch(|_| Some((manifest.clone(), false)));
+        let batch = pending.take_batch(|_| Some((manifest.clone(), false, None)));
         assert_eq!(batch.len(), 1);
         assert_eq!(batch[0].held.ranges().to_string(), "0-3,7");
         assert!(batch[0].hashes.is_empty(), "100 hashes are sent only when asked for");
         assert!(pending.is_empty());
         pending.held(&name("a"), manifest.id(), &set(&manifest, "9"), false);
         pending.put_back(batch);
-        assert_eq!(pending.take_batch(|_| Some((manifest.clone(), false)))[0].held.ranges().to_string(), "0-3,7,9");
+        assert_eq!(
+            pending.take_batch(|_| Some((manifest.clone(), false, None)))[0].held.ranges().to_string(),
+            "0-3,7,9"
+        );
     }
 
     #[test]
@@ -183,9 +200,9 @@ mod tests {
         });
         let mut pending = Announcements::default();
         pending.held(&name("a"), old.id(), &set(&old, "0-1"), true);
-        let batch = pending.take_batch(|_| Some((old.clone(), false)));
+        let batch = pending.take_batch(|_| Some((old.clone(), false, None)));
         pending.put_back(batch);
-        assert!(pending.take_batch(|_| Some((new.clone(), false))).is_empty());
+        assert!(pending.take_batch(|_| Some((new.clone(), false, None))).is_empty());
     }
 
     #[test]
@@ -197,7 +214,7 @@ mod tests {
         }
         let (mut files, mut batches) = (0, 0);
         while !pending.is_empty() {
-            let batch = pending.take_batch(|_| Some((small.clone(), false)));
+            let batch = pending.take_batch(|_| Some((small.clone(), false, None)));
             assert!(batch.len() <= MAX_BATCH);
             assert!(batch.iter().all(|entry| entry.hashes.len() == 1));
             files += batch.len();
@@ -212,7 +229,7 @@ mod tests {
         let long = manifest(20_000);
         let mut pending = Announcements::default();
         pending.wants_hashes(&name("a"), long.id(), &set(&long, "0"), 8192);
-        let batch = pending.take_batch(|_| Some((long.clone(), true)));
+        let batch = pending.take_batch(|_| Some((long.clone(), true, None)));
         assert_eq!((batch[0].first_hash, batch[0].hashes.len()), (8192, MAX_HASHES));
     }
 
@@ -221,7 +238,7 @@ mod tests {
         let manifest = manifest(2);
         let mut pending = Announcements::default();
         pending.held(&name("a"), manifest.id(), &set(&manifest, "0"), true);
-        let batch = pending.take_batch(|_| Some((manifest.clone(), false)));
+        let batch = pending.take_batch(|_| Some((manifest.clone(), false, None)));
         pending.gone(manifest.describe(name("a")));
         pending.put_back(batch);
         let batch = pending.take_batch(|_| None);
@@ -300,7 +317,7 @@ mod tests {
                     Event::Take if out.is_none() => {
                         let held = |name: &FileName| {
                             let file = files.iter().find(|file| file.name == *name && !file.held.is_empty());
-                            file.map(|file| (file.manifest.clone(), false))
+                            file.map(|file| (file.manifest.clone(), false, None))
                         };
                         let batch = pending.take_batch(held);
                         prop_assert!(batch.len() <= MAX_BATCH);

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::{
     lanes::Lanes, limits::Limits, register::Standing, share::Sharer, status::Monitor, store::journal::JournalError,
-    transfers::Transfers,
+    transfers::Transfers, vouching::Vouching,
 };
 
 /// What the Control service works on.
@@ -27,6 +27,8 @@ pub(crate) struct Backend {
     pub(crate) monitor: Monitor,
     /// How fast chunks go and come.
     pub(crate) limits: Limits,
+    /// Asks the tracker about files that are not offered.
+    pub(crate) vouching: Vouching,
     /// Threads for work that blocks.
     pub(crate) lanes: Arc<Lanes>,
     /// Keeps count of background tasks.

@@ -336,11 +336,18 @@ impl From<Snapshot> for wire::StatusResponse {
             downloaded_bytes: snapshot.downloaded,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             transfers: snapshot.transfers.iter().map(Into::into).collect(),
+            trusted_keys: snapshot.trusted_keys.iter().map(ToString::to_string).collect(),
+            untrusted_files: count(snapshot.untrusted.0),
+            untrusted: snapshot.untrusted.1.into_iter().map(untrusted).collect(),
             up_limit: snapshot.limits.up.bytes_per_second(),
             down_limit: snapshot.limits.down.bytes_per_second(),
             hashing: (hashing.files_done < hashing.files_total).then(|| hashing.into()),
         }
     }
+}
+
+fn untrusted((name, reason): (FileName, String)) -> wire::Untrusted {
+    wire::Untrusted { name: name.to_string(), reason }
 }
 
 fn millis(duration: Duration) -> u64 {

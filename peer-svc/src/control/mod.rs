@@ -6,6 +6,7 @@ mod backend;
 mod convert;
 mod listener;
 mod sharing;
+mod signing;
 mod socket;
 
 use std::{pin::Pin, sync::Arc};
@@ -20,6 +21,7 @@ pub(crate) use self::{backend::Backend, listener::listen, socket::Socket};
 use self::{
     backend::UnshareError,
     convert::{LimitsOrder, ShareOrder},
+    signing::SignError,
 };
 use crate::{share::ShareError, store::hash::HashError, transfers::StartError};
 
@@ -35,6 +37,7 @@ fn start_status(error: &StartError) -> Status {
             Status::invalid_argument(text)
         }
         StartError::Outside(_) => Status::permission_denied(text),
+        StartError::Untrusted { .. } => Status::permission_denied(text),
         StartError::DestinationExists(_) => Status::already_exists(text),
         StartError::Conflict { .. } => Status::failed_precondition(text),
         StartError::Journal(_) | StartError::Panicked => Status::internal(text),
@@ -67,6 +70,17 @@ fn unshare_status(error: UnshareError) -> Status {
     }
 }
 
+fn sign_status(error: &SignError) -> Status {
+    let text = error.to_string();
+    match error {
+        SignError::NotShared { .. } => Status::not_found(text),
+        SignError::Untrusted { .. } => Status::permission_denied(text),
+        SignError::Refused { .. } | SignError::NotOwner { .. } => Status::failed_precondition(text),
+        SignError::Stopping => Status::unavailable(text),
+        SignError::Journal(_) | SignError::Panicked => Status::internal(text),
+    }
+}
+
 /// A tracker that cannot be reached is one code, whatever the transport called it.
 fn pass_on(error: ClientError) -> Status {
     if error.is_unreachable() {
@@ -93,6 +107,15 @@ impl wire::control_server::Control for ControlService {
         let order = ShareOrder::try_from(request.into_inner())?;
         let events = sharing::share(self.0.clone(), order).await.map_err(|error| share_status(&error))?;
         Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
+    async fn sign_file(
+        &self,
+        request: Request<wire::SignFileRequest>,
+    ) -> Result<Response<wire::SignFileResponse>, Status> {
+        let signature = request.into_inner().signature.ok_or(WireError::Missing("signature"))?.try_into()?;
+        let pending = signing::sign(&self.0, signature).await.map_err(|error| sign_status(&error))?;
+        Ok(Response::new(wire::SignFileResponse { pending }))
     }
 
     async fn unshare(&self, request: Request<wire::UnshareRequest>) -> Result<Response<wire::UnshareResponse>, Status> {

@@ -107,6 +107,14 @@ async fn watch(
 }
 
 async fn registered(backend: &Backend, patience: &mut Patience, file: FileInfo) -> wire::ShareResult {
+    let untrusted = &backend.sharer.untrusted;
+    if untrusted.has(&file.name) {
+        let may_ask = backend.standing.borrow().lease.is_some();
+        let is_offered = may_ask && backend.vouching.vouch(&file.name).await;
+        if let Some(why) = untrusted.why(&file.name).filter(|_| !is_offered) {
+            return outcome(Some(&file), Status::Untrusted, why);
+        }
+    }
     match patience.registration(&backend.sharer.holdings, &file.name).await {
         Registration::Registered => {
             // The tracker may know the content in other chunks, which this peer then adopted.

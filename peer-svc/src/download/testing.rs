@@ -33,6 +33,8 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         holdings: Arc::default(),
         dir: folder.to_owned(),
         shelf: Shelf::new(Exclusions::new(&[]).unwrap(), Duration::ZERO),
+        trust: drizzle_proto::trust::TrustedKeys::default(),
+        untrusted: crate::share::Untrusted::default(),
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     };

@@ -6,7 +6,7 @@
 //! | state | means | becomes |
 //! |---|---|---|
 //! | pending | not answered since the lease began | registered, refused; stays pending while hashes are sent, or while it may be the same content in other chunks |
-//! | registered | announced | pending with a new lease; refused if the name was registered anew |
+//! | registered | announced | pending with a new lease, or until the tracker heard of a new signature; refused if the name was registered anew |
 //! | refused | the name belongs to other content, or the entry was malformed; not offered | pending with a new lease or with other content |
 //!
 //! Invariants: a chunk is in a set only if this peer verified it, hashed it itself, or recorded it as synced in an
@@ -32,7 +32,7 @@ use std::{
 
 use drizzle_engine::announce::Announcements;
 use drizzle_proto::{
-    ChunkCount, ChunkSet, FileId, FileInfo, FileName, Manifest,
+    ChunkCount, ChunkSet, FileId, FileInfo, FileName, Manifest, Signature,
     announcement::{FileChunks, FileOutcome},
 };
 use tokio::sync::{Notify, watch};
@@ -84,6 +84,8 @@ struct Entry {
     chunks: ChunkSet,
     backing: Backing,
     registration: Registration,
+    /// What was signed of it, and whether the tracker was told.
+    signature: Option<(Signature, bool)>,
 }
 
 /// An entry as others see it.
@@ -174,10 +176,13 @@ impl Holdings {
     fn insert(&self, name: FileName, manifest: Manifest, chunks: ChunkSet, backing: Backing) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let mut registration = Registration::Pending;
+        let (mut registration, mut signature) = (Registration::Pending, None);
         let mut news = Some(chunks.clone());
         if let Some(old) = inner.files.remove(&name) {
             inner.unlink(&name, old.manifest.id());
+            if old.manifest.id() == manifest.id() {
+                signature = old.signature;
+            }
             if old.manifest.id() == manifest.id() && !matches!(old.registration, Registration::Refused(_)) {
                 // What was told already is no news.
                 let more = chunks.difference(&old.chunks);
@@ -192,7 +197,7 @@ impl Holdings {
         inner.lost.forget(manifest.id());
         inner.bells.ring(manifest.id());
         inner.by_id.entry(manifest.id()).or_default().insert(name.clone());
-        inner.files.insert(name, Entry { manifest, chunks, backing, registration });
+        inner.files.insert(name, Entry { manifest, chunks, backing, registration, signature });
         self.has_news.notify_one();
     }
 
@@ -234,6 +239,28 @@ impl Holdings {
         if let Some(entry) = inner.files.get_mut(name).filter(is_it) {
             entry.chunks = entry.chunks.difference(chunks);
             inner.bells.ring(id);
+        }
+    }
+
+    /// Holds nothing under the name any more, though what is to be held next may still take the place of what this peer
+    /// registered. The tracker hears of it.
+    pub(crate) fn set_aside(&self, name: &FileName) {
+        self.lock().remove(name, true);
+        self.has_news.notify_one();
+    }
+
+    /// The tracker is to hear what was signed of a file, if that file is held; it is pending until then.
+    pub(crate) fn sign(&self, signature: &Signature) {
+        let (name, mut inner) = (signature.statement().name(), self.lock());
+        let inner = &mut *inner;
+        let is_it = |entry: &&mut Entry| signature.statement().is_of(entry.manifest.id());
+        if let Some(entry) = inner.files.get_mut(name).filter(is_it)
+            && entry.signature.as_ref() != Some(&(signature.clone(), true))
+        {
+            entry.signature = Some((signature.clone(), false));
+            entry.registration = Registration::Pending;
+            inner.news.held(name, entry.manifest.id(), &entry.chunks, false);
+            self.has_news.notify_one();
         }
     }
 
@@ -337,6 +364,7 @@ impl Holdings {
                 inner.news.held(name, entry.manifest.id(), &entry.chunks, true);
             }
             entry.registration = Registration::Pending;
+            entry.signature.iter_mut().for_each(|(_, told)| *told = false);
         }
         self.has_news.notify_one();
     }
@@ -345,7 +373,11 @@ impl Holdings {
     pub(crate) fn take_batch(&self) -> Vec<FileChunks> {
         let mut inner = self.lock();
         let Inner { files, news, replacing, .. } = &mut *inner;
-        news.take_batch(|name| Some((files.get(name)?.manifest.clone(), replacing.contains(name))))
+        news.take_batch(|name| {
+            let entry = files.get(name)?;
+            let untold = entry.signature.as_ref().filter(|(_, told)| !told).map(|(signature, _)| signature.clone());
+            Some((entry.manifest.clone(), replacing.contains(name), untold))
+        })
     }
 
     /// The manifests of the entries of a batch that send hashes and not the last one, by their places in it.
@@ -380,7 +412,12 @@ impl Holdings {
             let (registered, detail) = match outcome {
                 FileOutcome::Registered => {
                     if !told.gone {
-                        entry.registration = Registration::Registered;
+                        if let Some((signature, is_told)) = &mut entry.signature {
+                            *is_told |= told.signature.as_ref() == Some(signature);
+                        }
+                        // One that came while this was told is on its way.
+                        let is_all = entry.signature.as_ref().is_none_or(|(_, is_told)| *is_told);
+                        entry.registration = if is_all { Registration::Registered } else { Registration::Pending };
                         inner.replacing.remove(name);
                     }
                     continue;

@@ -62,6 +62,7 @@ fn apply(holdings: &Holdings, on: On) {
         held,
         gone: false,
         replace: false,
+        signature: None,
     };
     holdings.apply(vec![told], vec![outcome]);
 }
@@ -186,4 +187,44 @@ fn chunks_that_were_taken_back_are_not_served() {
     assert!(matches!(holdings.open_chunk(manifest.id(), 1), Err(ReadError::NotHeld(1))));
     assert!(holdings.stored(&name(), StoredChunk::pretend(manifest.id(), count.index(1).unwrap()), false));
     assert!(holdings.open_chunk(manifest.id(), 1).is_ok());
+}
+
+fn signed(manifest: &Manifest, time: u64) -> Signature {
+    let statement = drizzle_proto::signature::Statement::new(&manifest.describe(name()), time).unwrap().to_string();
+    Signature::new(&statement, include_str!("../../../proto/src/signature/statement.minisig")).unwrap()
+}
+
+#[test]
+fn a_signature_is_told_until_the_tracker_took_it_and_again_under_a_new_lease() {
+    let (holdings, ours) = (Holdings::default(), manifest(1 << 14));
+    let told = |holdings: &Holdings| holdings.take_batch().into_iter().map(|entry| entry.signature).collect::<Vec<_>>();
+    let (one, two) = (signed(&ours, 1), signed(&ours, 2));
+    holdings.sign(&one);
+    assert_eq!(told(&holdings), [], "nothing is held");
+    share(&holdings, &ours);
+    assert_eq!(told(&holdings), [None]);
+    apply(&holdings, On::Registered);
+    holdings.sign(&one);
+    assert_eq!(registration(&holdings), Registration::Pending, "until the tracker heard of it");
+    let batch = holdings.take_batch();
+    // Another one that comes meanwhile is not taken for the one that was told.
+    holdings.sign(&two);
+    holdings.apply(batch, vec![FileOutcome::Registered]);
+    assert_eq!(registration(&holdings), Registration::Pending);
+    let batch = holdings.take_batch();
+    assert_eq!(batch[0].signature, Some(two.clone()));
+    holdings.put_back(batch);
+    let batch = holdings.take_batch();
+    assert_eq!(batch[0].signature, Some(two.clone()), "it was not delivered");
+    holdings.apply(batch, vec![FileOutcome::Registered]);
+    assert_eq!(registration(&holdings), Registration::Registered);
+    holdings.sign(&two);
+    assert_eq!((told(&holdings), registration(&holdings)), (vec![], Registration::Registered), "no news");
+    holdings.announce_everything();
+    assert_eq!(told(&holdings), [Some(two)]);
+
+    share(&holdings, &manifest(1 << 15));
+    assert_eq!(told(&holdings), [None], "other content is not signed");
+    holdings.sign(&one);
+    assert_eq!(told(&holdings), []);
 }

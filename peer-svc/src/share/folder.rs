@@ -313,7 +313,7 @@ impl Sharer {
                 let state = self.shelf.lock();
                 let is_it = |known: &Known| known.shared && known.path == record.path && known.stamp == record.stamp;
                 if state.known.get(&name).is_some_and(is_it) && self.holdings.get(&name).is_none() {
-                    self.hold(name, record);
+                    self.hold(name, record)?;
                 }
             }
         }
@@ -345,6 +345,8 @@ impl Sharer {
             let Some(known) = state.known.get_mut(&name).filter(|known| known.path == path) else { continue };
             let held = self.holdings.shared(&name);
             let offered = held.as_ref().is_some_and(|(at, stamp, _)| *at == path && *stamp == known.stamp);
+            // It waits for a signature, not to be back.
+            let offered = offered || self.untrusted.has(&name);
             let record = if known.shared { Record::Shared { offered } } else { Record::Withdrawn };
             let stamp = metadata.as_ref().map(Stamp::of);
             let sight = match (&metadata, stamp) {
@@ -374,6 +376,7 @@ impl Sharer {
                 }
                 (Step::Miss | Step::Hash, _) => {
                     withhold(Lost::Gone);
+                    self.untrusted.forget(&name);
                     state.settling.forget(&path);
                     match known.missing_since {
                         None => {
@@ -460,7 +463,7 @@ impl Sharer {
         New { files: fresh, folders }
     }
 
-    fn is_as_recorded(&self, record: &ShareRecord) -> bool {
+    pub(super) fn is_as_recorded(&self, record: &ShareRecord) -> bool {
         let metadata = self.holdings.calls().run(&record.path, || record.path.metadata());
         metadata.is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == record.stamp)
     }

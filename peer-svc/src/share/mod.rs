@@ -9,31 +9,35 @@
 //! | [`changes`] | what the system tells of changes in that folder |
 //! | [`watch`] | when the files are looked at, and the new ones hashed |
 //! | [`writers`] | which files are being written to |
+//! | [`untrusted`] | which files are not offered, because no trusted key signed them |
 //!
 //! A file that was hashed before and has the same size and modification time is not read again. Names come from
 //! paths; what cannot be a name (not UTF-8, control characters, too long) is skipped with a reason, never guessed
-//! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds. Calls block.
+//! at. [`Sharer::offer`] is the one place where a finished file becomes one that this peer holds, and where one that
+//! no trusted key signed does not. Calls block.
 
 mod changes;
 mod find;
 mod folder;
 mod scan;
 mod skipped;
+mod untrusted;
 pub(crate) mod watch;
 mod writers;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
-use drizzle_proto::{FileInfo, FileName};
+use drizzle_proto::{FileInfo, FileName, Manifest, Signature, trust::TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     folder::{Busy, Shelf, ShelfState},
     scan::{Found, Scanned},
     skipped::{Exclusions, Reason, Skipped},
+    untrusted::Untrusted,
 };
 use crate::{
-    holdings::{Backing, Holdings, Refusal},
+    holdings::{Backing, Held, Holdings, Refusal},
     store::{
         fence::Outside,
         hash::{HashError, HashProgress, hash_file},
@@ -98,6 +102,10 @@ pub(crate) struct Sharer {
     pub(crate) dir: PathBuf,
     /// What is recorded and looked at.
     pub(crate) shelf: Shelf,
+    /// Whose signatures count.
+    pub(crate) trust: TrustedKeys,
+    /// What is not offered for want of one.
+    pub(crate) untrusted: Untrusted,
     /// How far hashing the folder is.
     pub(crate) progress: HashProgress,
     /// Set when the daemon stops.
@@ -122,7 +130,7 @@ impl Sharer {
         drop(turn);
         for (name, record) in files {
             self.shelf.recorded(&name, &record);
-            self.hold(name, record);
+            self.hold(name, record)?;
         }
         Ok(())
     }
@@ -134,9 +142,69 @@ impl Sharer {
         }
     }
 
-    /// Holds a file whose record stands.
-    fn hold(&self, name: FileName, record: ShareRecord) {
+    /// Holds a file whose record stands, if it may be offered.
+    fn hold(&self, name: FileName, record: ShareRecord) -> Result<(), JournalError> {
+        let file = record.manifest.describe(name.clone());
+        let signature = self.journal.signature(&name, file.id)?;
+        if let Err(why) = self.trust.check(&file, signature.as_ref()) {
+            // What was offered under the name is not what is there now.
+            self.holdings.set_aside(&name);
+            self.untrusted.note(&name, why.to_string());
+            return Ok(());
+        }
+        self.untrusted.forget(&name);
         self.holdings.insert_shared(name, record.manifest, record.path, record.stamp);
+        if let Some(signature) = signature {
+            self.holdings.sign(&signature);
+        }
+        Ok(())
+    }
+
+    /// Keeps what was signed of a file that is shared here, and offers the file if it was not for want of that. Whether
+    /// there is such a file. The caller has judged the signature.
+    pub(crate) fn sign(&self, signature: &Signature, is_downloading: IsDownloading<'_>) -> Result<bool, JournalError> {
+        let name = signature.statement().name();
+        let record = self.journal.share(name)?.filter(|record| record.shared);
+        let Some(record) =
+            record.filter(|record| signature.statement().is_about(&record.manifest.describe(name.clone())))
+        else {
+            return Ok(false);
+        };
+        self.journal.put_signature(signature)?;
+        if !self.untrusted.has(name) {
+            self.holdings.sign(signature);
+        } else if self.is_as_recorded(&record) {
+            self.offer(vec![(name.clone(), record)], is_downloading)?;
+        }
+        Ok(true)
+    }
+
+    /// The tracker's registered signature is by a trusted key: if it is of the very content that is here under its name,
+    /// that is offered. Whether it is.
+    pub(crate) fn vouched(
+        &self,
+        registered: &FileInfo,
+        signature: &Signature,
+        is_downloading: IsDownloading<'_>,
+    ) -> Result<bool, ShareError> {
+        let name = &registered.name;
+        let Some(record) = self.journal.share(name)?.filter(|record| record.shared) else { return Ok(false) };
+        let ours = record.manifest.layout();
+        let may_be_same =
+            ours.size() == registered.layout.size() && ours.chunk_size() != registered.layout.chunk_size();
+        let record = match record.manifest.id() == registered.id {
+            true => Some(record).filter(|record| self.is_as_recorded(record)),
+            false if may_be_same => self.hash_as(record.path, registered)?,
+            false => None,
+        };
+        let Some(record) = record else {
+            let why = format!("what is signed under this name is other content, with id {}", registered.id);
+            self.untrusted.explain(name, why);
+            return Ok(false);
+        };
+        self.journal.put_signature(signature)?;
+        self.offer(vec![(name.clone(), record)], is_downloading)?;
+        Ok(!self.untrusted.has(name))
     }
 
     /// Hashes files, in turns with other requests, records them and offers them; one result for each, in no order.
@@ -208,15 +276,26 @@ impl Sharer {
     /// The record of a file that is shared already, as it is now: then nothing is read. A file that was changed and given its
     /// old time again is told by the time of that change, which nobody can set.
     fn known(&self, file: &Found, wish: Wish) -> Option<ShareRecord> {
-        let held = self.holdings.get(&file.name)?;
-        let Backing::Shared { path, stamp } = held.backing else { return None };
-        let has_same_chunks = wish.chunk_size.is_none_or(|size| size == held.manifest.layout().chunk_size());
+        let (path, stamp, manifest) = self.hashed(&file.name)?;
+        let has_same_chunks = wish.chunk_size.is_none_or(|size| size == manifest.layout().chunk_size());
         if path != file.path || !has_same_chunks {
             return None;
         }
         let metadata = self.holdings.calls().run(&path, || path.metadata()).ok()?;
         let is_as_hashed = Stamp::of(&metadata) == stamp && stamp.is_time_of_last_change(&metadata);
-        is_as_hashed.then_some(ShareRecord { path, stamp, manifest: held.manifest, shared: true })
+        is_as_hashed.then_some(ShareRecord { path, stamp, manifest, shared: true })
+    }
+
+    /// What was hashed of a name, and is offered or waits for a signature.
+    fn hashed(&self, name: &FileName) -> Option<(PathBuf, Stamp, Manifest)> {
+        match self.holdings.get(name) {
+            Some(Held { backing: Backing::Shared { path, stamp }, manifest, .. }) => Some((path, stamp, manifest)),
+            None if self.untrusted.has(name) => {
+                let record = self.journal.share(name).ok()??;
+                Some((record.path, record.stamp, record.manifest))
+            }
+            _ => None,
+        }
     }
 
     /// The tracker refused a share. If the registered file has the same size in other chunks it may be the
@@ -233,20 +312,23 @@ impl Sharer {
         let Some(Backing::Shared { path, .. }) = self.holdings.get(name).map(|held| held.backing) else {
             return Ok(false);
         };
-        let chunk_size = Some(registered.layout.chunk_size());
-        let (manifest, stamp) =
-            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
-        if manifest.id() != registered.id {
-            return Ok(false);
-        }
-        let record = ShareRecord { path, stamp, manifest, shared: true };
+        let Some(record) = self.hash_as(path, registered)? else { return Ok(false) };
         self.offer(vec![(name.clone(), record)], is_downloading)?;
         Ok(true)
+    }
+
+    /// Hashes a file in the chunks of another; its record, if it is the same content.
+    fn hash_as(&self, path: PathBuf, other: &FileInfo) -> Result<Option<ShareRecord>, HashError> {
+        let chunk_size = Some(other.layout.chunk_size());
+        let (manifest, stamp) =
+            hash_file(&Job::begin(), self.holdings.calls(), &path, chunk_size, &HashProgress::default(), &self.stop)?;
+        Ok((manifest.id() == other.id).then_some(ShareRecord { path, stamp, manifest, shared: true }))
     }
 
     /// Stops offering a file, now and after a restart. The file stays; an unfinished download is deleted.
     /// Returns what was held. The tracker is not told.
     pub(crate) fn unshare(&self, name: &FileName) -> Result<Option<FileInfo>, JournalError> {
+        self.untrusted.forget(name);
         let Some(held) = self.holdings.remove(name, false) else { return self.unshare_missing(name) };
         let info = held.manifest.describe(name.clone());
         match held.backing {

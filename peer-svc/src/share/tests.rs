@@ -18,6 +18,8 @@ fn sharer(folder: &Path) -> Sharer {
         holdings: Arc::default(),
         dir: dir.canonicalize().unwrap(),
         shelf: crate::share::Shelf::new(crate::share::Exclusions::new(&[]).unwrap(), std::time::Duration::ZERO),
+        trust: drizzle_proto::trust::TrustedKeys::default(),
+        untrusted: crate::share::Untrusted::default(),
         progress: HashProgress::default(),
         stop: CancellationToken::new(),
     }
@@ -288,4 +290,64 @@ fn a_link_that_a_person_names_is_followed_and_named_by_the_link() {
     assert_eq!(names("model.bin"), ["model.bin"]);
     assert_eq!(names("models"), ["models/file"]);
     assert_eq!(names("."), [""; 0], "not by themselves: they lead out of the folder");
+}
+
+/// A peer that trusts a key, and a file of its folder that is hashed.
+fn trusting(folder: &Path) -> (Sharer, FileInfo) {
+    let mut trust = TrustedKeys::default();
+    trust.add(include_str!("../../../proto/src/signature/test.pub")).unwrap();
+    let sharer = Sharer { trust, ..sharer(folder) };
+    fs::write(sharer.dir.join("a"), vec![7; 100_000]).unwrap();
+    let file = share(&sharer, "a", None);
+    (sharer, file)
+}
+
+/// By the number of the trusted key, and not right: to sign takes a secret key, as the end-to-end tests have.
+fn wrong(file: &FileInfo) -> Signature {
+    let statement = drizzle_proto::signature::Statement::new(file, 1).unwrap().to_string();
+    Signature::new(&statement, include_str!("../../../proto/src/signature/statement.minisig")).unwrap()
+}
+
+#[test]
+fn without_a_trusted_signature_a_file_is_recorded_and_not_offered_whatever_is_looked_at_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sharer, file) = trusting(folder.path());
+    let is_kept_back = |sharer: &Sharer| {
+        assert!(sharer.holdings.get(&file.name).is_none() && sharer.holdings.take_batch().is_empty());
+        assert_eq!(sharer.journal.share(&file.name).unwrap().unwrap().manifest.id(), file.id);
+        sharer.untrusted.why(&file.name).unwrap()
+    };
+    assert!(is_kept_back(&sharer).contains("not signed"));
+    assert!(sharer.look_at([file.name.clone()], &IDLE).unwrap().is_empty());
+    assert!(sharer.sign(&wrong(&file), &|_| false).unwrap(), "there is such a file");
+    assert!(is_kept_back(&sharer).contains("is wrong"), "what is recorded is judged like anything else");
+    assert!(!sharer.vouched(&file, &wrong(&file), &|_| false).unwrap());
+    is_kept_back(&sharer);
+
+    // It is away, and back.
+    let at = |name: &str| sharer.dir.join(name);
+    fs::rename(at("a"), at("away")).unwrap();
+    sharer.look_at([file.name.clone()], &IDLE).unwrap();
+    assert!(sharer.untrusted.why(&file.name).is_none(), "it is missing, not untrusted");
+    fs::rename(at("away"), at("a")).unwrap();
+    sharer.look_at([file.name.clone()], &IDLE).unwrap();
+    is_kept_back(&sharer);
+    assert!(sharer.unshare(&file.name).unwrap().is_some());
+    assert!(sharer.untrusted.why(&file.name).is_none());
+}
+
+#[test]
+fn what_was_signed_of_old_content_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sharer = sharer(folder.path());
+    fs::write(sharer.dir.join("a"), vec![7; 100_000]).unwrap();
+    let old = share(&sharer, "a", None);
+    let signature = wrong(&old);
+    assert!(sharer.sign(&signature, &|_| false).unwrap(), "who trusts no key keeps what there is");
+    assert_eq!(sharer.holdings.take_batch()[0].signature.as_ref(), Some(&signature));
+    assert_eq!(sharer.journal.signature(&old.name, old.id).unwrap(), Some(signature.clone()));
+    fs::write(sharer.dir.join("a"), vec![8; 100_001]).unwrap();
+    share(&sharer, "a", None);
+    assert_eq!(sharer.journal.signature(&old.name, old.id).unwrap(), None);
+    assert!(!sharer.sign(&signature, &|_| false).unwrap(), "there is no such content any more");
 }

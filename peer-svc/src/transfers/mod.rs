@@ -20,7 +20,7 @@ use drizzle_engine::{
     neighbours::WANTED,
     priority::Priority,
 };
-use drizzle_proto::{FileInfo, FileName};
+use drizzle_proto::{FileInfo, FileName, client::Content};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,11 +39,12 @@ use crate::{
     share::Sharer,
     store::{
         fence::Outside,
-        journal::{JournalError, ShareRecord},
+        journal::{JournalError, PartialRecord, ShareRecord},
         paths::{self, PathError},
         read::open_unchanged,
         stamp::Stamp,
     },
+    vouching,
 };
 
 /// What stands at a path, if it is no regular file, in words.
@@ -129,12 +130,18 @@ impl Transfers {
         }
         let content = self.context.tracker.clone().content(&name, self.context.identity.id(), WANTED).await;
         let content = content.map_err(|source| StartError::Tracker { name: name.clone(), source });
-        let (manifest, holders) = content?;
+        let Content { manifest, signature, holders } = content?;
+        let signature = vouching::judge(&self.context.sharer.trust, &manifest.describe(name.clone()), signature)
+            .map_err(|why| StartError::Untrusted { name: name.clone(), why })?;
         let wanted = wanted(&manifest, &request)?;
         let (timeout, seed) = (request.timeout, self.next_seed());
         let job = Job { name: name.clone(), manifest, holders, wanted, destination, timeout, seed };
         let this = self.clone();
-        let looked = self.context.lanes.hashing.run(move || this.look(&job).map(|place| (job, place)));
+        let looked = self.context.lanes.hashing.run(move || {
+            // Before anything of it is recorded or offered: that asks for the signature.
+            signature.iter().try_for_each(|signature| this.context.sharer.journal.put_signature(signature))?;
+            this.look(&job).map(|place| (job, place))
+        });
         match looked.await.map_err(of_task)?? {
             (_, Place::Done(events)) => Ok(download::over(events)),
             (job, Place::Free) => {
@@ -276,6 +283,14 @@ impl Transfers {
         let Sharer { journal, partials, .. } = &*self.context.sharer;
         for (name, order) in journal.orders()? {
             let (record, priority) = (journal.partial(&name)?, order.priority);
+            let record = match record {
+                Some(record) if !self.is_trusted(&record)? => {
+                    tracing::warn!(%name, "an unfinished download does not go on by itself: it was not signed by a key that is trusted now; run the command again to ask for its signature");
+                    journal.forget_order(&name)?;
+                    continue;
+                }
+                record => record,
+            };
             let is_whole = record.as_ref().is_some_and(|record| partials.is_whole(record).unwrap_or(false));
             let job = record.and_then(|record| Job::noted(name.clone(), record.manifest, order, self.next_seed()));
             let Some(job) = job else {
@@ -440,6 +455,9 @@ impl Transfers {
         let records = journal.partials()?;
         partials.sweep(journal, &records)?;
         for record in records {
+            if !self.is_trusted(&record)? {
+                continue;
+            }
             match partials.is_whole(&record) {
                 Ok(false) => {}
                 Ok(true) => holdings.insert_partial(record.name.clone(), Arc::new(partials.of(&record)), record.chunks),
@@ -447,6 +465,13 @@ impl Transfers {
             }
         }
         Ok(())
+    }
+
+    /// Whether chunks of an unfinished download may be fetched and offered.
+    fn is_trusted(&self, record: &PartialRecord) -> Result<bool, JournalError> {
+        let Sharer { journal, trust, .. } = &*self.context.sharer;
+        let signature = journal.signature(&record.name, record.manifest.id())?;
+        Ok(trust.check(&record.manifest.describe(record.name.clone()), signature.as_ref()).is_ok())
     }
 
     fn next_seed(&self) -> u64 {

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use drizzle_engine::priority::Priority;
-use drizzle_proto::{ChunkRanges, ChunkSet, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError};
+use drizzle_proto::{
+    ChunkRanges, ChunkSet, FileName, Manifest, chunk_set::NoSuchChunk, client::ClientError, trust::Distrust,
+};
 use tokio::task::JoinError;
 
 use crate::store::{fence::Outside, journal::JournalError};
@@ -37,6 +39,14 @@ pub(crate) enum StartError {
         name: FileName,
         /// What the tracker said.
         source: ClientError,
+    },
+    /// No trusted key signed it.
+    #[error("{name} is not fetched: {why}")]
+    Untrusted {
+        /// The file's name.
+        name: FileName,
+        /// What is wrong with its signature.
+        why: Distrust,
     },
     /// A wanted chunk does not exist.
     #[error(transparent)]

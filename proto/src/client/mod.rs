@@ -24,7 +24,7 @@ pub use self::{
     rights::{KnownRights, Rights, STOPPED_TRAILER},
 };
 use crate::{
-    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId,
+    Address, Digest, FileInfo, FileName, Manifest, PeerClaim, PeerId, Signature,
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
@@ -135,6 +135,17 @@ pub struct FileSummary {
     pub full_holders: u32,
     /// Live peers with some chunks.
     pub partial_holders: u32,
+}
+
+/// What a name stands for, and some of its holders.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// Checked against the file id.
+    pub manifest: Manifest,
+    /// What its owner signed. A malformed one is as good as none, and only to those that ask for one.
+    pub signature: Result<Option<Signature>, WireError>,
+    /// Some of them.
+    pub holders: Vec<Holder>,
 }
 
 /// Talks to the tracker. Cheap to clone; all clones share one connection, which is made again when it is lost.
@@ -308,17 +319,12 @@ impl TrackerClient {
 
     /// A file's whole manifest, page by page, checked against its id.
     pub async fn manifest(&mut self, name: &FileName) -> Result<Manifest, ClientError> {
-        Ok(self.content(name, PeerId::from_bytes([0; 16]), 0).await?.0)
+        Ok(self.content(name, PeerId::from_bytes([0; 16]), 0).await?.manifest)
     }
 
-    /// A file's whole manifest, checked against its id; and some of its holders, at most `sample`, which
+    /// A file's whole manifest, checked against its id; its signature; and some of its holders, at most `sample`, which
     /// are other ones for another `own` peer. The pages of a long manifest are asked for beside each other.
-    pub async fn content(
-        &mut self,
-        name: &FileName,
-        own: PeerId,
-        sample: u32,
-    ) -> Result<(Manifest, Vec<Holder>), ClientError> {
+    pub async fn content(&mut self, name: &FileName, own: PeerId, sample: u32) -> Result<Content, ClientError> {
         let request = wire::FileLocationsRequest {
             name: name.to_string(),
             omit_holders: sample == 0,
@@ -339,7 +345,7 @@ impl TrackerClient {
         if manifest.id() != file.id {
             return Err(Status::aborted(format!("{name} was registered anew meanwhile; try again")).into());
         }
-        Ok((manifest, holders))
+        Ok(Content { manifest, signature: answer.signature.map(Signature::try_from).transpose(), holders })
     }
 
     /// Adds the hashes that follow on the first page of a manifest.
@@ -365,6 +371,7 @@ impl TrackerClient {
                         name,
                         first_hash,
                         omit_holders: true,
+                        omit_signature: true,
                         packed: true,
                         ..Default::default()
                     };
@@ -385,6 +392,26 @@ impl TrackerClient {
         Ok(())
     }
 
+    /// What a name stands for, and what its owner signed of that.
+    pub async fn signature(
+        &mut self,
+        name: &FileName,
+    ) -> Result<(FileInfo, Result<Option<Signature>, WireError>), ClientError> {
+        let request = wire::FileLocationsRequest {
+            name: name.to_string(),
+            omit_hashes: true,
+            omit_holders: true,
+            ..Default::default()
+        };
+        let answer = self.file_locations_wire(request).await?;
+        let file = FileInfo::try_from(answer.file.ok_or(WireError::Missing("file"))?)?;
+        // What is signed of another one is no answer.
+        if file.name != *name {
+            return Err(WireError::OtherFile.into());
+        }
+        Ok((file, answer.signature.map(Signature::try_from).transpose()))
+    }
+
     /// Every live holder of a file, page by page.
     pub async fn holders(&mut self, name: &FileName) -> Result<(FileInfo, Vec<Holder>), ClientError> {
         let mut holders = Vec::new();
@@ -393,6 +420,7 @@ impl TrackerClient {
             let request = wire::FileLocationsRequest {
                 name: name.to_string(),
                 omit_hashes: true,
+                omit_signature: true,
                 holders_token: token,
                 ..Default::default()
             };

@@ -7,6 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::Message;
 
 use super::*;
+use crate::signature::{self, Statement};
 
 fn set(length: u32, runs: &[u32], bits: &[u8]) -> Result<ChunkSet, WireError> {
     wire::ChunkSet { length, runs: runs.to_vec(), bits: bits.to_vec().into() }.try_into()
@@ -169,14 +170,25 @@ fn watch_messages() -> impl Strategy<Value = HolderChanges> {
 fn announcements() -> impl Strategy<Value = FileChunks> {
     files().prop_flat_map(|file| {
         let count = file.layout.chunk_count();
-        (Just(file), chunk_sets(count), any::<Index>(), vec(digests(), 0..20), any::<bool>(), any::<bool>()).prop_map(
-            move |(file, held, first, mut hashes, gone, replace)| {
+        (Just(file), chunk_sets(count), any::<Index>(), vec(digests(), 0..20), any::<[bool; 3]>()).prop_map(
+            move |(file, held, first, mut hashes, [gone, replace, signed])| {
                 let first_hash = u32::try_from(first.index(count.get() as usize + 1)).unwrap();
                 hashes.truncate((count.get() - first_hash) as usize);
-                FileChunks { file, first_hash, hashes, held, gone, replace }
+                let signature = signed.then(|| signed_at(&file, 1_700_000_000));
+                FileChunks { file, first_hash, hashes, held, gone, replace, signature }
             },
         )
     })
+}
+
+/// What a key said that nobody asks for here.
+fn signed_at(file: &FileInfo, time: u64) -> Signature {
+    let statement = Statement::new(file, time).unwrap().to_string();
+    Signature::new(&statement, signature::tests::MINISIGN).unwrap()
+}
+
+fn signatures() -> impl Strategy<Value = Signature> {
+    (files(), 0..1_u64 << 36).prop_map(|(file, time)| signed_at(&file, time))
 }
 
 fn outcomes() -> impl Strategy<Value = FileOutcome> {
@@ -266,6 +278,7 @@ wire_properties! {
     holder: holders() => |value| wire::Holder::from(value);
     holder_change: holder_changes() => |value| wire::HolderChange::from(value);
     watch_message: watch_messages() => |value| wire::WatchFileResponse::from(value);
+    signature: signatures() => |value| wire::FileSignature::from(value);
     announcement: announcements() => |value| wire::FileChunks::from(value);
     outcome: outcomes() => |value: &FileOutcome| wire::FileResult::from(value.clone());
 }

@@ -189,7 +189,7 @@ impl Member {
     /// What the tracker asks to wait before the next one.
     async fn announce(&mut self, held: ChunkSet, hashes: Vec<Digest>) -> Duration {
         let file = self.world.file.clone();
-        let entry = FileChunks { file, first_hash: 0, hashes, held, gone: false, replace: false };
+        let entry = FileChunks { file, first_hash: 0, hashes, held, gone: false, replace: false, signature: None };
         let (outcomes, pause) = self.client.announce(self.lease, &[entry]).await.expect("the tracker answers");
         assert_eq!(outcomes, [FileOutcome::Registered]);
         self.world.announcements.fetch_add(1, Ordering::Relaxed);

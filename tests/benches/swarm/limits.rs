@@ -126,7 +126,15 @@ fn file(n: u32, chunks: u32) -> (FileInfo, Manifest) {
 
 /// What a peer says that has these chunks, without hashes.
 fn told(file: &FileInfo, held: ChunkSet) -> FileChunks {
-    FileChunks { file: file.clone(), first_hash: 0, hashes: Vec::new(), held, gone: false, replace: false }
+    FileChunks {
+        file: file.clone(),
+        first_hash: 0,
+        hashes: Vec::new(),
+        held,
+        gone: false,
+        replace: false,
+        signature: None,
+    }
 }
 
 /// Registers a file that its peer has.

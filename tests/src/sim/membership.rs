@@ -42,7 +42,7 @@ impl World {
                 Call::Announce(id) => {
                     let files = &self.files;
                     let held_as = |name: &FileName| {
-                        files.iter().find(|file| file.name == *name).map(|file| (file.manifest.clone(), false))
+                        files.iter().find(|file| file.name == *name).map(|file| (file.manifest.clone(), false, None))
                     };
                     TrackerCall::Announce(id, peer.announcements.take_batch(held_as))
                 }

@@ -4,9 +4,9 @@ use drizzle_proto::{
     net::{tls::Meant, transport::Transport},
     wire::{
         CancelTransferRequest, ChunkRange, ChunkRanges, ChunkSet, DownloadRequest, FetchChunkRequest, FileChunks,
-        FileInfo, FileLocationsRequest, LeaveRequest, ListFilesRequest, RegisterChunkRequest, RegisterPeerRequest,
-        RenewLeaseRequest, ShareRequest, UnshareRequest, WatchFileRequest, WithdrawFileRequest, file_result,
-        peer_client::PeerClient,
+        FileInfo, FileLocationsRequest, FileSignature, LeaveRequest, ListFilesRequest, RegisterChunkRequest,
+        RegisterPeerRequest, RenewLeaseRequest, ShareRequest, SignFileRequest, UnshareRequest, WatchFileRequest,
+        WithdrawFileRequest, file_result, peer_client::PeerClient,
     },
 };
 use drizzle_tests::{Cluster, Content, Peer};
@@ -81,6 +81,11 @@ async fn files_at_the_tracker() {
         held: Some(ChunkSet { length, runs: runs.to_vec(), bits: bits.into() }),
         ..good.clone()
     };
+    let statement = drizzle_proto::signature::Statement::new(&content.info(), 1).unwrap().to_string();
+    let signature = |statement: &str, minisign: &str| {
+        let signature = FileSignature { statement: statement.to_owned(), minisign: minisign.to_owned() };
+        FileChunks { signature: Some(signature), ..good.clone() }
+    };
     let cases = [
         ("no file", FileChunks { file: None, ..good.clone() }),
         ("size 2^64-1", file(|f| f.size = u64::MAX)),
@@ -98,6 +103,10 @@ async fn files_at_the_tracker() {
         ("a malformed hash", FileChunks { chunk_sha256: vec!["z".repeat(64); 3], ..good.clone() }),
         ("other hashes", FileChunks { chunk_sha256: vec!["0".repeat(64); 3], ..good.clone() }),
         ("first hash 2^32-1", FileChunks { first_hash: u32::MAX, ..good.clone() }),
+        ("a signature of nothing", signature("", "")),
+        ("a megabyte of a statement", signature(&"x".repeat(1 << 20), "")),
+        ("a megabyte of a signature", signature(&statement, &"x".repeat(1 << 20))),
+        ("a signature of no key", signature(&statement, "untrusted comment: x\nx\ntrusted comment: x\nx\n")),
         ("set length 2^32-1", held(u32::MAX, &[0, u32::MAX], vec![])),
         ("set length of another file", held(2, &[0, 2], vec![])),
         ("a run beyond the end", held(3, &[2, u32::MAX], vec![])),
@@ -268,6 +277,9 @@ async fn requests_at_the_control_service() {
         assert_code(control.share(request).await, &[Code::InvalidArgument, Code::NotFound], &what);
     }
     let none = &[Code::NotFound];
+    for signature in [None, Some(FileSignature::default())] {
+        assert_code(control.sign_file(SignFileRequest { signature }).await, &[Code::InvalidArgument], "sign");
+    }
     assert_code(control.unshare(UnshareRequest { name: "none".into() }).await, none, "unshare");
     assert_code(
         control.cancel_transfer(CancelTransferRequest { name: "none".into(), ..Default::default() }).await,

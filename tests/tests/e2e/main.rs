@@ -29,6 +29,7 @@ mod replace;
 mod resources;
 mod scenarios;
 mod shutdown;
+mod signing;
 mod silent;
 mod sizes;
 mod state;

@@ -3,7 +3,7 @@
 //! A store's own tests call [`contract!`] with an expression that makes an empty store; what only one store has
 //! (files, restarts, damage) is tested beside it.
 
-use drizzle_proto::{Digest, FileInfo, FileName, Layout, Manifest, PeerId};
+use drizzle_proto::{Digest, FileInfo, FileName, Layout, Manifest, PeerId, Signature, signature::Statement};
 
 use super::{Catalogue, Claim, Known, Record, Verdict};
 
@@ -26,6 +26,7 @@ macro_rules! contract {
             the_owner_and_nobody_else_replaces_content_in_one_step,
             what_an_operator_dropped_is_barred_to_all_until_it_is_freed,
             a_name_is_given_to_another_owner,
+            a_signature_is_its_owners_and_goes_with_its_content,
             names_are_listed_in_byte_order_by_prefix,
             a_name_is_freed_when_it_was_unattended_for_long_enough_and_only_then,
             concurrent_registrations_have_one_winner,
@@ -43,7 +44,19 @@ pub(crate) fn claim(name: &str, content: u8) -> Claim {
     let layout = Layout::new(40_000, 1 << 14).unwrap();
     let hashes = layout.chunk_count().indices().map(|chunk| Digest::of(&[content, u8::try_from(chunk.get()).unwrap()]));
     let manifest = Manifest::new(layout, hashes.collect()).unwrap();
-    Claim { file: manifest.describe(FileName::new(name).unwrap()), manifest: Some(manifest), replace: false }
+    Claim {
+        file: manifest.describe(FileName::new(name).unwrap()),
+        manifest: Some(manifest),
+        replace: false,
+        signature: None,
+    }
+}
+
+/// Says that it was signed then. No key is asked for here.
+pub(crate) fn signed(claim: Claim, time: u64) -> Claim {
+    let statement = Statement::new(&claim.file, time).unwrap().to_string();
+    let minisign = include_str!("../../../proto/src/signature/statement.minisig");
+    Claim { signature: Some(Signature::new(&statement, minisign).unwrap()), ..claim }
 }
 
 /// What a name is refused with that the claiming peer itself registered.
@@ -159,6 +172,37 @@ pub(crate) fn a_name_is_given_to_another_owner(catalogue: &dyn Catalogue) {
     assert_eq!(one(catalogue, a), Verdict::Withdrawn, "the new owner's withdrawal counts");
 }
 
+pub(crate) fn a_signature_is_its_owners_and_goes_with_its_content(catalogue: &dyn Catalogue) {
+    let other = PeerId::from_bytes([8; 16]);
+    let name = FileName::new("a").unwrap();
+    let by = |peer, file: &Claim| catalogue.register(peer, std::slice::from_ref(file)).unwrap().remove(0);
+    let kept = || catalogue.signature(&name).unwrap().map(|signature| signature.statement().seconds());
+    assert_eq!(kept(), None);
+    assert_eq!(by(owner(), &claim("a", 1)), Verdict::New);
+    assert_eq!(by(other, &signed(claim("a", 1), 1)), Verdict::Same);
+    assert_eq!(kept(), None, "another holder's word counts for nothing");
+    assert_eq!(by(owner(), &signed(without_manifest("a", 1), 2)), Verdict::Signed, "it was registered without one");
+    assert_eq!(catalogue.signature(&name).unwrap(), signed(claim("a", 1), 2).signature);
+    assert_eq!(by(owner(), &signed(claim("a", 1), 2)), Verdict::Same, "that is no news");
+    assert_eq!((by(owner(), &claim("a", 1)), by(other, &claim("a", 1))), (Verdict::Same, Verdict::Same));
+    assert_eq!(kept(), Some(2), "who tells none takes none back");
+    assert_eq!(by(owner(), &signed(claim("a", 1), 3)), Verdict::Signed);
+    assert_eq!(by(other, &signed(claim("a", 2), 4)), Verdict::Other { registered: claim("a", 1).file, own: false });
+    assert_eq!(kept(), Some(3), "of the content that the name stands for");
+
+    let replacing = |claim| Claim { replace: true, ..claim };
+    assert_eq!(by(owner(), &replacing(claim("a", 2))), Verdict::Replaced(claim("a", 1).file));
+    assert_eq!(kept(), None, "other content");
+    assert_eq!(by(owner(), &replacing(signed(claim("a", 3), 5))), Verdict::Replaced(claim("a", 2).file));
+    assert_eq!(kept(), Some(5));
+    assert_eq!(by(owner(), &signed(claim("b", 3), 6)), Verdict::New);
+    assert!(catalogue.release(&name, owner()).unwrap());
+    assert_eq!(kept(), None, "the name is free");
+    assert_eq!(by(owner(), &claim("a", 3)), Verdict::New);
+    assert_eq!(kept(), None, "an old signature does not come back");
+    assert!(catalogue.signature(&FileName::new("b").unwrap()).unwrap().is_some());
+}
+
 pub(crate) fn names_are_listed_in_byte_order_by_prefix(catalogue: &dyn Catalogue) {
     let names = ["a", "a.b", "a/b", "a/c", "a/é", "b"];
     let mut batch: Vec<_> = names.iter().map(|name| claim(name, 1)).collect();
@@ -223,7 +267,7 @@ pub(crate) fn hashes_of_large_manifests_come_in_any_portion(catalogue: &dyn Cata
     let hashes: Vec<Digest> = (0..9001u32).map(|n| Digest::of(&n.to_be_bytes())).collect();
     let manifest = Manifest::new(layout, hashes.clone()).unwrap();
     let file = manifest.describe(FileName::new("large").unwrap());
-    let large = Claim { file: file.clone(), manifest: Some(manifest), replace: false };
+    let large = Claim { file: file.clone(), manifest: Some(manifest), replace: false, signature: None };
     assert_eq!(catalogue.register(owner(), &[large, claim("b", 1)]).unwrap(), [Verdict::New, Verdict::New]);
     for first in [0, 1, 3999, 4000, 4001, 8000, 8192, 9000, 9001, 20_000] {
         for count in [0, 1, 4000, 4001, 8192, 10_000] {

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use drizzle_proto::{Digest, FileId, FileInfo, FileName, Manifest, PeerId};
+use drizzle_proto::{Digest, FileId, FileInfo, FileName, Manifest, PeerId, Signature};
 
 use super::{Catalogue, CatalogueError, Claim, Known, Record, Verdict};
 
@@ -22,15 +22,18 @@ struct Tables {
     withdrawn: HashMap<FileName, (FileId, Option<PeerId>)>,
     clock: u64,
     unattended: HashMap<FileName, u64>,
+    signatures: HashMap<FileName, Signature>,
 }
 
 impl Tables {
-    fn register(&mut self, owner: PeerId, Claim { file, manifest, replace }: &Claim) -> Verdict {
+    fn register(&mut self, owner: PeerId, Claim { file, manifest, replace, signature }: &Claim) -> Verdict {
+        let name = &file.name;
         let before = self.names.get(&file.name).cloned();
         if let Some(Record { file: registered, owner: first }) = before.clone() {
             let own = first == owner;
             if registered.id == file.id {
-                return Verdict::Same;
+                let signed = own && self.sign(name, signature.as_ref());
+                return if signed { Verdict::Signed } else { Verdict::Same };
             } else if !(own && *replace) {
                 return Verdict::Other { registered, own };
             }
@@ -48,12 +51,20 @@ impl Tables {
         self.withdrawn.remove(&file.name);
         self.remove(&file.name);
         self.names.insert(file.name.clone(), Record { file: file.clone(), owner });
+        self.sign(name, signature.as_ref());
         before.map_or(Verdict::New, |before| Verdict::Replaced(before.file))
+    }
+
+    /// Whether it is another one than before.
+    fn sign(&mut self, name: &FileName, signature: Option<&Signature>) -> bool {
+        let Some(signature) = signature else { return false };
+        self.signatures.insert(name.clone(), signature.clone()).as_ref() != Some(signature)
     }
 
     fn remove(&mut self, name: &FileName) -> Option<Record> {
         let record = self.names.remove(name)?;
         self.unattended.remove(name);
+        self.signatures.remove(name);
         if self.names.values().all(|other| other.file.id != record.file.id) {
             self.manifests.remove(&record.file.id);
         }
@@ -151,6 +162,10 @@ impl Catalogue for MemoryCatalogue {
         let mut tables = self.lock();
         let due = tables.unattended.get(name).is_some_and(|since| clock.saturating_sub(*since) >= limit);
         Ok(if due { tables.remove(name) } else { None })
+    }
+
+    fn signature(&self, name: &FileName) -> Result<Option<Signature>, CatalogueError> {
+        Ok(self.lock().signatures.get(name).cloned())
     }
 
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {

@@ -5,7 +5,7 @@
 //!
 //! Invariants: a name stands for the content that was first registered under it, until it is released;
 //! once a call has answered, its effect survives a crash; a manifest is kept exactly as long as a name
-//! stands for it; a name that its owner withdrew is not given to another peer with the same content, one that an
+//! stands for it, and what its owner signed of that content likewise; a name that its owner withdrew is not given to another peer with the same content, one that an
 //! operator dropped to none. Knows nothing of peers that are alive, nor of which peer holds what.
 
 #[cfg(test)]
@@ -17,7 +17,7 @@ mod tables;
 
 use std::path::PathBuf;
 
-use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, Manifest, PeerId};
+use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, Manifest, PeerId, Signature};
 
 pub use self::redb::RedbCatalogue;
 
@@ -100,6 +100,8 @@ pub struct Claim {
     pub manifest: Option<Manifest>,
     /// Whether it is to take the place of other content that the same peer registered.
     pub replace: bool,
+    /// To be kept with the name if the peer is its owner.
+    pub signature: Option<Signature>,
 }
 
 /// What became of a [`Claim`].
@@ -111,6 +113,8 @@ pub enum Verdict {
     Replaced(FileInfo),
     /// The name stood for this content already.
     Same,
+    /// The same, and the signature of the claiming peer, which owns the name, is new.
+    Signed,
     /// The name stands for other content.
     Other {
         /// Which.
@@ -168,6 +172,9 @@ pub trait Catalogue: Send + Sync + 'static {
     /// Frees a name if it is unattended for at least `limit` seconds; what it stood for. This is no withdrawal: any
     /// peer may register any content under it again.
     fn expire(&self, name: &FileName, clock: u64, limit: u64) -> Result<Option<Record>, CatalogueError>;
+
+    /// What a name's owner signed last of the content that it stands for now, if it signed it.
+    fn signature(&self, name: &FileName) -> Result<Option<Signature>, CatalogueError>;
 
     /// Some of a content's chunk hashes: from `first` on, at most `count`. Empty if there are none.
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError>;

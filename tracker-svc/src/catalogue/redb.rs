@@ -20,7 +20,7 @@ use std::{
 };
 
 use drizzle_proto::{
-    Digest, FileId, FileInfo, FileName, PeerId,
+    Digest, FileId, FileInfo, FileName, PeerId, Signature,
     database::{Reopening, Unusable},
 };
 use redb::{
@@ -30,7 +30,7 @@ use redb::{
 use super::{
     Catalogue, CatalogueError, Claim, Known, Record, Verdict,
     group::Group,
-    tables::{CONTENTS, HASHES, META, NAMES, NameRow, SEGMENT, Tables, UNATTENDED, layout, record},
+    tables::{CONTENTS, HASHES, META, NAMES, NameRow, SEGMENT, SIGNATURES, Tables, UNATTENDED, layout, record},
 };
 
 const CLOCK_KEY: &str = "attendance";
@@ -89,7 +89,11 @@ impl RedbCatalogue {
                     jobs.iter().map(|(owner, files)| files.iter().map(|new| tables.register(*owner, new)).collect());
                 verdicts.collect::<Result<_, redb::Error>>()?
             };
-            if verdicts.iter().flatten().any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_))) {
+            if verdicts
+                .iter()
+                .flatten()
+                .any(|verdict| matches!(verdict, Verdict::New | Verdict::Replaced(_) | Verdict::Signed))
+            {
                 write.commit()?;
             } else {
                 write.abort()?;
@@ -288,6 +292,20 @@ impl Catalogue for RedbCatalogue {
                 write.abort()?;
             }
             Ok(expired)
+        })
+    }
+
+    fn signature(&self, name: &FileName) -> Result<Option<Signature>, CatalogueError> {
+        self.run(|database| {
+            let table = match database.begin_read()?.open_table(SIGNATURES) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(row) = table.get(name.as_str())? else { return Ok(None) };
+            let (statement, minisign) = row.value();
+            let signature = Signature::new(statement, minisign);
+            signature.map(Some).map_err(|error| redb::Error::Corrupted(error.to_string()))
         })
     }
 

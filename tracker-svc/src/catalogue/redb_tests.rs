@@ -1,7 +1,7 @@
 //! First hash wins, in one process and over restarts; manifests live as long as their names.
 
 use super::{
-    super::contract::{claim, contract, one, own, owner},
+    super::contract::{claim, contract, one, own, owner, signed},
     *,
 };
 
@@ -30,6 +30,34 @@ fn first_contents_survive_a_restart() {
     assert_eq!(catalogue.hashes(a.file.id, 0, 10).unwrap(), hashes);
     assert_eq!(catalogue.hashes(a.file.id, 1, 1).unwrap(), hashes[1..2]);
     assert_eq!(catalogue.hashes(a.file.id, 3, 10).unwrap(), []);
+}
+
+#[test]
+fn signatures_survive_a_restart_and_a_catalogue_from_before_there_were_any_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, a) = (claim("a", 1), signed(claim("a", 1), 1));
+    {
+        let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+        assert_eq!(one(&catalogue, plain.clone()), Verdict::New);
+        let remove = |database: &Database| {
+            let write = begin_write(database)?;
+            write.delete_table(SIGNATURES)?;
+            write.commit()?;
+            Ok(())
+        };
+        catalogue.run(remove).unwrap();
+    }
+    {
+        let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+        assert_eq!(catalogue.signature(&plain.file.name).unwrap(), None);
+        assert_eq!(
+            catalogue.lookup(std::slice::from_ref(&plain.file)).unwrap()[0].registered.as_ref().unwrap().file,
+            plain.file
+        );
+        assert_eq!(one(&catalogue, a.clone()), Verdict::Signed);
+    }
+    let catalogue = RedbCatalogue::open(dir.path()).unwrap();
+    assert_eq!(catalogue.signature(&plain.file.name).unwrap(), a.signature);
 }
 
 #[test]

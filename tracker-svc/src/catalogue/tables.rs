@@ -3,11 +3,12 @@
 //! `names` (name -> content, owner), `contents` (content -> layout, how many names), `hashes`
 //! (content, segment -> chunk hashes), `withdrawn` (name -> content, owner or operator, when in order),
 //! `withdrawals` (the same the other way, to find the oldest) and `unattended` (name -> clock of attendance since when;
-//! a name that is attended has no row, so that nothing is written while its peers come and go). A layout and its hashes are the manifest. Contents are apart from
+//! a name that is attended has no row, so that nothing is written while its peers come and go), and `signatures` (name -> what
+//! its owner signed of its content). A layout and its hashes are the manifest. Contents are apart from
 //! hashes so that a lookup never reads hashes; hashes are in segments so that a page of a large manifest
 //! is read without the rest of it. A name is in `names` or in `withdrawn`, never in both.
 
-use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, PeerId};
+use drizzle_proto::{Digest, FileId, FileInfo, FileName, Layout, PeerId, Signature};
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use super::{Claim, Record, Verdict};
@@ -29,6 +30,8 @@ pub(super) const WITHDRAWN: TableDefinition<'_, &str, WithdrawnRow> = TableDefin
 pub(super) const WITHDRAWALS: TableDefinition<'_, u64, &str> = TableDefinition::new("withdrawals");
 
 pub(super) const UNATTENDED: TableDefinition<'_, &str, u64> = TableDefinition::new("unattended");
+/// Statement, and its signature. Catalogues of earlier versions have none until something is written.
+pub(super) const SIGNATURES: TableDefinition<'_, &str, (&str, &str)> = TableDefinition::new("signatures");
 
 /// Stands in `withdrawn` for an operator, where a peer's id does otherwise. No peer has it: ids are random.
 pub(super) const OPERATOR: [u8; 16] = [0; 16];
@@ -44,6 +47,7 @@ pub(super) struct Tables<'a> {
     pub(super) withdrawn: Table<'a, &'static str, WithdrawnRow>,
     pub(super) withdrawals: Table<'a, u64, &'static str>,
     pub(super) unattended: Table<'a, &'static str, u64>,
+    pub(super) signatures: Table<'a, &'static str, (&'static str, &'static str)>,
 }
 
 impl<'a> Tables<'a> {
@@ -51,7 +55,8 @@ impl<'a> Tables<'a> {
         let (names, contents) = (write.open_table(NAMES)?, write.open_table(CONTENTS)?);
         let (withdrawn, withdrawals) = (write.open_table(WITHDRAWN)?, write.open_table(WITHDRAWALS)?);
         let (hashes, unattended) = (write.open_table(HASHES)?, write.open_table(UNATTENDED)?);
-        Ok(Self { names, contents, hashes, withdrawn, withdrawals, unattended })
+        let signatures = write.open_table(SIGNATURES)?;
+        Ok(Self { names, contents, hashes, withdrawn, withdrawals, unattended, signatures })
     }
 
     pub(super) fn register(&mut self, owner: PeerId, new: &Claim) -> Result<Verdict, redb::Error> {
@@ -60,7 +65,8 @@ impl<'a> Tables<'a> {
         if let Some(Record { file: registered, owner: first }) = before.clone() {
             let own = first == owner;
             if registered.id == *id {
-                return Ok(Verdict::Same);
+                let signed = own && self.sign(name, new.signature.as_ref())?;
+                return Ok(if signed { Verdict::Signed } else { Verdict::Same });
             } else if !(own && new.replace) {
                 return Ok(Verdict::Other { registered, own });
             }
@@ -87,8 +93,21 @@ impl<'a> Tables<'a> {
         let (size, chunk_size) = (layout.size(), layout.chunk_size());
         self.contents.insert(id.as_bytes(), (size, chunk_size, known.unwrap_or(0) + 1))?;
         self.names.insert(name.as_str(), (id.as_bytes(), size, chunk_size, owner.as_bytes()))?;
+        self.sign(name, new.signature.as_ref())?;
         self.forget_withdrawal(name.as_str())?;
         Ok(before.map_or(Verdict::New, |before| Verdict::Replaced(before.file)))
+    }
+
+    /// Keeps a signature, if there is one; whether it is another than before.
+    fn sign(&mut self, name: &FileName, signature: Option<&Signature>) -> Result<bool, redb::Error> {
+        let Some(signature) = signature else { return Ok(false) };
+        let statement = signature.statement().to_string();
+        let row = (statement.as_str(), signature.minisign());
+        let is_kept = self.signatures.get(name.as_str())?.is_some_and(|kept| kept.value() == row);
+        if !is_kept {
+            self.signatures.insert(name.as_str(), row)?;
+        }
+        Ok(!is_kept)
     }
 
     pub(super) fn drop_name(&mut self, name: &FileName, bar: bool) -> Result<Option<Record>, redb::Error> {
@@ -119,6 +138,7 @@ impl<'a> Tables<'a> {
             self.remember_withdrawal(name.as_str(), &id, &owner, MAX_WITHDRAWN)?;
         }
         self.unattended.remove(name.as_str())?;
+        self.signatures.remove(name.as_str())?;
         let row = self.contents.get(&id)?.map(|row| row.value());
         if let Some((size, chunk_size, names @ 2..)) = row {
             self.contents.insert(&id, (size, chunk_size, names - 1))?;

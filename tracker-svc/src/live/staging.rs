@@ -156,6 +156,7 @@ mod tests {
             held: ChunkSet::empty(layout.chunk_count()),
             gone: false,
             replace: false,
+            signature: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the registry is asked for, and what it answers.
 
 use bytes::Bytes;
-use drizzle_proto::{Address, FileInfo, FileName, PeerId, holder::Holder};
+use drizzle_proto::{Address, FileInfo, FileName, PeerId, Signature, holder::Holder};
 
 use crate::catalogue::Record;
 
@@ -41,6 +41,8 @@ pub struct Dropped {
 pub struct Wanted {
     /// The first chunk whose hash is wanted, if hashes are.
     pub hashes_from: Option<u32>,
+    /// Whether the signature is.
+    pub signature: bool,
     /// Which page of holders is wanted.
     pub holders: HolderPage,
 }
@@ -70,6 +72,8 @@ pub struct Locations {
     pub file: FileInfo,
     /// Hashes from the wanted one on, 32 bytes each.
     pub hashes: Bytes,
+    /// What its owner signed of it, if that is wanted.
+    pub signature: Option<Signature>,
     /// A page of holders.
     pub holders: Vec<Holder>,
     /// The holder after which the next page begins, unless this is the last one.

@@ -215,7 +215,8 @@ impl Registry {
             for mut entry in entries {
                 entry.replace &= !barred.contains(&entry.file.name);
                 // What follows on an entry that must wait for the catalogue waits with it.
-                let waits = unknown_names.contains(&entry.file.name);
+                // Signatures are kept there.
+                let waits = entry.signature.is_some() || unknown_names.contains(&entry.file.name);
                 let outcome = if waits { None } else { live.announce(lease, &entry, now)? };
                 if outcome.is_none() {
                     unknown_names.insert(entry.file.name.clone());
@@ -352,6 +353,13 @@ impl Registry {
             Some(known) => known,
             None => self.blocking(move |inner| inner.content(&name, wanted.hashes_from)).await?,
         };
+        let mut signature = None;
+        if wanted.signature {
+            let name = file.name.clone();
+            let kept = self.blocking(move |inner| Ok(inner.catalogue.signature(&name)?)).await?;
+            // The name may have got other content since.
+            signature = kept.filter(|signature| signature.statement().is_about(&file));
+        }
         let page = |after| self.inner.with(|guarded| guarded.live.page(&file, after, HOLDERS_BUDGET));
         let (holders, complete) = match wanted.holders {
             HolderPage::Omitted => (Vec::new(), true),
@@ -363,7 +371,7 @@ impl Registry {
             }
         };
         let next = holders.last().filter(|_| !complete).map(|last| last.peer.id());
-        Ok(Locations { file, hashes, holders, next })
+        Ok(Locations { file, hashes, signature, holders, next })
     }
 
     /// Waits until everything that was told under this lease before has taken effect.

@@ -49,6 +49,11 @@ impl Inner {
         for (entry, known) in entries.iter().zip(self.catalogue.lookup(&files)?) {
             outcomes.push(match known.registered {
                 _ if entry.gone => Some(FileOutcome::Registered),
+                // The catalogue has to hear of it.
+                Some(Record { file, owner }) if file == entry.file && owner == peer && entry.signature.is_some() => {
+                    claims.push(claim(entry, None));
+                    None
+                }
                 Some(Record { file, owner }) if file.id == entry.file.id || !entry.replace || owner != peer => {
                     Some(judge(&file, &entry.file, owner == peer))
                 }
@@ -57,13 +62,12 @@ impl Inner {
                     Some(FileOutcome::Invalid(wrong_layout(&entry.file)))
                 }
                 _ if known.content.is_some() => {
-                    claims.push(Claim { file: entry.file.clone(), manifest: None, replace: entry.replace });
+                    claims.push(claim(entry, None));
                     None
                 }
                 _ => match self.assemble(lease, entry, now)? {
                     Assembled::Manifest(manifest) => {
-                        let (file, manifest) = (entry.file.clone(), Some(manifest));
-                        claims.push(Claim { file, manifest, replace: entry.replace });
+                        claims.push(claim(entry, Some(manifest)));
                         None
                     }
                     Assembled::Answer(outcome) => Some(outcome),
@@ -218,6 +222,12 @@ impl Inner {
     }
 }
 
+/// What an entry claims.
+fn claim(entry: &FileChunks, manifest: Option<Manifest>) -> Claim {
+    let (file, signature) = (entry.file.clone(), entry.signature.clone());
+    Claim { file, manifest, replace: entry.replace, signature }
+}
+
 fn log_new(peer: PeerId, claims: &[Claim], verdicts: &[Verdict]) {
     let new = || claims.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::New);
     for (Claim { file, .. }, _) in new() {
@@ -228,6 +238,10 @@ fn log_new(peer: PeerId, claims: &[Claim], verdicts: &[Verdict]) {
     let files = new().count();
     if let Some((Claim { file, .. }, _)) = new().next() {
         info!(%peer, files, first = %file.name, id = %file.id, "files registered");
+    }
+    let signed = claims.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Signed).count();
+    if signed > 0 {
+        info!(%peer, files = signed, "signatures kept");
     }
     for (Claim { file, .. }, verdict) in claims.iter().zip(verdicts) {
         if let Verdict::Replaced(before) = verdict {

@@ -28,7 +28,15 @@ fn entry(n: u8, content: u8, held: &str) -> FileChunks {
     let manifest = manifest(content);
     let held = ChunkSet::from_ranges(manifest.layout().chunk_count(), &held.parse().unwrap()).unwrap();
     let hashes = manifest.hashes().to_vec();
-    FileChunks { file: manifest.describe(name(n)), first_hash: 0, hashes, held, gone: false, replace: false }
+    FileChunks {
+        file: manifest.describe(name(n)),
+        first_hash: 0,
+        hashes,
+        held,
+        gone: false,
+        replace: false,
+        signature: None,
+    }
 }
 
 fn registry(start: Instant) -> Registry {
@@ -261,7 +269,7 @@ proptest! {
                 prop_assert_eq!(registry.census(now).live.peers, leases.len());
                 prop_assert_eq!(registry.census(now).live.holders, held.len());
                 for file in 0..3 {
-                    let wanted = Wanted { hashes_from: None, holders: HolderPage::First };
+                    let wanted = Wanted { hashes_from: None, signature: true, holders: HolderPage::First };
                     let holders = registry.locate(name(file), wanted).await.map(|found| found.holders).unwrap_or_default();
                     let found: HashMap<u8, Vec<u8>> =
                         holders.iter().map(|holder| (holder.peer.id().as_bytes()[0], holder.chunks.to_bits())).collect();

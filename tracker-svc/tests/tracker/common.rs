@@ -78,7 +78,15 @@ pub fn manifest(tag: u8, chunks: u32) -> Manifest {
 /// An announcement with all hashes.
 pub fn entry(file: &str, manifest: &Manifest, held: ChunkSet) -> FileChunks {
     let hashes = manifest.hashes().to_vec();
-    FileChunks { file: manifest.describe(name(file)), first_hash: 0, hashes, held, gone: false, replace: false }
+    FileChunks {
+        file: manifest.describe(name(file)),
+        first_hash: 0,
+        hashes,
+        held,
+        gone: false,
+        replace: false,
+        signature: None,
+    }
 }
 
 pub fn all(file: &str, manifest: &Manifest) -> FileChunks {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::*;
 use drizzle_proto::{
-    Digest, FileId, FileInfo, FileName, PeerId,
+    Digest, FileId, FileInfo, FileName, PeerId, Signature,
     announcement::{FileChunks, FileOutcome},
 };
 use tracker_svc::{
@@ -72,6 +72,10 @@ impl Catalogue for Slow {
         self.catalogue.expire(name, clock, limit)
     }
 
+    fn signature(&self, name: &FileName) -> Result<Option<Signature>, CatalogueError> {
+        self.catalogue.signature(name)
+    }
+
     fn hashes(&self, id: FileId, first: u32, count: usize) -> Result<Vec<Digest>, CatalogueError> {
         self.catalogue.hashes(id, first, count)
     }
@@ -82,7 +86,7 @@ fn gone(file: &str) -> FileChunks {
 }
 
 async fn holders(registry: &Registry, file: &str) -> usize {
-    let wanted = Wanted { hashes_from: None, holders: HolderPage::First };
+    let wanted = Wanted { hashes_from: None, signature: true, holders: HolderPage::First };
     registry.locate(name(file), wanted).await.unwrap().holders.len()
 }
 

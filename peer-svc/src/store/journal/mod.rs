@@ -11,6 +11,7 @@
 //! | [`records`] | what is remembered, and its bytes |
 //! | [`shares`] | hashed files, and which of them are missing |
 //! | [`downloads`] | unfinished downloads |
+//! | [`signatures`] | what was signed of them |
 //! | [`database`] | the file, made whole at a first start |
 //!
 //! Knows nothing of what runs, and never touches the data of a file. Calls block on disk I/O.
@@ -19,6 +20,7 @@ mod database;
 mod downloads;
 mod records;
 mod shares;
+mod signatures;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +53,8 @@ const PROGRESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("progres
 const BESIDE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("beside");
 /// What running downloads were asked to do.
 const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
+/// What was signed of files, by name: statement and signature.
+const SIGNATURES: TableDefinition<'_, &str, (&str, &str)> = TableDefinition::new("signatures");
 /// Paths of data beside a destination that no download needs.
 const LEFTOVERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leftovers");
 
@@ -196,6 +200,7 @@ impl Journal {
                 write.open_table(BESIDE)?;
                 write.open_table(LEFTOVERS)?;
                 write.open_table(ORDERS)?;
+                write.open_table(SIGNATURES)?;
                 write.commit()?;
             }
             Ok(number)

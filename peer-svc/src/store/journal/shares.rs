@@ -9,6 +9,7 @@ use super::{
     Journal, JournalError, MISSING, SHARES,
     downloads::end_partial,
     records::{EndedPartial, ShareRecord, read_share, write_share},
+    signatures::drop_signature,
 };
 
 impl Journal {
@@ -53,6 +54,7 @@ impl Journal {
             for (name, share) in shares {
                 write.open_table(SHARES)?.insert(name.as_str(), &write_share(share)?[..])?;
                 write.open_table(MISSING)?.remove(name.as_str())?;
+                drop_signature(write, name, Some(share.manifest.id()))?;
                 if !keep(name) {
                     ended.extend(end_partial(write, name)?);
                 }
@@ -68,6 +70,7 @@ impl Journal {
             for name in names {
                 table.remove(name.as_str())?;
                 missing.remove(name.as_str())?;
+                drop_signature(write, name, None)?;
             }
             Ok(())
         })
