@@ -177,7 +177,7 @@ pub struct Config {
     #[arg(long, value_name = "TOKEN", env = "DRIZZLE_JOIN", hide_env_values = true)]
     pub join: Option<String>,
 
-    /// Likewise with the token in this file, which need not be there once this peer has joined
+    /// Likewise with the token in this file; waits until it is there. Once this peer has joined it need not be
     #[arg(long, value_name = "FILE", env = "DRIZZLE_JOIN_FILE", conflicts_with = "join")]
     pub join_file: Option<PathBuf>,
 
@@ -211,7 +211,7 @@ impl Config {
             (Some(text), _) => text.clone(),
             (None, Some(path)) => match std::fs::read_to_string(path) {
                 Ok(text) => text,
-                // It has served its purpose.
+                // It has served its purpose, or will be there.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(TrustError::Options(format!("--join-file {}: {error}", path.display()))),
             },

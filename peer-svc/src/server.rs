@@ -257,8 +257,13 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     };
     let certified = !matches!(choice, Choice::Off { .. });
     let identity = Identity::load(journal.clone(), suggested, certified).map_err(BindError::state)?;
-    let joining =
-        Joining { state_dir: &state_dir, tracker: &config.tracker, peer: identity.id(), token: token.as_ref() };
+    let joining = Joining {
+        state_dir: &state_dir,
+        tracker: &config.tracker,
+        peer: identity.id(),
+        token: token.as_ref(),
+        token_file: config.join_file.as_deref(),
+    };
     let trusting = trust::open(choice, joining).await?;
     let transport = trusting.transport.clone();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;

@@ -69,6 +69,11 @@ pub struct Cli {
     #[arg(long, value_name = "DURATION", env = "DRIZZLE_TICKET_LIFE", default_value = "1h", value_parser = ticket_life)]
     pub ticket_life: Duration,
 
+    /// With --tls auto: keep a token in this file that any machine may join with as a publisher of every name, such as on a
+    /// volume that trusted machines have; made at the first start
+    #[arg(long, value_name = "FILE", env = "DRIZZLE_JOIN_FILE")]
+    pub join_file: Option<PathBuf>,
+
     /// Also write what happens to rights, and what is refused, to this file, as lines of JSON
     #[arg(long, value_name = "FILE", env = "DRIZZLE_AUDIT_LOG")]
     pub audit_log: Option<PathBuf>,
@@ -225,6 +230,8 @@ pub struct Trust {
     pub certificate_life: Duration,
     /// How long tickets are good.
     pub ticket_life: Duration,
+    /// Where a token for everybody is kept.
+    pub join_file: Option<PathBuf>,
     /// Where what happens to rights is noted.
     pub audit_log: Option<PathBuf>,
 }
@@ -234,7 +241,7 @@ impl Trust {
     pub fn everybody() -> Self {
         let (tls, names, audit_log) = (Choice::Off { exposed: false }, Vec::new(), None);
         let (certificate_life, ticket_life) = (Duration::from_secs(24 * 3600), Duration::from_secs(3600));
-        Self { tls, names, certificate_life, ticket_life, audit_log }
+        Self { tls, names, certificate_life, ticket_life, join_file: None, audit_log }
     }
 }
 
@@ -281,6 +288,7 @@ impl Cli {
             names,
             certificate_life: self.certificate_life,
             ticket_life: self.ticket_life,
+            join_file: self.join_file.clone(),
             audit_log: self.audit_log.clone(),
         };
         Ok(Config { listen: self.listen, data_dir, lease, release_after, drain, trust })

@@ -35,6 +35,7 @@ mod config;
 mod enrolment;
 pub mod error;
 mod grpc;
+mod join_file;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]
 pub mod live;

@@ -34,6 +34,7 @@ use crate::{
     config::Config,
     enrolment,
     grpc::Service,
+    join_file::{self, JoinFileError},
     limits::MAX_REQUEST,
     live::leases::PULSE,
     operator, readiness,
@@ -59,6 +60,9 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The token for everybody cannot be kept.
+    #[error(transparent)]
+    JoinFile(#[from] JoinFileError),
     /// Callers cannot be told apart.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -106,6 +110,9 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     });
     let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone());
+    if let (Some(file), Some(ours)) = (&config.trust.join_file, &ours) {
+        join_file::keep(file, &access, ours.authority.fingerprint()).await?;
+    }
     if let Some(tls) = transport.tls() {
         if let Some(files) = files {
             let keeping = reload::keep(tls.clone(), files, reload::LOOKS, stop.clone());

@@ -36,6 +36,8 @@ const IDENTITY: &str = "identity.pem";
 const ROOT: &str = "ca.pem";
 /// An attempt to renew that failed is made again after so much of what is left, at least this.
 const LEAST: Duration = Duration::from_secs(1);
+/// A token that is not there yet is looked for this often.
+const LOOKS: Duration = Duration::from_millis(500);
 
 /// The key with its certificates.
 pub(super) fn identity_file(state_dir: &Path) -> PathBuf {
@@ -56,10 +58,14 @@ pub(super) struct Enrolled {
 impl Enrolled {
     /// What an earlier run joined with; or joins.
     pub(super) async fn open(joining: Joining<'_>) -> Result<(Self, Credentials), TrustError> {
-        let Joining { state_dir, tracker, peer, token } = joining;
+        let Joining { state_dir, tracker, peer, token, token_file } = joining;
         if !identity_file(state_dir).exists() {
-            let token = token.ok_or(TrustError::NotJoined)?;
-            join(state_dir, tracker, peer, token).await?;
+            let token = match (token, token_file) {
+                (Some(token), _) => token.clone(),
+                (None, Some(file)) => put_there(file).await?,
+                (None, None) => return Err(TrustError::NotJoined),
+            };
+            join(state_dir, tracker, peer, &token).await?;
         }
         let dir = state_dir.to_owned();
         let (key, root, credentials) = blocking(move || read(&dir)).await?;
@@ -122,6 +128,23 @@ fn pause(not_before: i64, not_after: i64, now: i64, failed: bool) -> Duration {
     // Of what is left at the first look, which is the whole life but for what the clocks were allowed to differ.
     let renew_at = not_before + (not_after - not_before) * part / whole;
     seconds(renew_at - now).max(if left.is_zero() { Duration::ZERO } else { LEAST })
+}
+
+/// The token that somebody will put into a file, such as a tracker on a volume that both have.
+async fn put_there(file: &Path) -> Result<Token, TrustError> {
+    tracing::info!(file = %file.display(), "waiting for a join token in this file");
+    loop {
+        tokio::time::sleep(LOOKS).await;
+        match fs::read_to_string(file) {
+            // Of a tool that does not write it in one step.
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => {
+                return text.parse().map_err(|error| TrustError::Options(format!("--join-file: {error}")));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(file)(error)),
+        }
+    }
 }
 
 /// Joins; waits for a tracker that is away.

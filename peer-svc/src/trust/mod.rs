@@ -110,6 +110,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) tracker: &'a Address,
     pub(crate) peer: PeerId,
     pub(crate) token: Option<&'a Token>,
+    /// Where a token will be.
+    pub(crate) token_file: Option<&'a Path>,
 }
 
 /// Makes the transport. Waits for the tracker if this peer is to join and it is away.

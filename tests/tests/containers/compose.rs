@@ -7,20 +7,22 @@ use std::{
 };
 
 use bollard::query_parameters::ListContainersOptionsBuilder;
+use drizzle_tests::until;
 
 use crate::{MIB, lab, node::Node, share::Share};
 
-/// A project of deploy/compose.yaml; taken down when dropped.
+/// A project of compose files in deploy; taken down when dropped.
 struct Project {
     name: String,
-    file: PathBuf,
+    files: Vec<PathBuf>,
     share: Share,
 }
 
 impl Project {
-    fn up(name: &str, peers: usize, share: Share) -> Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/compose.yaml");
-        let project = Self { name: format!("drizzle-test-{}-{name}", process::id()), file, share };
+    fn up(name: &str, files: &[&str], peers: usize, share: Share) -> Self {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let files = files.iter().map(|file| deploy.join(file)).collect();
+        let project = Self { name: format!("drizzle-test-{}-{name}", process::id()), files, share };
         let output = project.compose(&["up", "--detach", "--no-build", "--scale", &format!("peer={peers}")]);
         assert!(output.status.success(), "compose up: {}", String::from_utf8_lossy(&output.stderr));
         project
@@ -36,7 +38,8 @@ impl Project {
         } else {
             Command::new("docker-compose")
         };
-        let command = command.arg("-p").arg(&self.name).arg("-f").arg(&self.file).args(args);
+        let files = self.files.iter().flat_map(|file| ["-f".as_ref(), file.as_os_str()]);
+        let command = command.arg("-p").arg(&self.name).args(files).args(args);
         // No host port means a free one.
         let command = command.env("DRIZZLE_SHARE", self.share.path()).env("DRIZZLE_PUBLISH", "127.0.0.1:");
         command.output().expect("compose is installed")
@@ -74,7 +77,7 @@ async fn four_peers_download_at_once_and_the_seed_sends_less_than_two_copies() {
     let digest = share.digest("foo");
 
     let begun = Instant::now();
-    let project = Project::up("fleet", 4, share);
+    let project = Project::up("fleet", &["compose.yaml"], 4, share);
     let (seed, peers) = (project.nodes("seed").await.remove(0), project.nodes("peer").await);
     assert_eq!(peers.len(), 4);
     for peer in &peers {
@@ -93,4 +96,20 @@ async fn four_peers_download_at_once_and_the_seed_sends_less_than_two_copies() {
     let sent = seed.uploaded().await;
     lab::note(&format!("the seed sent {:.2} copies", sent as f64 / SIZE as f64));
     assert!(sent < 2 * SIZE, "the seed sent {sent} bytes");
+}
+
+#[tokio::test]
+async fn with_the_second_file_every_connection_is_mutual_tls() {
+    const SIZE: u64 = 16 * MIB;
+    let share = Share::with("foo", SIZE);
+    let digest = share.digest("foo");
+    let project = Project::up("tls", &["compose.yaml", "compose.tls.yaml"], 1, share);
+    let (tracker, peer) = (project.nodes("tracker").await.remove(0), project.nodes("peer").await.remove(0));
+    peer.until_healthy().await;
+    until("foo", async || peer.answer(&["peer-cli", "files"]).await.contains("foo").then_some(())).await;
+    assert_eq!(peer.download("foo").ended().await.expect(0).fetched(), SIZE);
+    assert_eq!(peer.digest("/data/foo").await, digest);
+    // Whoever shows no certificate gets nowhere, and an operator sees who has one.
+    let identities = tracker.answer(&["tracker-svc", "identities"]).await;
+    assert_eq!(identities.matches("publisher of *").count(), 2, "{identities}");
 }

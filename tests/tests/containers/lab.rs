@@ -142,6 +142,8 @@ impl Lab {
         host.cap_drop = Some(vec!["ALL".into()]);
         host.readonly_rootfs = Some(true);
         host.network_mode = Some(self.name.clone());
+        // As in deploy/compose.yaml: they are on a network of their own.
+        body.env.get_or_insert_default().push("DRIZZLE_INSECURE=true".into());
         body.host_config = Some(host);
         body.hostname = Some(alias.clone());
         body.labels = Some(self.labels());

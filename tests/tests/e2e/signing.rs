@@ -72,7 +72,9 @@ async fn refused(peer: &Peer, name: &str, why: &str) {
 
 /// Whether a peer sends the first chunk of some content.
 async fn serves(peer: &Peer, content: &Content) -> bool {
-    let mut client = PeerClient::new(Transport::plaintext().connect_lazy(&peer.address().into()).unwrap());
+    let mut client = PeerClient::new(
+        Transport::plaintext().connect_lazy(&peer.address().into(), drizzle_proto::net::tls::Meant::AnyPeer).unwrap(),
+    );
     let request = wire::FetchChunkRequest { file_id: content.manifest.id().to_string(), ..Default::default() };
     match client.fetch_chunk(request).await {
         Ok(_) => true,
