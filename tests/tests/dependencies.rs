@@ -30,7 +30,8 @@ const BANNED: [(&str, &str); 5] = [
 ];
 
 /// Crates that are built in two versions, and who still needs the older.
-const TWICE: [(&str, &str); 13] = [
+const TWICE: [(&str, &str); 16] = [
+    ("base64", "pem, by which certificates are written, needs 0.23, tonic 0.22"),
     ("block-buffer", "scrypt 0.11, by which minisign protects keys with a password, needs sha2 0.10"),
     ("cpufeatures", "as block-buffer"),
     ("crypto-common", "as block-buffer"),
@@ -43,6 +44,8 @@ const TWICE: [(&str, &str); 13] = [
     ("logos-derive", "as logos"),
     ("sha2", "as block-buffer"),
     ("syn", "most derive macros need 2, some 3; build time only"),
+    ("untrusted", "aws-lc-rs needs 0.7, rustls' webpki 0.9"),
+    ("synstructure", "derive macros of asn1-rs need 0.13, of ICU 0.14; build time only"),
     ("unicode-width", "miette's text wrapping, a build dependency, needs 0.1"),
 ];
 
@@ -62,6 +65,25 @@ static METADATA: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_slice(&output.stdout).expect("cargo speaks JSON")
 });
 
+/// What is really built of that, as "NAME VERSION": `cargo metadata` also has what an optional feature would bring that
+/// nobody asks for.
+static TREE: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--workspace", "--locked", "--all-features", "--target", "x86_64-unknown-linux-gnu"])
+        .args(["--edges", "all", "--prefix", "none", "--format", "{p}"])
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("cargo speaks UTF-8");
+    let named = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        Some(format!("{} {}", words.next()?, words.next()?.strip_prefix('v')?))
+    });
+    named.collect()
+});
+
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().unwrap_or_else(|| panic!("no list {key}"))
 }
@@ -73,7 +95,8 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// Every package that is built here, our own included.
 fn built() -> Vec<&'static Value> {
     let ids: BTreeSet<&str> = list(&METADATA["resolve"], "nodes").iter().map(|node| text(node, "id")).collect();
-    list(&METADATA, "packages").iter().filter(|package| ids.contains(text(package, "id"))).collect()
+    let is_built = |package: &&Value| ids.contains(text(package, "id")) && TREE.contains(&called(package));
+    list(&METADATA, "packages").iter().filter(is_built).collect()
 }
 
 /// Our own packages.
