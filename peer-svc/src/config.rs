@@ -76,6 +76,10 @@ pub enum Command {
         /// Ask whether it is ready instead: whether it holds a lease with the tracker
         #[arg(long)]
         ready: bool,
+        /// For a control service that other machines reach: the authority's certificate in PEM, which a peer that joined
+        /// has in its state folder as tls/ca.pem
+        #[arg(long, value_name = "FILE", env = "DRIZZLE_TLS_CA")]
+        tls_ca: Option<PathBuf>,
     },
 }
 

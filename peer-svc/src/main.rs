@@ -17,9 +17,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     shell::run("peer-svc", BLOCKING_THREADS, async {
         match (cli.command, cli.serve.0) {
-            (Some(Command::Healthcheck { address, ready }), _) => {
+            (Some(Command::Healthcheck { address, ready, tls_ca }), _) => {
                 let at = address.unwrap_or_else(ControlAt::found).asked_locally();
-                let transport = Transport::plaintext();
+                let transport = match tls_ca.filter(|_| !matches!(at, ControlAt::Unix(_))) {
+                    Some(ca) => Transport::that_only_asks(&ca)?,
+                    None => Transport::plaintext(),
+                };
                 Ok(if ready {
                     health::check_ready(&transport, at, Meant::AnyPeer).await
                 } else {

@@ -5,6 +5,7 @@
 //! [`Accepted`]. What holds (each line has a test):
 //! - the first byte tells TLS from HTTP/2 without it; what is not served is refused in the language of the caller;
 //! - whoever has not finished within [`IN_TIME`] is gone, however slowly it drips;
+//! - one identity has a bounded number of connections ([`crowd`](super::crowd));
 //! - a certificate that ran out proves nothing, also where a session is resumed.
 
 use std::{
@@ -27,6 +28,7 @@ use tonic::transport::server::Connected;
 use super::{
     ahead::WriteAhead,
     caller::{Accepted, Caller},
+    crowd::{Crowd, Place},
     tls::Certificate,
 };
 
@@ -49,12 +51,17 @@ pub struct Policy {
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// Whether connections without it are served.
     pub(super) plain: bool,
+    /// Who has how many.
+    pub(super) crowd: Crowd,
 }
 
 /// An accepted connection.
 pub struct Guarded<S = TcpStream> {
     state: State<S>,
     accepted: Accepted,
+    crowd: Crowd,
+    /// Counts it, once it is known whose it is.
+    place: Option<Place>,
 }
 
 enum State<S> {
@@ -99,7 +106,9 @@ impl Guarded<TcpStream> {
     /// A connection from the network.
     pub(super) fn new(stream: TcpStream, policy: Policy) -> Self {
         let accepted = Accepted::new(stream.peer_addr().ok());
-        Self { state: State::Silent { stream, policy, deadline: Box::pin(sleep(IN_TIME)) }, accepted }
+        let crowd = policy.crowd.clone();
+        let state = State::Silent { stream, policy, deadline: Box::pin(sleep(IN_TIME)) };
+        Self { state, accepted, crowd, place: None }
     }
 }
 
@@ -108,7 +117,7 @@ impl Guarded<UnixStream> {
     pub(super) fn local(stream: UnixStream) -> Self {
         let accepted = Accepted::new(None);
         accepted.is(Caller::Local);
-        Self { state: State::Plain(stream), accepted }
+        Self { state: State::Plain(stream), accepted, crowd: Crowd::default(), place: None }
     }
 }
 
@@ -180,7 +189,7 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     }
 
     /// Notes what the other end showed.
-    fn look_at(&self, stream: &TlsStream<S>) -> io::Result<()> {
+    fn look_at(&mut self, stream: &TlsStream<S>) -> io::Result<()> {
         let Some(shown) = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) else {
             self.accepted.is(Caller::Unknown);
             return Ok(());
@@ -190,6 +199,10 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if certificate.not_after < i64::try_from(now).unwrap_or(i64::MAX) {
             return Err(refused("the certificate has run out since the session began".to_owned()));
+        }
+        if let Some(says) = certificate.says {
+            let place = self.crowd.enter(says);
+            self.place = Some(place.ok_or_else(|| refused("this identity has too many connections".to_owned()))?);
         }
         self.accepted.showed(&certificate);
         Ok(())

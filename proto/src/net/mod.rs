@@ -10,6 +10,7 @@
 //! | [`cut`] | server connections that can be cut |
 //! | [`tls`] | mutual TLS: what is shown, what is believed |
 //! | [`door`] | how many connections one address may begin |
+//! | [`crowd`] | how many connections one identity has |
 //! | [`guard`] | the server's end of a connection: its handshake, and what that proves |
 //! | `dial` | the client's end |
 //! | [`pass`] | the ticket that is shown to holders |
@@ -30,6 +31,7 @@ pub mod ahead;
 pub mod caller;
 pub mod chunk_message;
 pub mod control_at;
+pub mod crowd;
 pub mod cut;
 mod dial;
 pub mod door;

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -20,13 +20,14 @@ use tower_service::Service;
 use super::{
     accept::Incoming,
     ahead::{self, WriteAhead},
+    crowd::Crowd,
     dial::Dialler,
     door::Door,
     guard::{Guarded, Policy},
     line::{Line, Settings},
     meter::{Meter, MeteredConnector},
     pass::Pass,
-    tls::{Meant, Mode, Tls},
+    tls::{Credentials, Meant, Mode, Tls},
 };
 use crate::{Address, limits::MESSAGE_SIZE};
 
@@ -97,6 +98,16 @@ impl Transport {
         Self { tls: Some(tls), pass: Pass::default() }
     }
 
+    /// For a program of this machine that asks a daemon how it is: believes those whom that authority certified, shows
+    /// nothing, and does without TLS where the daemon does. Blocks on the disk; an error is a line for a person.
+    pub fn that_only_asks(ca: &Path) -> Result<Self, String> {
+        let name = ca.display().to_string();
+        let pem = std::fs::read(ca).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let credentials = Credentials::anonymous(&pem, &name).map_err(|error| error.to_string())?;
+        let tls = Tls::new(&credentials, Mode::Preferred).map_err(|error| error.to_string())?;
+        Ok(Self::secured(Arc::new(tls)))
+    }
+
     /// What it is secured by, if it is.
     pub fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
@@ -159,9 +170,11 @@ impl Transport {
     /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
     pub fn incoming(&self, listener: TcpListener, strangers: Strangers, cut: CancellationToken) -> Incoming {
         let tls = self.tls.clone();
-        let door = Mutex::new(Door::default());
+        let (door, crowd) = (Mutex::new(Door::default()), Crowd::default());
         let take = move |stream: TcpStream| {
-            let Some(tls) = &tls else { return accepted(stream, Policy { tls: None, plain: true }) };
+            let Some(tls) = &tls else {
+                return accepted(stream, Policy { tls: None, plain: true, crowd: crowd.clone() });
+            };
             if let Ok(from) = stream.peer_addr()
                 && !door.lock().unwrap_or_else(PoisonError::into_inner).admits(from.ip(), Instant::now())
             {
@@ -173,7 +186,7 @@ impl Transport {
                 Strangers::Refused => configs.server.clone(),
                 Strangers::Heard => configs.open_server.clone(),
             };
-            accepted(stream, Policy { tls: config, plain: tls.mode() == Mode::Preferred })
+            accepted(stream, Policy { tls: config, plain: tls.mode() == Mode::Preferred, crowd: crowd.clone() })
         };
         Incoming::new(listener, cut, take)
     }

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use drizzle_tests::{Cluster, cluster::Options, content::random, skipped, until};
+use drizzle_tests::{Cluster, Content, Secured, cluster::Options, content::random, process::Process, skipped, until};
 use serde_json::{Deserializer, Value};
 
 /// A Python beside which grpcurl is installed; tests/run sets it, and tests/python-env prints it.
@@ -89,7 +89,7 @@ async fn every_grpcurl_command_of_the_readme_is_answered() {
         cluster.until_held(name, 1).await;
     }
     let tracker = cluster.tracker.url().replace("http://", "");
-    let commands = commands();
+    let commands: Vec<String> = commands().into_iter().filter(|command| !command.contains("-cacert")).collect();
     assert!(commands.len() > NAMES.len(), "the README shows how to ask the tracker");
     for command in commands {
         assert!(command.contains(ADDRESS), "{command}: the README's tracker is at {ADDRESS}");
@@ -130,5 +130,32 @@ async fn every_grpcurl_command_of_the_readme_is_answered() {
             _ => panic!("{command}: say here what a sensible answer is"),
         };
         assert_eq!(holder["peerId"], peer.id().to_string(), "{command}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_joined_asks_a_secured_tracker_with_grpcurl() {
+    let Some(folder) = folder() else { return };
+    let secured = Secured::start(&[]).await;
+    let peer = secured.peer("one", "publisher", &[]).await;
+    peer.share(&Content::small_chunks("models/weights.bin", 1, 3)).await;
+    let token = secured.token("reader", &["models/"]).await;
+    let (me, tracker) = (secured.cluster.folder().join("me"), secured.cluster.tracker.url().replace("http://", ""));
+    let join = ["join", "--tracker", &tracker, "--to", me.to_str().unwrap(), &token];
+    let joined = Process::ran("peer-cli", &join, secured.cluster.folder()).await;
+    assert_eq!(joined.code, 0, "{}", joined.stderr);
+    let commands: Vec<String> = commands().into_iter().filter(|command| command.contains("-cacert")).collect();
+    assert!(!commands.is_empty(), "the README shows how");
+    for command in commands {
+        let command = command.replace(ADDRESS, &tracker).replace("tour/me", me.to_str().unwrap());
+        let mut run = Running::start(&command, &folder, secured.cluster.folder().join("grpcurl.out"));
+        let code = until(&command, async || run.status()).await.code();
+        assert_eq!(code, Some(0), "{command}: {}", run.output());
+        let answer = document(&run.output()).unwrap();
+        assert_eq!(answer["files"][0]["file"]["name"], "models/weights.bin", "{answer}");
+        // Nobody else is answered.
+        let plain = format!("grpcurl -plaintext {tracker} drizzle.v1.Tracker/ListFiles");
+        let mut run = Running::start(&plain, &folder, secured.cluster.folder().join("plain.out"));
+        assert_ne!(until(&plain, async || run.status()).await.code(), Some(0), "{}", run.output());
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 
 use drizzle_proto::net::{tls::Meant, transport::Transport};
 use drizzle_tests::{
-    Cluster, Content, Secured,
+    Cluster, Content, Place, Secured,
     cluster::Options,
+    host::Host,
     process::{Ended, Process},
     said, until,
 };
@@ -201,4 +202,69 @@ async fn files_of_another_authority_do_as_well_and_are_read_again_when_they_chan
     args.extend(other);
     let Ended { code, stderr, .. } = Process::ran("peer-svc", &args, secured.cluster.folder()).await;
     assert!(code == 1 && stderr.contains("the certificate is for"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_daemon_takes_commands_over_the_network_from_admins_alone() {
+    let Some(host) = Host::new(&["127.0.0.1 tr"]) else { return };
+    let place = Place::new();
+    let _tracker = place.tracker(&host, &["--tls", "auto", "--lease", "2s"]).await;
+    let data = place.path("tracker");
+    let operator = async |command: &[&str]| {
+        let Ended { code, stdout, stderr } =
+            Process::ran("tracker-svc", &[&["--data-dir", &data], command].concat(), &place.logs()).await;
+        assert_eq!(code, 0, "{stderr}");
+        stdout.trim().to_owned()
+    };
+    let token = operator(&["token", "create", "--uses", "3", "--role", "publisher"]).await;
+    let joins = ["--tracker", "tr:7400", "--control", "0.0.0.0:7402", "--join", &token];
+    let _peer = place.peer(&host, "one", &joins).await;
+    let me = place.path("me");
+    let run = async |program: &str, args: &[&str]| {
+        let mut run = host.start(program, args, &place.logs());
+        let code = run.ended().await;
+        (code, format!("{}{}", run.stdout(), run.stderr()))
+    };
+    let (code, said) = run("peer-cli", &["join", "--tracker", "tr:7400", "--to", &me, &token]).await;
+    assert_eq!(code, 0, "{said}");
+    let id = said.split(' ').nth(2).unwrap().trim_end_matches(';').to_owned();
+    let [cert, key, ca] = ["cert", "key", "ca"].map(|part| format!("{me}/{part}.pem"));
+    let shows = ["--peer", "tr:7402", "--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca, "status"];
+    let (code, said) = run("peer-cli", &shows).await;
+    assert!(code == 8 && said.contains("is no admin") && said.contains("tracker-svc grant"), "{code}: {said}");
+    let (code, said) = run("peer-cli", &["--peer", "tr:7402", "status"]).await;
+    assert!(code != 0 && said.contains("TLS only"), "without a certificate: {code}: {said}");
+    operator(&["grant", &id, "--role", "admin"]).await;
+    until("the right", async || (run("peer-cli", &shows).await.0 == 0).then_some(())).await;
+    // Whether it is well it tells whoever believes its authority.
+    let root = place.path("one/.drizzle/tls/ca.pem");
+    let (code, said) = run("peer-svc", &["healthcheck", "--address", "tr:7402", "--tls-ca", &root]).await;
+    assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
+async fn peers_wait_for_a_token_that_the_tracker_puts_into_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let file = file.to_str().unwrap();
+    let mut secured = Secured::start(&["--join-file", file]).await;
+    let token = fs::read_to_string(file).unwrap();
+    fs::remove_file(file).unwrap();
+    let late = async {
+        let options = Options::default().args(["--tls", "auto", "--join-file", file]);
+        secured.cluster.peer_with("late", options).await
+    };
+    let puts = async {
+        let waits = || {
+            fs::read_dir(secured.cluster.folder().join("logs")).unwrap().any(|log| {
+                fs::read_to_string(log.unwrap().path()).is_ok_and(|text| text.contains("waiting for a join token"))
+            })
+        };
+        until("a peer that waits", async || waits().then_some(())).await;
+        fs::write(file, &token).unwrap();
+    };
+    let (peer, ()) = tokio::join!(late, puts);
+    until("a lease", async || peer.status().await.tracker_connected.then_some(())).await;
+    secured.cluster.tracker.daemon.restart().await;
+    assert_eq!(fs::read_to_string(file).unwrap(), token, "it is good still");
 }

@@ -5,16 +5,12 @@ pub mod rights;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use drizzle_proto::{
     FileName, PeerId,
     client::status_text,
-    net::{
-        tls::{Credentials, Mode, Tls, options::TlsMode},
-        transport::Transport,
-    },
+    net::{tls::options::TlsMode, transport::Transport},
     wire::{self, operator_client::OperatorClient},
 };
 use tonic::{Code, Status, transport::Channel};
@@ -132,10 +128,8 @@ pub fn health_transport(cli: &Cli) -> Result<Transport, String> {
         (None, Some(data_dir)) if authority::exists(data_dir) => Some(authority::certificate(data_dir)),
         _ => None,
     };
-    let Some(ca) = ca.filter(|_| cli.tls.tls != Some(TlsMode::Off)) else { return Ok(Transport::plaintext()) };
-    let name = ca.display().to_string();
-    let pem = std::fs::read(&ca).map_err(|error| format!("cannot read {name}: {error}"))?;
-    let credentials = Credentials::anonymous(&pem, &name).map_err(|error| error.to_string())?;
-    let tls = Tls::new(&credentials, Mode::Preferred).map_err(|error| error.to_string())?;
-    Ok(Transport::secured(Arc::new(tls)))
+    match ca.filter(|_| cli.tls.tls != Some(TlsMode::Off)) {
+        Some(ca) => Transport::that_only_asks(&ca),
+        None => Ok(Transport::plaintext()),
+    }
 }
