@@ -124,6 +124,7 @@ async fn main() {
     let fan = format!("`fan`: one source to {} peers at once, {} MiB", options.peers, options.fan_size);
     let mut rows = [
         (format!("`pair`: one source to one peer, {} MiB", options.size), Vec::new()),
+        ("`tls`: that pair with mutual TLS".to_owned(), Vec::new()),
         (format!("`small`: that pair with chunks of {}", options.chunk_size), Vec::new()),
         (fan, Vec::new()),
         ("`sha256`: that file hashed on one core".to_owned(), Vec::new()),
@@ -131,11 +132,12 @@ async fn main() {
     ];
     for run in 1..=options.runs {
         eprintln!("bench: run {run} of {}", options.runs);
-        rows[0].1.push(swarm::measure(&file, None, 1).await);
-        rows[1].1.push(swarm::measure(&file, Some(&options.chunk_size), 1).await);
-        rows[2].1.push(swarm::measure(&fan_file, None, options.peers).await);
-        rows[3].1.push(scale::sha256(&file));
-        rows[4].1.push(scale::copy(&file));
+        rows[0].1.push(swarm::measure(&file, None, 1, false).await);
+        rows[1].1.push(swarm::measure(&file, None, 1, true).await);
+        rows[2].1.push(swarm::measure(&file, Some(&options.chunk_size), 1, false).await);
+        rows[3].1.push(swarm::measure(&fan_file, None, options.peers, false).await);
+        rows[4].1.push(scale::sha256(&file));
+        rows[5].1.push(scale::copy(&file));
     }
     print!("{}", table(&rows, &options));
 }

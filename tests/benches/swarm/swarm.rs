@@ -2,23 +2,34 @@
 
 use std::{ffi::OsStr, fs, path::Path, time::Instant};
 
-use drizzle_tests::{Cluster, Peer, Running};
+use drizzle_tests::{Cluster, Peer, Running, Secured, cluster::Options};
 
 use crate::{Sample, scale::digest};
 
 /// Shares a file from one peer, in chunks of this size or of the usual one, and downloads it on `receivers` others at
-/// once. Measured from the first command to the last one's end, each a `peer-cli download` as a person runs it.
-pub(crate) async fn measure(file: &Path, chunk_size: Option<&str>, receivers: usize) -> Sample {
+/// once, with mutual TLS if so asked. Measured from the first command to the last one's end, each a `peer-cli download` as a person runs it.
+pub(crate) async fn measure(file: &Path, chunk_size: Option<&str>, receivers: usize, tls: bool) -> Sample {
     let name = "file";
-    let cluster = Cluster::start().await;
-    let source = cluster.peer("source").await;
+    let (cluster, join) = match tls {
+        false => (Cluster::start().await, Vec::new()),
+        true => {
+            let secured = Secured::start(&[]).await;
+            let uses = (receivers + 1).to_string();
+            let token = secured.operator(&["token", "create", "--role", "publisher", "--uses", &uses]).await;
+            (secured.cluster, vec!["--join".to_owned(), token.trim().to_owned()])
+        }
+    };
+    let start = async |name: &str| cluster.peer_with(name, Options::default().args(join.clone())).await;
+    let source = start("source").await;
     let mut share = vec![OsStr::new("share"), file.as_os_str(), OsStr::new("--name"), OsStr::new(name)];
     share.extend(chunk_size.iter().flat_map(|size| [OsStr::new("--chunk-size"), OsStr::new(size)]));
     source.cli(share).await.expect(0);
-    cluster.until_held(name, 1).await;
+    if !tls {
+        cluster.until_held(name, 1).await;
+    }
     let mut peers = Vec::new();
     for number in 0..receivers {
-        peers.push(cluster.peer(&format!("peer-{number}")).await);
+        peers.push(start(&format!("peer-{number}")).await);
     }
 
     let daemons: Vec<&Peer> = peers.iter().chain([&source]).collect();
