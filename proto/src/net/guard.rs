@@ -41,6 +41,9 @@ const TLS: u8 = 0x16;
 /// An empty SETTINGS frame, and GOAWAY with INADEQUATE_SECURITY: HTTP/2 for "this port speaks TLS".
 const NOT_WITHOUT_TLS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x21\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS only";
 
+/// Bytes that are encrypted before they are written, so that a message of a chunk is one call.
+const WRITTEN: usize = 288 << 10;
+
 /// Of a caller that is refused so many bytes are read.
 const MOST_UNREAD: usize = 64 << 10;
 
@@ -162,8 +165,9 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                     late(deadline, context)?;
                     let shaken = ready!(Pin::new(&mut **accept).poll(context));
                     self.state = State::Over;
-                    let stream = shaken.inspect_err(|error| tracing::debug!(%error, "a TLS handshake failed"))?;
+                    let mut stream = shaken.inspect_err(|error| tracing::debug!(%error, "a TLS handshake failed"))?;
                     self.look_at(&stream)?;
+                    stream.get_mut().1.set_buffer_limit(Some(WRITTEN));
                     self.state = State::Secure(Box::new(stream));
                 }
                 State::Refused { stream, deadline, written, read } => {

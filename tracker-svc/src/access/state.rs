@@ -324,7 +324,7 @@ mod tests {
         let scope: Scope = "models/".parse().unwrap();
         state.apply(Change::Stop(scope.clone(), Some(1)));
         assert!(state.is_stopped(&name("models/a")) && !state.is_stopped(&name("a")));
-        assert_eq!(state.told(1, false, KEY, 0).stopped, [scope.clone()]);
+        assert_eq!(state.told(1, false, KEY, 0).stopped, std::slice::from_ref(&scope));
         state.apply(Change::Stop("models/a".parse().unwrap(), None));
         assert!(state.is_stopped(&name("models/a")));
         state.apply(Change::Stop(scope, None));
