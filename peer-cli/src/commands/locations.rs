@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use drizzle_proto::{FileName, WireError, holder::Holder, wire};
+use drizzle_proto::{FileName, convert, holder::Holder, limits::MOST_HOLDERS, wire};
 use serde::Serialize;
 
 use super::FileFields;
@@ -65,9 +65,11 @@ async fn ask(daemon: &Daemon, name: &FileName) -> Result<(wire::FileInfo, Vec<Ho
         let page = daemon.answer(control.file_locations(request.clone())).await;
         let page =
             page.map_err(|failure| failure.hint_if(Exit::NoSuchFile, "`peer-cli files` lists what there is."))?;
-        for holder in page.holders {
-            holders.push(holder.try_into().map_err(|error: WireError| malformed(error.to_string()))?);
+        let told = convert::holders(page.holders).map_err(|error| malformed(error.to_string()))?;
+        if told.is_empty() && !page.next_holders_token.is_empty() || holders.len() + told.len() > MOST_HOLDERS {
+            return Err(malformed("holders without end".to_owned()));
         }
+        holders.extend(told);
         if page.next_holders_token.is_empty() || page.next_holders_token == request.holders_token {
             return Ok((page.file.ok_or_else(|| malformed("no file".into()))?, holders));
         }
