@@ -36,6 +36,7 @@
 //! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `config`, `server` | options; bind, run, drain |
+//! | `fuzzing` | a door for hostile bytes, for tests alone |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
@@ -45,6 +46,8 @@ mod config;
 mod control;
 mod download;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hasher;
 mod holdings;
 mod identity;

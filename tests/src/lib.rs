@@ -18,12 +18,12 @@
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
 //! | [`skip`] | saying that a test cannot run here |
+//! | [`fuzz`] | what is fuzzed, and what is known of it |
 //! | [`sim`] | the simulator: a fleet under a virtual clock, no daemons |
 //!
 //! Invariants: every port is 0 at first; nothing here waits for a time, only for conditions; no process
 //! outlives the value that started it; the daemons are known by their contract alone (flags, ready
-//! lines, gRPC, exit codes), never by their insides. The simulator alone is built from the insides: the engine of the
-//! peers and the registry of the tracker.
+//! lines, gRPC, exit codes), never by their insides. The simulator and the fuzz targets alone are built from the insides.
 
 pub mod binaries;
 pub mod cli;
@@ -31,6 +31,7 @@ pub mod cluster;
 pub mod content;
 pub mod dead_disk;
 pub mod fake_peer;
+pub mod fuzz;
 pub mod gate;
 pub mod host;
 pub mod inside;

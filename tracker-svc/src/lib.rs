@@ -16,6 +16,7 @@
 //! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
 //! | [`limits`] | the bounds of what one tracker takes on |
 //! | [`error`] | what it says no to, and the gRPC status of each |
+//! | `fuzzing` | a door for hostile bytes, for tests alone |
 //!
 //! What is public beside the daemon itself is what a simulation of a fleet needs: the registry, and the pure half
 //! below it, driven by a clock of its own.
@@ -34,6 +35,8 @@ pub mod commands;
 mod config;
 mod enrolment;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]
