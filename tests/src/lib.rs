@@ -10,6 +10,8 @@
 //! | [`content`] | reproducible random files and their manifests |
 //! | [`fake_peer`] | an in-process peer that lies, stalls, vanishes, or serves chunk by chunk |
 //! | [`inside`] | what a peer in the test's own process is started with |
+//! | [`hostile`] | a client that breaks HTTP/2 on purpose |
+//! | [`lying_tracker`] | an in-process tracker that lies to its peers |
 //! | [`gate`] | a proxy that lets a real peer's bytes through when the test says so |
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`host`] | machines of their own: network namespaces |
@@ -34,8 +36,10 @@ pub mod fake_peer;
 pub mod fuzz;
 pub mod gate;
 pub mod host;
+pub mod hostile;
 pub mod inside;
 pub mod line;
+pub mod lying_tracker;
 pub mod place;
 pub mod process;
 pub mod sim;
@@ -48,6 +52,7 @@ pub use cluster::{Cluster, Peer, Tracker};
 pub use content::Content;
 pub use fake_peer::{FakePeer, Manner};
 pub use gate::Gate;
+pub use lying_tracker::LyingTracker;
 pub use place::Place;
 pub use skip::skipped;
 pub use wait::until;

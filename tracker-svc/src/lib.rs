@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `config` | command line and environment |
 //! | `server` | brings it up and down: `bind(config)` gives a handle |
+//! | `gather` | how much of requests is gathered at once |
 //! | `grpc` | the gRPC face; the only place that knows wire messages |
 //! | `operator` | what an operator does with a running tracker, on a socket of its own |
 //! | [`commands`] | what an operator types: the other end of that socket |
@@ -37,6 +38,7 @@ mod enrolment;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod grpc;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 
 pub use self::{
     chunk_stream::ChunkStream,
@@ -34,6 +34,7 @@ use crate::{
         innermost,
         tls::Meant,
         transport::{CALL_TIMEOUT, Transport},
+        wary::Wary,
     },
     wire::{self, tracker_client},
 };
@@ -150,7 +151,7 @@ struct Shared {
     transport: Transport,
     tracker: Address,
     /// Replaced as a whole, so that the lock is held for a moment only.
-    current: Mutex<tracker_client::TrackerClient<Channel>>,
+    current: Mutex<tracker_client::TrackerClient<Wary>>,
 }
 
 /// A text of another program, for a person: cut, and without control characters.
@@ -183,11 +184,12 @@ async fn call_within<T>(
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker, Meant::Tracker)?));
+        let channel = Wary(transport.connect_lazy(tracker, Meant::Tracker)?);
+        let current = Mutex::new(tracker_client::TrackerClient::new(channel));
         Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
     }
 
-    fn inner(&self) -> tracker_client::TrackerClient<Channel> {
+    fn inner(&self) -> tracker_client::TrackerClient<Wary> {
         self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -195,7 +197,7 @@ impl TrackerClient {
     /// changed, for as long as it takes to notice.
     pub fn reconnect(&self) {
         if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker, Meant::Tracker) {
-            let new = tracker_client::TrackerClient::new(channel);
+            let new = tracker_client::TrackerClient::new(Wary(channel));
             *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
     }

@@ -16,6 +16,7 @@ mod figures;
 mod folder;
 mod full_disk;
 mod health;
+mod hostile;
 mod limits;
 mod links;
 mod listeners;
