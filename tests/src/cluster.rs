@@ -45,6 +45,7 @@ pub struct Options {
     files: Vec<(String, Vec<u8>)>,
     log: Output,
     control: Option<String>,
+    tracker: Option<String>,
 }
 
 impl Options {
@@ -66,6 +67,13 @@ impl Options {
     #[must_use]
     pub fn control(mut self, at: impl Into<String>) -> Self {
         self.control = Some(at.into());
+        self
+    }
+
+    /// With another tracker than the cluster's.
+    #[must_use]
+    pub fn tracker(mut self, url: impl Into<String>) -> Self {
+        self.tracker = Some(url.into());
         self
     }
 
@@ -132,7 +140,8 @@ impl Cluster {
         }
         let is_empty = fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_none()) || !dir.exists();
         let log = options.log;
-        let mut args: Vec<OsString> = vec!["--tracker".into(), self.tracker.url().into()];
+        let mut args: Vec<OsString> =
+            vec!["--tracker".into(), options.tracker.unwrap_or_else(|| self.tracker.url()).into()];
         args.extend(["--dir".into(), dir.clone().into()]);
         args.extend(options.args);
         let mut listens = vec!["--listen"];

@@ -24,8 +24,11 @@ pub struct Lies {
     /// To `ListFiles`.
     pub files: Answer<wire::ListFilesRequest, wire::ListFilesResponse>,
     /// To `WatchFile`: messages, for as long as there are some. The watch stays open behind the last.
-    pub watch: fn(u32) -> Option<wire::WatchFileResponse>,
+    pub watch: Told,
 }
+
+/// The nth message of a watch.
+pub type Told = Arc<dyn Fn(u32) -> Option<wire::WatchFileResponse> + Send + Sync>;
 
 /// One lie.
 pub type Answer<Q, A> = Box<dyn Fn(Q) -> Result<A, Status> + Send + Sync>;
@@ -36,7 +39,7 @@ impl Lies {
         Self {
             locations: Box::new(|_| Err(Status::not_found("there is no such file"))),
             files: Box::new(|_| Ok(Default::default())),
-            watch: |_| None,
+            watch: Arc::new(|_| None),
         }
     }
 }
@@ -168,10 +171,10 @@ impl tracker_server::Tracker for Service {
     async fn watch_file(&self, _: Request<wire::WatchFileRequest>) -> Result<Response<Self::WatchFileStream>, Status> {
         self.note("watch_file");
         let (sender, receiver) = mpsc::channel(1);
-        let watch = self.lies.watch;
+        let watch = self.lies.watch.clone();
         // It ends when the peer goes away.
         tokio::spawn(async move {
-            for message in (0..).map_while(watch) {
+            for message in (0..).map_while(|nth| watch(nth)) {
                 if sender.send(Ok(message)).await.is_err() {
                     return;
                 }

@@ -20,6 +20,7 @@ mod hostile;
 mod limits;
 mod links;
 mod listeners;
+mod lying_tracker;
 mod many;
 mod names;
 mod neighbours;
