@@ -202,6 +202,8 @@ impl http_body::Body for Counting {
 
 #[cfg(test)]
 mod tests {
+    use http_body::Body as _;
+
     use super::*;
 
     fn account(gathering: &Gathering, port: u16) -> Account {
