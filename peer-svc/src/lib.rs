@@ -37,6 +37,7 @@
 //! | `shortage` | what this machine runs out of, and how that is waited for |
 //! | `vouching` | whose signatures count, and what becomes of files without one |
 //! | `config`, `server` | options; bind, run, drain |
+//! | `fuzzing` | a door for hostile bytes, for tests alone |
 //!
 //! Nothing here trusts a byte, a name or a size that came from another machine before it is checked,
 //! and nothing unverified is ever served.
@@ -46,6 +47,8 @@ mod config;
 mod control;
 mod download;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hasher;
 mod holdings;
 mod identity;

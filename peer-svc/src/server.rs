@@ -20,7 +20,7 @@ use drizzle_proto::{
         control_at::ControlAt,
         innermost,
         listen::{self, Listening},
-        reflection,
+        reflection::{self, MAX_QUESTION},
         shell::{self, Daemon, Drained, Failure, Fault},
         tls::{Certified, Credentials, options::Choice},
         transport::{Strangers, Transport},
@@ -391,7 +391,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let peer_server = transport
         .server()
         .add_service(Peer::new(PeerService { uploads, news, identity: identity.clone(), rights }))
-        .add_service(health_service.clone())
+        .add_service(health_service.clone().max_decoding_message_size(MAX_QUESTION))
         .serve_with_incoming_shutdown(peer_incoming, stop.clone().cancelled_owned());
     let control_router = transport
         .server()

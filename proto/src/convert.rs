@@ -12,7 +12,7 @@ use crate::{
     identity::{AddressError, PeerIdError},
     labels::LabelError,
     layout::{LayoutError, MAX_CHUNKS},
-    limits::MAX_HASHES,
+    limits::{MAX_HASHES, MAX_TOLD_CHUNKS},
     name::NameError,
     signature::SignatureError,
     wire,
@@ -130,9 +130,7 @@ impl TryFrom<wire::ChunkSet> for ChunkSet {
             if run == 0 || first < free_from {
                 return Err(WireError::ChunkSet("runs are empty, overlapping, adjacent or out of order"));
             }
-            for chunk in (first..end).filter_map(|index| count.index(index)) {
-                chunks.insert(chunk);
-            }
+            chunks.insert_run(first, end);
             free_from = end + 1;
         }
         Ok(chunks)
@@ -271,10 +269,35 @@ impl From<&HolderChange> for wire::HolderChange {
     }
 }
 
+/// How many chunks' worth of set the conversion of a change makes: one that cannot be makes none.
+fn chunks_told(change: &wire::HolderChange) -> u64 {
+    use wire::holder_change::Change;
+    let set = match &change.change {
+        Some(Change::Holder(holder)) => holder.chunks.as_ref(),
+        Some(Change::Added(chunks)) => Some(chunks),
+        _ => None,
+    };
+    set.map_or(0, |set| set.length.min(MAX_CHUNKS)).into()
+}
+
+/// The holders in an answer. A set takes a bit per chunk in memory however few bytes it had on the wire.
+pub fn holders(holders: Vec<wire::Holder>) -> Result<Vec<Holder>, WireError> {
+    let told = holders.iter().filter_map(|holder| holder.chunks.as_ref());
+    let told = told.map(|set| u64::from(set.length.min(MAX_CHUNKS))).sum::<u64>();
+    if told > MAX_TOLD_CHUNKS {
+        return Err(WireError::Bounds("holders"));
+    }
+    holders.into_iter().map(Holder::try_from).collect()
+}
+
 impl TryFrom<wire::WatchFileResponse> for HolderChanges {
     type Error = WireError;
 
     fn try_from(message: wire::WatchFileResponse) -> Result<Self, WireError> {
+        let told = message.changes.iter().map(chunks_told).sum::<u64>();
+        if told > MAX_TOLD_CHUNKS {
+            return Err(WireError::Bounds("changes"));
+        }
         let changes = message.changes.into_iter().map(HolderChange::try_from).collect::<Result<_, _>>()?;
         Ok(Self { reset: message.reset, changes, synced: message.synced, introduces: message.introduces })
     }

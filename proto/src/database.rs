@@ -86,9 +86,22 @@ impl Reopening {
         drop(opened);
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // Closed before it is opened again: the file is locked.
-        *slot = None;
+        close(slot.take());
         let database = slot.insert(guarded(|| (self.open)().map_err(redb::Error::from))?);
         guarded(|| operation(database))
+    }
+}
+
+impl Drop for Reopening {
+    fn drop(&mut self) {
+        close(self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Closes a database. redb writes then, and may find only then that the file is damaged.
+fn close(database: Option<Database>) {
+    if let Err(text) = panics::expected(|| drop(database)) {
+        tracing::debug!(text, "the database panicked when it was closed");
     }
 }
 

@@ -332,7 +332,7 @@ fn file_name(text: &str) -> Result<FileName, WireError> {
 }
 
 /// The watcher of a request, if it wants to be introduced.
-fn newcomer(request: &wire::WatchFileRequest) -> Result<Option<Newcomer>, WireError> {
+pub(crate) fn newcomer(request: &wire::WatchFileRequest) -> Result<Option<Newcomer>, WireError> {
     if request.known.len() > MOST {
         return Err(WireError::Bounds("known"));
     }
@@ -357,7 +357,7 @@ fn hashes_that_follow(message: &wire::RegisterManifestRequest) -> Result<Vec<Dig
 }
 
 /// The well-formed entries in order, and for each position what is wrong with it, if anything.
-fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<WireError>>), WireError> {
+pub(crate) fn entries(files: Vec<wire::FileChunks>) -> Result<(Vec<FileChunks>, Vec<Option<WireError>>), WireError> {
     let chunks: u64 = files.iter().map(chunks_to_convert).sum();
     if files.len() > MAX_BATCH || chunks > MAX_BATCH_CHUNKS {
         return Err(WireError::Bounds("files"));
@@ -383,7 +383,7 @@ fn chunks_to_convert(entry: &wire::FileChunks) -> u64 {
 }
 
 /// One result for each entry that was sent.
-fn results(outcomes: Vec<FileOutcome>, malformed: Vec<Option<WireError>>) -> Vec<wire::FileResult> {
+pub(crate) fn results(outcomes: Vec<FileOutcome>, malformed: Vec<Option<WireError>>) -> Vec<wire::FileResult> {
     let mut outcomes = outcomes.into_iter();
     let mut details = 0;
     let results = malformed.into_iter().filter_map(|error| match error {
@@ -402,7 +402,7 @@ fn results(outcomes: Vec<FileOutcome>, malformed: Vec<Option<WireError>>) -> Vec
 }
 
 /// The token of a page of names is the last name of the page before, in hex so that no client builds on it.
-fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> {
+pub(crate) fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> {
     if token.is_empty() {
         return Ok(None);
     }
@@ -412,7 +412,7 @@ fn list_token(prefix: &str, token: &str) -> Result<Option<FileName>, WireError> 
     name.map(Some).ok_or(WireError::Bounds("page_token"))
 }
 
-fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
+pub(crate) fn wanted(request: &wire::FileLocationsRequest) -> Result<Wanted, WireError> {
     let holders = match request.holders_token.as_str() {
         _ if request.omit_holders => HolderPage::Omitted,
         "" if request.sample > 0 => HolderPage::Sample { after: None, most: request.sample },

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `config` | command line and environment |
 //! | `server` | brings it up and down: `bind(config)` gives a handle |
+//! | `gather` | how much of requests is gathered at once |
 //! | `grpc` | the gRPC face; the only place that knows wire messages |
 //! | `operator` | what an operator does with a running tracker, on a socket of its own |
 //! | [`commands`] | what an operator types: the other end of that socket |
@@ -16,6 +17,7 @@
 //! | [`live`] | what is told anew after a restart: leases, swarms, manifests in parts; in memory, pure |
 //! | [`limits`] | the bounds of what one tracker takes on |
 //! | [`error`] | what it says no to, and the gRPC status of each |
+//! | `fuzzing` | a door for hostile bytes, for tests alone |
 //!
 //! What is public beside the daemon itself is what a simulation of a fleet needs: the registry, and the pure half
 //! below it, driven by a clock of its own.
@@ -34,6 +36,9 @@ pub mod commands;
 mod config;
 mod enrolment;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod gather;
 mod grpc;
 mod join_file;
 pub mod limits;

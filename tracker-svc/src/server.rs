@@ -10,7 +10,7 @@ use drizzle_proto::{
         caller::Caller,
         health::READY,
         listen::{Listening, listen},
-        reflection,
+        reflection::{self, MAX_QUESTION},
         shell::{self, Daemon, Drained, Failure, Fault},
         tls::{Certified, reload},
         transport::Strangers,
@@ -33,6 +33,7 @@ use crate::{
     census::Census,
     config::Config,
     enrolment,
+    gather::{Counted, Gathering},
     grpc::Service,
     join_file::{self, JoinFileError},
     limits::MAX_REQUEST,
@@ -160,11 +161,14 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
         .server()
-        .add_service(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST))
+        .add_service(Counted::new(
+            TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST),
+            Gathering::default(),
+        ))
         .add_service(
             EnrolmentServer::new(enrolment::Service::new(access, ours)).max_decoding_message_size(MAX_ENROLMENT),
         )
-        .add_service(health_service)
+        .add_service(health_service.max_decoding_message_size(MAX_QUESTION))
         .add_service(reflection)
         .add_service(reflection_alpha)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -22,12 +22,39 @@ struct Summary<'a> {
     partial_holders: u32,
 }
 
+/// Pages in a row without a name that this caller may read: a tracker looks through 64,000 names for each.
+const MOST_EMPTY: u32 = 1000;
+
+/// Whether pages go on, as names in their order do: a tracker that begins again and again would have no end.
+#[derive(Default)]
+struct Going {
+    last: String,
+    empty: u32,
+}
+
+impl Going {
+    fn takes(&mut self, page: &wire::ListFilesResponse) -> Result<(), Failure> {
+        self.empty = if page.files.is_empty() { self.empty + 1 } else { 0 };
+        for file in page.files.iter().filter_map(|summary| summary.file.as_ref()) {
+            if file.name <= self.last {
+                return Err(Failure::new(Exit::Other, "the tracker's list of files does not go on"));
+            }
+            self.last.clone_from(&file.name);
+        }
+        if self.empty > MOST_EMPTY {
+            return Err(Failure::new(Exit::Other, "the tracker's list of files has no end"));
+        }
+        Ok(())
+    }
+}
+
 pub(super) async fn run(daemon: &Daemon, prefix: String, json: bool, out: &mut Out) -> Result<Exit, Failure> {
     let mut control = daemon.control.clone();
     let mut request = wire::ListFilesRequest { prefix, page_size: 1000, ..Default::default() };
-    let (mut any, mut column) = (false, 0);
+    let (mut any, mut column, mut going) = (false, 0, Going::default());
     while !out.is_closed() {
         let page = daemon.answer(control.list_files(request.clone())).await?;
+        going.takes(&page)?;
         let files = page.files.iter().filter_map(|summary| Some((summary.file.as_ref()?, summary)));
         if json {
             for (file, summary) in files {

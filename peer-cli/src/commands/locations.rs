@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use drizzle_proto::{FileName, Signature, WireError, holder::Holder, wire};
+use drizzle_proto::{FileName, Signature, convert, holder::Holder, limits::MOST_HOLDERS, wire};
 use serde::Serialize;
 
 use super::{FileFields, verify::Signed};
@@ -72,9 +72,11 @@ async fn ask(daemon: &Daemon, name: &FileName) -> Result<(wire::FileInfo, Option
             // One that is malformed is as good as none.
             signature = page.signature.and_then(|told| Signature::try_from(told).ok());
         }
-        for holder in page.holders {
-            holders.push(holder.try_into().map_err(|error: WireError| malformed(error.to_string()))?);
+        let told = convert::holders(page.holders).map_err(|error| malformed(error.to_string()))?;
+        if told.is_empty() && !page.next_holders_token.is_empty() || holders.len() + told.len() > MOST_HOLDERS {
+            return Err(malformed("holders without end".to_owned()));
         }
+        holders.extend(told);
         if page.next_holders_token.is_empty() || page.next_holders_token == request.holders_token {
             return Ok((page.file.ok_or_else(|| malformed("no file".into()))?, signature, holders));
         }

@@ -8,7 +8,8 @@
 //!   dropped;
 //! - a holder is told to be gone once: when the tracker says so, or when it stayed unconfirmed for [`GRACE`] after the
 //!   first snapshot that did not name it, and not before;
-//! - the first snapshot is told to be complete once.
+//! - the first snapshot is told to be complete once;
+//! - no more than [`MOST`] are known at once, whatever the tracker says.
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,9 @@ use drizzle_proto::{
 
 /// A holder that a new snapshot does not name is believed this long: peers renew every 5 s by default.
 pub const GRACE: Duration = Duration::from_secs(20);
+
+/// Holders that a download knows at once: far more than it asks, and of the largest file 32 MiB.
+pub const MOST: usize = 1024;
 
 /// What a download hears.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,7 +83,7 @@ impl HolderView {
         let mut located = Vec::new();
         for change in message.changes {
             match &change {
-                HolderChange::Is(holder) if holder.peer.id() != self.own => {
+                HolderChange::Is(holder) if holder.peer.id() != self.own && self.takes(holder.peer.id()) => {
                     self.known.insert(holder.peer.id(), None);
                 }
                 // Chunks of a holder that was never described cannot be asked for: no address.
@@ -94,6 +98,10 @@ impl HolderView {
             located.push(Located::Synced);
         }
         located
+    }
+
+    fn takes(&self, peer: PeerId) -> bool {
+        self.known.len() < MOST || self.known.contains_key(&peer)
     }
 
     /// Gives up the holders that stayed in doubt for the whole grace period.
@@ -168,6 +176,22 @@ mod tests {
         let back = HolderChanges { changes: vec![is(1)], ..Default::default() };
         view.apply(back, start + GRACE / 2);
         assert_eq!(view.expire(start + GRACE * 2), []);
+    }
+
+    #[test]
+    fn a_tracker_that_tells_of_holders_without_end_is_not_believed() {
+        let mut view = HolderView::new(peer(0));
+        let nth = |n: u32| {
+            let mut id = [9; 16];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            let peer = PeerInfo::new(PeerId::from_bytes(id), Address::new("h:1").unwrap(), Labels::default());
+            HolderChange::Is(Holder { peer, chunks: ChunkSet::empty(ChunkCount::new(3).unwrap()) })
+        };
+        let tell = |from: u32, to: u32| HolderChanges { changes: (from..to).map(nth).collect(), ..Default::default() };
+        let most = u32::try_from(MOST).unwrap();
+        assert_eq!(view.apply(tell(0, 3 * most), Instant::now()).len(), MOST);
+        assert_eq!(view.apply(tell(2 * most, 3 * most), Instant::now()), [], "and not later either");
+        assert_eq!(view.apply(tell(0, 1), Instant::now()).len(), 1, "one that is known may change");
     }
 
     #[test]

@@ -25,6 +25,20 @@ use self::{
 };
 use crate::{share::ShareError, store::hash::HashError, transfers::StartError};
 
+/// For fuzzing: an order to share.
+pub(crate) fn converts_share(request: wire::ShareRequest) {
+    let named = request.name.clone();
+    if let Ok(order) = ShareOrder::try_from(request) {
+        assert!(!order.paths.is_empty() && order.paths.iter().all(|path| path.is_absolute()));
+        assert_eq!(order.name.map(|name| name.to_string()).unwrap_or_default(), named);
+    }
+}
+
+/// For fuzzing: an order of limits.
+pub(crate) fn converts_limits(request: wire::LimitsRequest) {
+    let _ = LimitsOrder::try_from(request);
+}
+
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The one table from this service's errors to codes: see `control.proto`.

@@ -23,7 +23,7 @@ use drizzle_proto::{
     holder::{Holder, HolderChange, HolderChanges},
     wire,
 };
-use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
@@ -110,6 +110,26 @@ enum Ended {
 
 /// The download has ended, and wants to know no more.
 struct ReceiverGone;
+
+/// Some of many holders, each as likely as any other; the others are not kept.
+struct Fitting {
+    seen: usize,
+    some: Vec<Holder>,
+}
+
+impl Fitting {
+    fn take(&mut self, holder: Holder, unheld: &ChunkSet, rng: &mut StdRng) {
+        if holder.chunks.count() != unheld.count() || !holder.chunks.intersects(unheld) {
+            return;
+        }
+        self.seen += 1;
+        if self.some.len() < FOUND {
+            self.some.push(holder);
+        } else if let Some(place) = self.some.get_mut(rng.random_range(0..self.seen)) {
+            *place = holder;
+        }
+    }
+}
 
 struct Locator {
     sought: Sought,
@@ -234,10 +254,14 @@ impl Locator {
                     let steps = self.neighbours.due(Instant::now());
                     self.take(steps).await
                 }
-                Some(unheld) = self.sought.unheld.recv() => match tracker.holders(&name).await {
-                    Ok((_, holders)) => self.found(&unheld, holders).await,
-                    Err(error) => return failed(error),
-                },
+                Some(unheld) = self.sought.unheld.recv() => {
+                    let mut fitting = Fitting { seen: 0, some: Vec::with_capacity(FOUND) };
+                    let rng = &mut self.rng;
+                    match tracker.each_holder(&name, |holder| fitting.take(holder, &unheld, rng)).await {
+                        Ok(_) => self.found(fitting.some).await,
+                        Err(error) => return failed(error),
+                    }
+                }
                 message = stream.next() => match message {
                     Some(Ok(message)) => {
                         self.backoff.succeeded();
@@ -257,13 +281,8 @@ impl Locator {
     }
 
     /// Adds some of the holders of chunks that no neighbour has.
-    async fn found(&mut self, unheld: &ChunkSet, holders: Vec<Holder>) -> Result<(), ReceiverGone> {
-        let fitting: Vec<Holder> = holders
-            .into_iter()
-            .filter(|holder| holder.chunks.count() == unheld.count() && holder.chunks.intersects(unheld))
-            .collect();
-        let some = fitting.sample(&mut self.rng, FOUND).cloned();
-        let changes = some.map(HolderChange::Is).collect();
+    async fn found(&mut self, some: Vec<Holder>) -> Result<(), ReceiverGone> {
+        let changes = some.into_iter().map(HolderChange::Is).collect();
         let message = HolderChanges { changes, introduces: true, ..HolderChanges::default() };
         let steps = self.neighbours.heard(message, Instant::now());
         self.take(steps).await

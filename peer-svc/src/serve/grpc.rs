@@ -29,8 +29,9 @@ use tonic_prost::ProstCodec;
 use super::{ChunkRequest, ChunkStream, NewsDesk, ServeError, Uploads};
 use crate::{identity::Identity, trust::Rights};
 
-/// What is refused of a request before it is read: what every receiver of this protocol refuses.
-const MAX_REQUEST: usize = 4 << 20;
+/// What is refused of a request before it is read: twice what one with a thousand alternatives has. Over one connection a
+/// thousand may be under way, and need never be whole.
+const MAX_REQUEST: usize = 8 << 10;
 
 /// What the service works with.
 #[derive(Debug, Clone)]
@@ -137,7 +138,8 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(service: PeerService) -> Self {
-        Self { generated: PeerServer::new(service.clone()), service }
+        let generated = PeerServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST);
+        Self { service, generated }
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 
 pub use self::{
     chunk_stream::ChunkStream,
@@ -28,18 +28,21 @@ use crate::{
     announcement::{FileChunks, FileOutcome},
     convert::{self, WireError},
     holder::{Holder, HolderChanges},
-    limits::MAX_HASHES,
+    limits::{MAX_HASHES, MOST_HOLDERS},
     manifest::ManifestError,
     net::{
         innermost,
         tls::Meant,
         transport::{CALL_TIMEOUT, Transport},
+        wary::Wary,
     },
     wire::{self, tracker_client},
 };
 
 /// A page of a longer manifest with fewer hashes is a mistake: it would take very many.
 const LEAST_PAGE: usize = 1024;
+/// All pages of holders may take so long.
+const PAGES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pages of a long manifest that are asked for at once, each 256 KiB.
 const PAGES_AT_ONCE: usize = 8;
 
@@ -159,7 +162,7 @@ struct Shared {
     transport: Transport,
     tracker: Address,
     /// Replaced as a whole, so that the lock is held for a moment only.
-    current: Mutex<tracker_client::TrackerClient<Channel>>,
+    current: Mutex<tracker_client::TrackerClient<Wary>>,
 }
 
 /// A text of another program, for a person: cut, and without control characters.
@@ -192,11 +195,12 @@ async fn call_within<T>(
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        let current = Mutex::new(tracker_client::TrackerClient::new(transport.connect_lazy(tracker, Meant::Tracker)?));
+        let channel = Wary(transport.connect_lazy(tracker, Meant::Tracker)?);
+        let current = Mutex::new(tracker_client::TrackerClient::new(channel));
         Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
     }
 
-    fn inner(&self) -> tracker_client::TrackerClient<Channel> {
+    fn inner(&self) -> tracker_client::TrackerClient<Wary> {
         self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -204,7 +208,7 @@ impl TrackerClient {
     /// changed, for as long as it takes to notice.
     pub fn reconnect(&self) {
         if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker, Meant::Tracker) {
-            let new = tracker_client::TrackerClient::new(channel);
+            let new = tracker_client::TrackerClient::new(Wary(channel));
             *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
     }
@@ -335,8 +339,7 @@ impl TrackerClient {
         };
         let answer = self.file_locations_wire(request).await?;
         // A tracker of an earlier version gives a page.
-        let holders = answer.holders.into_iter().take(sample as usize).map(Holder::try_from);
-        let holders = holders.collect::<Result<_, _>>()?;
+        let holders = convert::holders(answer.holders.into_iter().take(sample as usize).collect())?;
         let file: FileInfo = answer.file.ok_or(WireError::Missing("file"))?.try_into()?;
         let mut hashes = convert::hashes(&answer.chunk_sha256, &answer.packed_sha256)?;
         self.rest_of(&file, &mut hashes).await?;
@@ -412,10 +415,23 @@ impl TrackerClient {
         Ok((file, answer.signature.map(Signature::try_from).transpose()))
     }
 
-    /// Every live holder of a file, page by page.
+    /// Every live holder of a file.
     pub async fn holders(&mut self, name: &FileName) -> Result<(FileInfo, Vec<Holder>), ClientError> {
         let mut holders = Vec::new();
+        let file = self.each_holder(name, |holder| holders.push(holder)).await?;
+        Ok((file, holders))
+    }
+
+    /// Gives every live holder of a file to `take`, page by page: all of them together may be much. Ends whatever the
+    /// tracker answers: with an error if a page does not go on, or there are more than any swarm has.
+    pub async fn each_holder(&mut self, name: &FileName, take: impl FnMut(Holder)) -> Result<FileInfo, ClientError> {
+        let late = |_| Status::deadline_exceeded("the pages of holders have no end");
+        tokio::time::timeout(PAGES_TIMEOUT, self.every_holder(name, take)).await.map_err(late)?
+    }
+
+    async fn every_holder(&mut self, name: &FileName, mut take: impl FnMut(Holder)) -> Result<FileInfo, ClientError> {
         let mut token = String::new();
+        let mut taken = 0;
         loop {
             let request = wire::FileLocationsRequest {
                 name: name.to_string(),
@@ -425,12 +441,15 @@ impl TrackerClient {
                 ..Default::default()
             };
             let answer = self.file_locations_wire(request).await?;
-            for holder in answer.holders {
-                holders.push(holder.try_into()?);
-            }
+            let page = convert::holders(answer.holders)?;
+            taken += page.len();
             token = answer.next_holders_token;
+            if taken > MOST_HOLDERS || page.is_empty() && !token.is_empty() {
+                return Err(WireError::Bounds("holders").into());
+            }
+            page.into_iter().for_each(&mut take);
             if token.is_empty() {
-                return Ok((answer.file.ok_or(WireError::Missing("file"))?.try_into()?, holders));
+                return Ok(answer.file.ok_or(WireError::Missing("file"))?.try_into()?);
             }
         }
     }

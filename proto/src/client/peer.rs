@@ -5,14 +5,14 @@ use prost::{
     bytes::{BufMut as _, Bytes, BytesMut},
 };
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status};
 
 use super::{ChunkStream, ClientError, call};
 use crate::{
     Address, ChunkIndex, FileId, PeerId,
     convert::WireError,
     holder::ChunkNews,
-    net::{chunk_message::FETCH_CHUNK, line::Line, tls::Meant, transport::Transport},
+    net::{chunk_message::FETCH_CHUNK, line::Line, tls::Meant, transport::Transport, wary::Wary},
     ticket,
     wire::{self, peer_client},
 };
@@ -52,7 +52,7 @@ pub struct PeerClient {
     holder: PeerId,
     line: Line,
     /// For what is not asked as often as chunks are; made when it is.
-    channel: Option<Channel>,
+    channel: Option<Wary>,
 }
 
 impl PeerClient {
@@ -101,7 +101,7 @@ impl PeerClient {
             Some(channel) => channel,
             None => {
                 let new = self.transport.connect_lazy(&self.address, Meant::Peer(self.holder));
-                self.channel.insert(new.map_err(|error| Status::unavailable(error.to_string()))?)
+                self.channel.insert(Wary(new.map_err(|error| Status::unavailable(error.to_string()))?))
             }
         };
         let stream = call(peer_client::PeerClient::new(channel.clone()).watch_chunks(request)).await?;

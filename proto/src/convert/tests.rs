@@ -27,6 +27,24 @@ fn malformed_chunk_sets_are_refused() {
     assert_eq!(set(8, &[0, 2, 7, 1], &[]).unwrap(), set(8, &[], &[0b1000_0011]).unwrap());
 }
 
+/// Some fifty bytes each, and 32 KiB in memory.
+#[test]
+fn holders_that_take_much_memory_are_refused_in_one_message() {
+    let full = || wire::ChunkSet { length: MAX_CHUNKS, runs: vec![0, MAX_CHUNKS], bits: Default::default() };
+    let change =
+        || wire::HolderChange { peer_id: "a".repeat(32), change: Some(wire::holder_change::Change::Added(full())) };
+    let message = |holders| wire::WatchFileResponse { changes: vec![change(); holders], ..Default::default() };
+    assert!(HolderChanges::try_from(message(512)).is_ok());
+    assert_eq!(HolderChanges::try_from(message(513)), Err(WireError::Bounds("changes")));
+    let holder = || wire::Holder {
+        peer_id: "a".repeat(32),
+        address: "h:1".into(),
+        chunks: Some(full()),
+        labels: Default::default(),
+    };
+    assert_eq!(super::holders(vec![holder(); 513]), Err(WireError::Bounds("holders")));
+}
+
 #[test]
 fn malformed_files_are_refused() {
     let good =

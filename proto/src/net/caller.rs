@@ -65,6 +65,11 @@ impl Accepted {
         self.caller.get().copied().unwrap_or(Caller::Unknown)
     }
 
+    /// The other end of the connection, if it came from the network.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
     /// Where it came from, if from the network.
     pub fn source(&self) -> Option<IpAddr> {
         self.remote.map(|address| address.ip().to_canonical())

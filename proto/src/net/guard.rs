@@ -4,7 +4,8 @@
 //! handshake runs in that task, when it first reads or writes, and its result is put where the requests find it:
 //! [`Accepted`]. What holds (each line has a test):
 //! - the first byte tells TLS from HTTP/2 without it; what is not served is refused in the language of the caller;
-//! - whoever has not finished within [`IN_TIME`] is gone, however slowly it drips;
+//! - whoever has not finished within [`IN_TIME`] is gone, however slowly it drips, and so is who then does not begin to
+//!   speak HTTP/2 by the same moment;
 //! - one identity has a bounded number of connections ([`crowd`](super::crowd));
 //! - a certificate that ran out proves nothing, also where a session is resumed.
 
@@ -58,6 +59,10 @@ pub struct Policy {
     pub(super) crowd: Crowd,
 }
 
+/// What HTTP/2 begins with: 24 bytes that are always the same, and the head of a SETTINGS frame. Who has said that is
+/// probed from then on.
+const BEGINNING: usize = 24 + 9;
+
 /// An accepted connection.
 pub struct Guarded<S = TcpStream> {
     state: State<S>,
@@ -65,6 +70,13 @@ pub struct Guarded<S = TcpStream> {
     crowd: Crowd,
     /// Counts it, once it is known whose it is.
     place: Option<Place>,
+    begins: Option<Begins>,
+}
+
+/// A connection whose first bytes of requests have yet to come.
+struct Begins {
+    deadline: Pin<Box<Sleep>>,
+    read: usize,
 }
 
 enum State<S> {
@@ -111,7 +123,7 @@ impl Guarded<TcpStream> {
         let accepted = Accepted::new(stream.peer_addr().ok());
         let crowd = policy.crowd.clone();
         let state = State::Silent { stream, policy, deadline: Box::pin(sleep(IN_TIME)) };
-        Self { state, accepted, crowd, place: None }
+        Self { state, accepted, crowd, place: None, begins: None }
     }
 }
 
@@ -120,7 +132,7 @@ impl Guarded<UnixStream> {
     pub(super) fn local(stream: UnixStream) -> Self {
         let accepted = Accepted::new(None);
         accepted.is(Caller::Local);
-        Self { state: State::Plain(stream), accepted, crowd: Crowd::default(), place: None }
+        Self { state: State::Plain(stream), accepted, crowd: Crowd::default(), place: None, begins: None }
     }
 }
 
@@ -152,9 +164,11 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                             let accept = Box::new(TlsAcceptor::from(config).accept(stream));
                             State::Shaking { accept, deadline }
                         }
-                        // Its handshake fails at the first frame.
-                        None if is_tls => State::Plain(stream),
-                        _ if policy.plain => State::Plain(stream),
+                        // Of HTTP/2, if it is TLS: that fails at the first frame.
+                        _ if is_tls || policy.plain => {
+                            self.begins = Some(Begins { deadline, read: 0 });
+                            State::Plain(stream)
+                        }
                         _ => State::Refused { stream, deadline, written: 0, read: 0 },
                     };
                     if matches!(self.state, State::Plain(_)) {
@@ -164,10 +178,13 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                 State::Shaking { accept, deadline } => {
                     late(deadline, context)?;
                     let shaken = ready!(Pin::new(&mut **accept).poll(context));
-                    self.state = State::Over;
+                    let State::Shaking { deadline, .. } = std::mem::replace(&mut self.state, State::Over) else {
+                        continue;
+                    };
                     let mut stream = shaken.inspect_err(|error| tracing::debug!(%error, "a TLS handshake failed"))?;
                     self.look_at(&stream)?;
                     stream.get_mut().1.set_buffer_limit(Some(WRITTEN));
+                    self.begins = Some(Begins { deadline, read: 0 });
                     self.state = State::Secure(Box::new(stream));
                 }
                 State::Refused { stream, deadline, written, read } => {
@@ -251,11 +268,22 @@ impl Peek for UnixStream {
 impl<S: Peek + AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_passed(cx))?;
-        match &mut self.state {
+        if let Some(begins) = &mut self.begins {
+            late(&mut begins.deadline, cx)?;
+        }
+        let before = buf.filled().len();
+        ready!(match &mut self.state {
             State::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             State::Secure(stream) => Pin::new(stream).poll_read(cx, buf),
             _ => Poll::Pending,
+        })?;
+        if let Some(begins) = &mut self.begins {
+            begins.read += buf.filled().len() - before;
+            if begins.read >= BEGINNING {
+                self.begins = None;
+            }
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`meter`] | client connections whose bytes are counted as they come |
 //! | [`line`](mod@line) | a connection over which calls are made by hand |
 //! | [`chunk_message`] | how the messages of a chunk lie on the wire |
+//! | `wary` | answers of programs that may be hostile |
 //! | [`health`] | asking a daemon whether it serves |
 //! | [`open_files`] | the limit of open files |
 //! | [`reflection`] | gRPC reflection for grpcurl |
@@ -51,6 +52,7 @@ pub mod shell;
 pub mod stderr;
 pub mod tls;
 pub mod transport;
+pub(crate) mod wary;
 
 /// The last link of an error's chain says what happened; those above it, of a transport, only where.
 pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {

@@ -9,6 +9,9 @@ use tonic_reflection::server::{
 
 use crate::DESCRIPTORS;
 
+/// What is asked about a daemon itself is short: a name at most.
+pub const MAX_QUESTION: usize = 4 << 10;
+
 /// Both forms. Every message of the package can be looked up; only `services` and the health check are listed.
 ///
 /// Fails only if the compiled schema is broken.
@@ -20,5 +23,6 @@ pub fn servers(services: &[&'static str]) -> Result<(V1Server<impl V1>, V1AlphaS
         let listed = services.iter().copied().chain(["grpc.health.v1.Health"]);
         listed.fold(builder, |builder, service| builder.with_service_name(service))
     };
-    Ok((builder().build_v1()?, builder().build_v1alpha()?))
+    let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+    Ok((v1.max_decoding_message_size(MAX_QUESTION), v1alpha.max_decoding_message_size(MAX_QUESTION)))
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Change, Identity, Issued, Seconds};
 
-const FILE: &str = "access.redb";
+pub(crate) const FILE: &str = "access.redb";
 const TOKENS: TableDefinition<'_, [u8; 8], &[u8]> = TableDefinition::new("tokens");
 const IDENTITIES: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("identities");
 const STOPS: TableDefinition<'_, &str, u64> = TableDefinition::new("stops");
@@ -143,22 +143,11 @@ impl Store {
 
     /// Writes changes, all or none, and returns once they outlive a power cut.
     pub(crate) fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let encoded = |record: Result<Vec<u8>, postcard::Error>| record.map_err(|_| StoreError::Record);
         let mut records = Vec::with_capacity(changes.len());
         for change in changes {
             records.push(match change {
-                Change::Token(_, Some(token)) => Some(encoded(postcard::to_stdvec(&TokenRecord {
-                    kept: token.kept.0,
-                    expires: token.expires,
-                    uses_left: token.uses_left,
-                    grants: texts(&token.grants),
-                }))?),
-                Change::Identity(_, Some(identity)) => Some(encoded(postcard::to_stdvec(&IdentityRecord {
-                    key: identity.key,
-                    grants: texts(&identity.grants),
-                    revoked: identity.revoked,
-                    certified: identity.certified,
-                }))?),
+                Change::Token(_, Some(token)) => Some(write_token(token)?),
+                Change::Identity(_, Some(identity)) => Some(write_identity(identity)?),
                 _ => None,
             });
         }
@@ -188,13 +177,25 @@ impl Store {
     }
 }
 
-fn read_token(record: &[u8]) -> Result<Issued, StoreError> {
+pub(crate) fn write_token(token: &Issued) -> Result<Vec<u8>, StoreError> {
+    let Issued { kept, expires, uses_left, grants } = token;
+    let record = TokenRecord { kept: kept.0, expires: *expires, uses_left: *uses_left, grants: texts(grants) };
+    postcard::to_stdvec(&record).map_err(|_| StoreError::Record)
+}
+
+pub(crate) fn write_identity(identity: &Identity) -> Result<Vec<u8>, StoreError> {
+    let Identity { key, grants, revoked, certified } = identity;
+    let record = IdentityRecord { key: *key, grants: texts(grants), revoked: *revoked, certified: *certified };
+    postcard::to_stdvec(&record).map_err(|_| StoreError::Record)
+}
+
+pub(crate) fn read_token(record: &[u8]) -> Result<Issued, StoreError> {
     let TokenRecord { kept, expires, uses_left, grants: texts } =
         postcard::from_bytes(record).map_err(|_| StoreError::Record)?;
     Ok(Issued { kept: Kept(kept), expires, uses_left, grants: grants(texts)? })
 }
 
-fn read_identity(record: &[u8]) -> Result<Identity, StoreError> {
+pub(crate) fn read_identity(record: &[u8]) -> Result<Identity, StoreError> {
     let IdentityRecord { key, grants: texts, revoked, certified } =
         postcard::from_bytes(record).map_err(|_| StoreError::Record)?;
     Ok(Identity { key, grants: grants(texts)?, revoked, certified })

@@ -238,9 +238,11 @@ impl Swarm {
         Holder { peer: member.peer.clone(), chunks }
     }
 
-    /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this.
+    /// Upper bound of a holder's bytes on the wire: runs never exceed the bitfield by more than this. Of a set that is
+    /// short on the wire an eighth of what it takes in the memory of whoever is told counts, who bounds that as well.
     fn weight(&self, member: &Member) -> usize {
-        let chunks = if member.part.is_some() { (self.count().get() as usize).div_ceil(8).max(48) } else { 8 };
+        let count = self.count().get() as usize;
+        let chunks = if member.part.is_some() { count.div_ceil(8).max(48) } else { (count / 64).max(8) };
         let (address, labels) = (member.peer.address().as_str().len(), member.peer.labels());
         HOLDER_OVERHEAD + address + labels.weight() + 8 * labels.iter().len() + chunks
     }
@@ -284,7 +286,8 @@ impl Swarm {
                 (Logged::Added(_), None) => (0, ChunkSet::empty(self.count()).into()),
                 (Logged::Added(_), Some(member)) if at < member.since => (0, ChunkSet::empty(self.count()).into()),
                 (Logged::Added(ranges), Some(_)) => {
-                    (HOLDER_OVERHEAD + 12 * ranges.iter().len(), ChunkSet::from_ranges(self.count(), ranges).ok())
+                    let chunks = (12 * ranges.iter().len()).max(self.count().get() as usize / 64);
+                    (HOLDER_OVERHEAD + chunks, ChunkSet::from_ranges(self.count(), ranges).ok())
                 }
                 (Logged::Whole, Some(member)) => (self.weight(member), None),
                 (Logged::Whole, None) => (HOLDER_OVERHEAD, None),

@@ -13,11 +13,13 @@
 //! | [`downloads`] | unfinished downloads |
 //! | [`signatures`] | what was signed of them |
 //! | [`database`] | the file, made whole at a first start |
+//! | [`fuzzing`] | a door for hostile bytes |
 //!
 //! Knows nothing of what runs, and never touches the data of a file. Calls block on disk I/O.
 
 mod database;
 mod downloads;
+pub(crate) mod fuzzing;
 mod records;
 mod shares;
 mod signatures;

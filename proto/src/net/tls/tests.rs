@@ -176,6 +176,30 @@ async fn whoever_drips_is_gone_in_time() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_drips_instead_of_speaking_http2_is_gone_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut incoming = Transport::plaintext().incoming(listener, Strangers::Refused, CancellationToken::new());
+    for first in [&b"P"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(first).await.unwrap();
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        let begun = tokio::time::Instant::now();
+        connection.read_exact(&mut vec![0; first.len()]).await.unwrap();
+        let error = connection.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+        assert!(begun.elapsed() < 2 * IN_TIME);
+    }
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(&[0; 33]).await.unwrap();
+    let mut connection = incoming.next().await.unwrap().unwrap();
+    connection.read_exact(&mut [0; 33]).await.unwrap();
+    tokio::time::advance(2 * IN_TIME).await;
+    client.write_all(&[7]).await.unwrap();
+    assert_eq!(connection.read_u8().await.unwrap(), 7, "whoever has begun may be silent");
+}
+
 #[tokio::test]
 async fn the_certificates_of_an_authority_certify_nobody() {
     let authority = authority();
