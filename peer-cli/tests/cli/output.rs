@@ -182,13 +182,18 @@ fn files_of_all_pages() {
 
 #[test]
 fn a_reader_that_leaves_is_no_failure() {
-    // Pages without end: only noticing the closed pipe ends this.
-    let mut page = pages().remove(0);
-    page.files = vec![page.files.remove(0); 1000];
-    let listing = vec![
-        wire::ListFilesResponse { next_page_token: "1".into(), ..page.clone() },
-        wire::ListFilesResponse { next_page_token: "0".into(), ..page },
-    ];
+    // More than a pipe holds, and then a page that does not go on: only noticing the closed pipe ends this well.
+    let file = pages().remove(0).files.remove(0);
+    let named = |name: String| {
+        let mut file = file.clone();
+        file.file.as_mut().unwrap().name = name;
+        file
+    };
+    let page = |number: usize| wire::ListFilesResponse {
+        files: (0..1000).map(|n| named(format!("{:02}-{n:03}", number % 16))).collect(),
+        next_page_token: (number + 1).to_string(),
+    };
+    let listing: Vec<_> = (0..=16).map(page).collect();
     let daemon = Daemon::start(Script { files: listing.into(), ..Script::default() });
     let mut running = daemon.spawn(&["files"]);
     running.hang_up();
