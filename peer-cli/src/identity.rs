@@ -4,22 +4,21 @@
 //! when two thirds of its life are over. grpcurl and other tools take the same files.
 
 use std::{
-    env, fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    env, fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use drizzle_proto::{
     Address, PeerId,
     client::enrol,
+    files,
     net::{
         control_at::ControlAt,
         tls::{
-            Certificate, Certified, Credentials, Files, Mode, Tls,
-            enrol::{Chain, Key, RENEWED_AFTER},
+            Certified, Credentials, Files, Mode,
+            enrol::{Chain, Key},
         },
         transport::Transport,
     },
@@ -56,7 +55,8 @@ pub(crate) fn default_folder() -> Option<PathBuf> {
     Some(config.join("drizzle"))
 }
 
-fn files(folder: &Path) -> Files {
+/// The files of an identity.
+fn at_home(folder: &Path) -> Files {
     Files { cert: folder.join(CERT), key: folder.join(KEY), ca: folder.join(CA) }
 }
 
@@ -72,30 +72,30 @@ impl TlsFiles {
             (Some(cert), Some(key), Some(ca)) => Some(Files { cert: cert.clone(), key: key.clone(), ca: ca.clone() }),
             _ => None,
         };
-        let found = default_folder().filter(|folder| files(folder).cert.exists());
-        let (files, mode) = match (given, found) {
-            (Some(files), _) => (files, Mode::Required),
-            // Whether a daemon elsewhere has TLS is not known.
+        let found = default_folder().filter(|folder| at_home(folder).cert.exists());
+        let files = match (given, found) {
+            (Some(files), _) => files,
+            // Whoever is in between could have it done without TLS, so that is never fallen back to.
             (None, Some(folder)) if !address.is_loopback() => {
                 renew_in_time(&folder).await?;
-                (files(&folder), Mode::Preferred)
+                at_home(&folder)
             }
             _ => return Ok(Transport::plaintext()),
         };
         let credentials = Credentials::read(&files).map_err(other)?;
-        Ok(Transport::secured(Arc::new(Tls::new(&credentials, mode).map_err(other)?)))
+        Transport::with(&credentials, Mode::Required).map_err(other)
     }
 }
 
 /// Has a new key certified, and puts all into a folder; which identity it is.
 pub(crate) async fn join(tracker: &Address, token: &Token, folder: &Path) -> Result<PeerId, Failure> {
-    if files(folder).cert.exists() {
+    if at_home(folder).cert.exists() {
         let there = format!("{} has an identity already", folder.display());
         return Err(Failure::new(Exit::Usage, there).hint("Delete it first, or give another folder with --to."));
     }
     let key = Key::generate().map_err(other)?;
     let peer = drizzle_proto::net::tls::enrol::new_identity().map_err(other)?;
-    let pinned = Transport::secured(Arc::new(Tls::pinned(token.authority).map_err(other)?));
+    let pinned = Transport::pinned(token.authority).map_err(other)?;
     let chain = enrol(&pinned, tracker, peer, &key, Some(token)).await;
     let chain = chain.map_err(|error| Failure::new(error.code().into(), format!("cannot join: {error}")))?;
     write(folder, tracker, &key, &chain)?;
@@ -104,22 +104,19 @@ pub(crate) async fn join(tracker: &Address, token: &Token, folder: &Path) -> Res
 
 /// Renews the certificate if it is time; that this fails matters once it has run out.
 async fn renew_in_time(folder: &Path) -> Result<(), Failure> {
-    let here = files(folder);
+    let here = at_home(folder);
     let credentials = Credentials::read(&here).map_err(other)?;
-    let Some(Certificate { not_before, not_after, says }) = credentials.certificate() else { return Ok(()) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let (part, whole) = RENEWED_AFTER;
-    let (Some(Certified::Peer(peer)), true) = (says, now >= not_before + (not_after - not_before) * part / whole)
-    else {
-        return Ok(());
-    };
+    let (Some(certificate), now) = (credentials.certificate(), SystemTime::now()) else { return Ok(()) };
+    let Some(Certified::Peer(peer)) = certificate.says.filter(|_| now >= certificate.renew_at()) else { return Ok(()) };
     let renewed = async {
-        let tracker = fs::read_to_string(folder.join(TRACKER)).map_err(other)?;
-        let tracker = Address::new(tracker.trim()).map_err(other)?;
-        let key = Key::from_pem(&fs::read_to_string(&here.key).map_err(other)?).map_err(other)?;
-        let anonymous = Credentials::anonymous(&fs::read(&here.ca).map_err(other)?, CA).map_err(other)?;
-        let asks = Transport::secured(Arc::new(Tls::new(&anonymous, Mode::Required).map_err(other)?));
+        let text = |path: &Path| {
+            let read = files::read(path).map_err(|error| other(format!("cannot read {}: {error}", path.display())));
+            read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let tracker = Address::new(text(&folder.join(TRACKER))?.trim()).map_err(other)?;
+        let key = Key::from_pem(&text(&here.key)?).map_err(other)?;
+        let anonymous = Credentials::anonymous(text(&here.ca)?.as_bytes(), CA).map_err(other)?;
+        let asks = Transport::with(&anonymous, Mode::Required).map_err(other)?;
         let chain = enrol(&asks, &tracker, peer, &key, None).await;
         let chain = chain.map_err(|error| {
             Failure::new(error.code().into(), format!("cannot renew the certificate in {}: {error}", folder.display()))
@@ -127,7 +124,7 @@ async fn renew_in_time(folder: &Path) -> Result<(), Failure> {
         write(folder, &tracker, &key, &chain)
     };
     match renewed.await {
-        Err(failure) if now >= not_after => Err(failure),
+        Err(failure) if certificate.ran_out(now) => Err(failure),
         _ => Ok(()),
     }
 }
@@ -138,15 +135,8 @@ fn write(folder: &Path, tracker: &Address, key: &Key, chain: &Chain) -> Result<(
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| failed(folder, error))?;
     let (shown, root) = chain.to_pem().map_err(other)?;
     for (name, content) in [(CA, root), (TRACKER, format!("{tracker}\n")), (KEY, key.to_pem()), (CERT, shown)] {
-        let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
-        let written = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(
-            |mut file| {
-                file.write_all(content.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&new, &path)
-            },
-        );
-        written.map_err(|error| failed(&path, error))?;
+        let path = folder.join(name);
+        files::write(&path, content.as_bytes(), 0o600).map_err(|error| failed(&path, error))?;
     }
     Ok(())
 }

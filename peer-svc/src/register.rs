@@ -16,7 +16,7 @@ use drizzle_engine::lease::{Answer, Call, Change, Lease, Terms};
 use drizzle_proto::{
     Address, FileInfo, FileName, Labels, Manifest, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
-    client::{ClientError, Lease as GrantedLease, Renewal, TrackerClient},
+    client::{ClientError, Lease as GrantedLease, Renewal, Rights as ToldRights, TrackerClient},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -267,7 +267,7 @@ impl Membership {
         match ended {
             Ended::Registered(Ok((Told { address, doubt }, granted))) => {
                 let terms = Terms { id: granted.id, renew_every: granted.renew_every };
-                self.rights.heed(granted.rights);
+                self.heed_rights(granted.rights);
                 let tracker = &self.tracker_address;
                 tracing::info!(%tracker, advertise = %address, "registered with the tracker");
                 if let Some(doubt) = &doubt {
@@ -290,7 +290,7 @@ impl Membership {
             Ended::Renewed(id, result) => {
                 let answer = self.answer(&result);
                 if let Ok(Renewal { released, warning, rights }) = result {
-                    self.rights.heed(rights);
+                    self.heed_rights(rights);
                     unsaid.extend(released.into_iter().map(Notice::Released));
                     self.heed_warning(warning);
                 }
@@ -379,6 +379,14 @@ impl Membership {
                 tracing::error!("{text}");
                 self.standing.send_modify(|standing| standing.concerns.contested = Some(text));
             }
+        }
+    }
+
+    /// What the tracker told of rights counts at once; that it is kept must not cost the lease, should the disk hang.
+    fn heed_rights(&self, told: ToldRights) {
+        if self.rights.heed(told) {
+            let rights = self.rights.clone();
+            tokio::task::spawn_blocking(move || rights.keep());
         }
     }
 

@@ -250,11 +250,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let partials = Partials::open(journal.folder(), disk)
         .map_err(|source| BindError::state(JournalError::Folder { path: state_dir.clone(), source }))?;
     // Not from the seed: two peers that were given the same one are still two peers.
-    // A peer with files takes its id from them.
-    let suggested = match &choice {
-        Choice::Files(files, _) => Credentials::read(files).map_err(TrustError::from)?.says().and_then(Certified::peer),
-        _ => None,
-    };
+    let given = trust::given(&choice)?;
+    let suggested = given.as_ref().and_then(Credentials::says).and_then(Certified::peer);
     let certified = !matches!(choice, Choice::Off { .. });
     let identity = Identity::load(journal.clone(), suggested, certified).map_err(BindError::state)?;
     let joining = Joining {
@@ -264,7 +261,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         token: token.as_ref(),
         token_file: config.join_file.as_deref(),
     };
-    let trusting = trust::open(choice, joining).await?;
+    let trusting = trust::open(choice, given, joining).await?;
     let transport = trusting.transport.clone();
     let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
 

@@ -26,7 +26,7 @@ const SOONEST: Duration = Duration::from_millis(50);
 
 /// Why the keys cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TrustError {
+pub(crate) enum KeysError {
     /// The file cannot be read.
     #[error("--trust {}: {source}", path.display())]
     Unreadable {
@@ -46,15 +46,15 @@ pub(crate) enum TrustError {
 }
 
 /// The keys in these files.
-pub(crate) fn read_keys(paths: &[PathBuf]) -> Result<TrustedKeys, TrustError> {
+pub(crate) fn read_keys(paths: &[PathBuf]) -> Result<TrustedKeys, KeysError> {
     let mut keys = TrustedKeys::default();
     for path in paths {
-        let unreadable = |source| TrustError::Unreadable { path: path.clone(), source };
+        let unreadable = |source| KeysError::Unreadable { path: path.clone(), source };
         let mut bytes = Vec::new();
         let file = fs::File::open(path).map_err(unreadable)?;
         file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
         let text = String::from_utf8_lossy(&bytes);
-        keys.add(&text).map_err(|source| TrustError::NoKey { path: path.clone(), source })?;
+        keys.add(&text).map_err(|source| KeysError::NoKey { path: path.clone(), source })?;
     }
     Ok(keys)
 }

@@ -14,6 +14,8 @@ use crate::{
     layout::{LayoutError, MAX_CHUNKS},
     limits::{MAX_HASHES, MAX_TOLD_CHUNKS},
     name::NameError,
+    rights::Grant,
+    scope::ScopeError,
     signature::SignatureError,
     wire,
 };
@@ -42,6 +44,9 @@ pub enum WireError {
     /// A name is not allowed.
     #[error("name: {0}")]
     Name(#[from] NameError),
+    /// Neither a name nor a prefix.
+    #[error("scope: {0}")]
+    Scope(#[from] ScopeError),
     /// Sizes do not fit together.
     #[error("file: {0}")]
     Layout(#[from] LayoutError),
@@ -414,6 +419,21 @@ impl TryFrom<wire::ChunkRanges> for ChunkRanges {
 impl From<&ChunkRanges> for wire::ChunkRanges {
     fn from(ranges: &ChunkRanges) -> Self {
         Self { ranges: ranges.iter().map(|(first, last)| wire::ChunkRange { first, last }).collect() }
+    }
+}
+
+impl From<&Grant> for wire::RightsGrant {
+    fn from(grant: &Grant) -> Self {
+        Self { role: grant.role.to_string(), scope: grant.scope.to_string() }
+    }
+}
+
+impl TryFrom<&wire::RightsGrant> for Grant {
+    type Error = WireError;
+
+    fn try_from(grant: &wire::RightsGrant) -> Result<Self, WireError> {
+        let role = grant.role.parse().map_err(|_| WireError::Bounds("role"))?;
+        Ok(Self { scope: grant.scope.parse()?, role })
     }
 }
 

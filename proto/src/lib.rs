@@ -12,6 +12,7 @@
 //! | [`labels`] | what a peer says of where it is |
 //! | [`rate`] | how fast chunks may be sent or received |
 //! | [`scope`] | which names something is about |
+//! | [`bucket`] | so much in a second, and some at once |
 //! | [`rights`] | what an identity may do |
 //! | [`access`] | what a tracker tells peers of the rights of others |
 //! | [`ticket`] | what an identity may read, signed |
@@ -24,19 +25,23 @@
 //! | [`limits`] | the bounds of one message |
 //! | [`convert`] | wire -> domain and back, with one error type |
 //! | [`client`] | clients that speak domain types and have deadlines |
+//! | [`files`] | small files that are read and written whole |
 //! | [`net`] | connections and servers: measured settings, health checks, a daemon's shell |
 //! | [`database`] | a redb database that outlives a failed write |
 //! | [`panics`] | what the log says of panics |
 //!
-//! [`wire`], [`convert`], [`client`], [`net`], [`access`], [`ticket`] and [`token`] come with the feature `net`, which brings tonic and tokio;
-//! the rest is pure, and is all that the engine gets. The feature `daemon` adds what only daemons need.
+//! [`wire`], [`convert`], [`client`], [`files`], [`net`], [`access`], [`ticket`] and [`token`] come with the feature
+//! `net`, which brings tonic and tokio; the rest is pure, and is all that the engine gets. The feature `daemon` adds what
+//! only daemons need.
 //!
 //! Invariants: a domain type cannot be invalid, its constructor checks; nothing outside [`convert`]
-//! and [`client`] looks into a wire message on behalf of the domain; nothing here touches files.
+//! and [`client`] looks into a wire message on behalf of the domain; nothing here touches files but [`files`]
+//! and what uses it for certificates.
 
 #[cfg(feature = "net")]
 pub mod access;
 pub mod announcement;
+pub mod bucket;
 pub mod chunk_set;
 #[cfg(feature = "net")]
 pub mod client;
@@ -46,6 +51,8 @@ pub mod convert;
 pub mod database;
 pub mod digest;
 pub mod families;
+#[cfg(feature = "net")]
+pub mod files;
 pub mod holder;
 pub mod identity;
 pub mod labels;

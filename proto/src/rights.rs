@@ -149,6 +149,19 @@ impl Grants {
     }
 }
 
+/// For a person.
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing");
+        }
+        for (nth, Grant { scope, role }) in self.0.iter().enumerate() {
+            write!(f, "{}{role} of {scope}", if nth == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +186,13 @@ mod tests {
         }
         assert!(grants(&[("*", Role::Admin)]).allow_all(Verb::Admin));
         assert!(!grants(&[("models/", Role::Admin)]).allow_all(Verb::Admin));
+    }
+
+    #[test]
+    fn grants_are_said_in_words() {
+        assert_eq!(Grants::default().to_string(), "nothing");
+        let some = grants(&[("models/", Role::Reader), ("*", Role::Publisher)]);
+        assert_eq!(some.to_string(), "publisher of *, reader of models/");
     }
 
     #[test]

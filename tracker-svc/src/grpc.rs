@@ -15,7 +15,7 @@ use drizzle_proto::{
     convert::{hashes, readable},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
-    net::{caller::Caller, tls::Certified, transport::CALL_TIMEOUT},
+    net::{caller::Caller, transport::CALL_TIMEOUT},
     rights::Verb,
     wire::{self, tracker_server},
 };
@@ -318,8 +318,7 @@ impl Service {
 async fn no_longer_allowed(access: Access, peer: Option<PeerId>, name: FileName, _counted: Watching) -> Error {
     let mut told = access.told();
     loop {
-        let caller = peer.map_or(Caller::Local, |peer| Caller::Certified(Certified::Peer(peer)));
-        match access.reads(caller, &name) {
+        match access.reads(peer, &name) {
             Err(denied) => return denied.into(),
             // The sender lives as long as `access`.
             Ok(()) => drop(told.changed().await),

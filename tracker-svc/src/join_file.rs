@@ -1,15 +1,13 @@
 //! A token for everybody who can read a file: on a volume or a secret that trusted machines have.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use drizzle_proto::{
-    Scope,
+    Scope, files,
     rights::{Grant, Grants, Role},
     token::Token,
 };
@@ -53,16 +51,9 @@ pub(crate) async fn keep(path: &Path, access: &Access, authority: [u8; 32]) -> R
     let all = Grants::new([Grant { scope: Scope::All, role: Role::Publisher }]);
     let all = all.map_err(|error| JoinFileError::Token(error.to_string()))?;
     let token = access.create_token(authority, LIFE, USES, all).await.map_err(failed)?;
-    write(path, &token.to_string()).map_err(|source| JoinFileError::File { path: path.to_owned(), source })?;
+    // Whole or not at all: peers wait for it.
+    let written = files::write(path, format!("{token}\n").as_bytes(), 0o640);
+    written.map_err(|source| JoinFileError::File { path: path.to_owned(), source })?;
     tracing::info!(path = %path.display(), token = %token.id, "whoever reads this file may join");
     Ok(())
-}
-
-/// Whole or not at all: peers wait for it.
-fn write(path: &Path, token: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(&new)?;
-    writeln!(file, "{token}")?;
-    file.sync_all()?;
-    fs::rename(new, path)
 }

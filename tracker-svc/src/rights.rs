@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use drizzle_proto::{
     PeerId, Scope, WireError,
-    rights::{Grant, Grants, Role},
+    rights::{Grant, Grants},
     wire::{self, rights_server},
 };
 use tonic::{Request, Response, Status};
@@ -64,7 +64,7 @@ impl rights_server::Rights for Service {
         let grants = Grants::new(read(&grants)?).map_err(ChangeError::from)?;
         let life = Duration::from_secs(life_seconds);
         let authority = ours.authority.fingerprint();
-        let said = said(&grants);
+        let said = grants.to_string();
         let token = self.access.create_token(authority, life, uses, grants).await?;
         self.access.audit().done("token create", by, &format!("{} for {uses}: {said}", token.id));
         Ok(Response::new(wire::CreateTokenResponse { token: token.to_string() }))
@@ -96,7 +96,7 @@ impl rights_server::Rights for Service {
         let wire::GrantRequest { identity, grants, only } = request.into_inner();
         let of = if identity == ANY { None } else { Some(peer(&identity)?) };
         let grants = self.access.grant(of, read(&grants)?, only).await?;
-        self.access.audit().done("grant", by, &format!("{identity}: {}", said(&grants)));
+        self.access.audit().done("grant", by, &format!("{identity}: {grants}"));
         Ok(Response::new(wire::GrantResponse { grants: write(&grants) }))
     }
 
@@ -175,24 +175,14 @@ fn peer(text: &str) -> Result<PeerId, Error> {
     }
 }
 
-fn scope(text: &str) -> Result<Scope, Status> {
-    text.parse().map_err(|error: drizzle_proto::scope::ScopeError| Status::invalid_argument(error.to_string()))
+fn scope(text: &str) -> Result<Scope, Error> {
+    Ok(text.parse::<Scope>().map_err(WireError::from)?)
 }
 
-fn read(grants: &[wire::RightsGrant]) -> Result<Vec<Grant>, Status> {
-    let read = |grant: &wire::RightsGrant| {
-        let role: Role = grant.role.parse().map_err(|_| Error::from(WireError::Bounds("role")))?;
-        Ok(Grant { scope: scope(&grant.scope)?, role })
-    };
-    grants.iter().map(read).collect()
+fn read(grants: &[wire::RightsGrant]) -> Result<Vec<Grant>, Error> {
+    Ok(grants.iter().map(Grant::try_from).collect::<Result<_, _>>()?)
 }
 
 fn write(grants: &Grants) -> Vec<wire::RightsGrant> {
-    let write = |grant: &Grant| wire::RightsGrant { role: grant.role.to_string(), scope: grant.scope.to_string() };
-    grants.iter().map(write).collect()
-}
-
-fn said(grants: &Grants) -> String {
-    let each: Vec<String> = grants.iter().map(|grant| format!("{} of {}", grant.role, grant.scope)).collect();
-    if each.is_empty() { "nothing".to_owned() } else { each.join(", ") }
+    grants.iter().map(Into::into).collect()
 }

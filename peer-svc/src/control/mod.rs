@@ -1,6 +1,7 @@
 //! The Control service: a person's wishes, passed on to the rooms that fulfil them. Local by default.
 //!
-//! [`listener`] is where it listens, [`socket`] who may connect there. A method here converts, calls and converts; errors become codes in one table.
+//! [`listener`] is where it listens, [`socket`] who may connect there. A method here converts, calls and converts; errors
+//! become codes in one table.
 
 mod backend;
 mod convert;

@@ -5,22 +5,23 @@
 //! was off for longer than the certificate's life comes back by itself.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use drizzle_engine::retry::{self, Backoff};
 use drizzle_proto::{
     Address, PeerId,
     client::{ClientError, enrol},
+    files,
     net::{
         tls::{
-            Certified, Credentials, Mode, Tls,
-            enrol::{Chain, Key, RENEWED_AFTER, credentials},
+            Certificate, Certified, Credentials, Mode, Tls,
+            enrol::{Chain, Key, credentials},
         },
         transport::Transport,
     },
@@ -75,7 +76,7 @@ impl Enrolled {
             None => return Err(TrustError::NoPeer(peer)),
         }
         let anonymous = Credentials::anonymous(&root, ROOT)?;
-        let asks = Transport::secured(Arc::new(Tls::new(&anonymous, Mode::Required)?));
+        let asks = Transport::with(&anonymous, Mode::Required)?;
         let enrolled = Self { state_dir: state_dir.to_owned(), tracker: tracker.clone(), peer, key, asks };
         Ok((enrolled, credentials))
     }
@@ -84,11 +85,7 @@ impl Enrolled {
     pub(super) async fn keep(self, tls: Arc<Tls>, stop: CancellationToken) {
         let mut failed = false;
         loop {
-            let pause = tls.certificate().map_or(LEAST, |certificate| {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-                let now = i64::try_from(now).unwrap_or(i64::MAX);
-                pause(certificate.not_before, certificate.not_after, now, failed)
-            });
+            let pause = tls.certificate().map_or(LEAST, |certificate| pause(&certificate, SystemTime::now(), failed));
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
@@ -117,17 +114,14 @@ impl Enrolled {
 }
 
 /// How long until the next attempt.
-fn pause(not_before: i64, not_after: i64, now: i64, failed: bool) -> Duration {
-    let (part, whole) = RENEWED_AFTER;
-    let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let left = seconds(not_after - now);
+fn pause(certificate: &Certificate, now: SystemTime, failed: bool) -> Duration {
+    let left = certificate.left(now);
     if failed {
         // Often enough before it runs out, and not all peers at once after an outage.
         return (left / 20).clamp(LEAST, Duration::from_secs(600));
     }
-    // Of what is left at the first look, which is the whole life but for what the clocks were allowed to differ.
-    let renew_at = not_before + (not_after - not_before) * part / whole;
-    seconds(renew_at - now).max(if left.is_zero() { Duration::ZERO } else { LEAST })
+    let due = certificate.renew_at().duration_since(now).unwrap_or_default();
+    due.max(if left.is_zero() { Duration::ZERO } else { LEAST })
 }
 
 /// The token that somebody will put into a file, such as a tracker on a volume that both have.
@@ -151,7 +145,7 @@ async fn put_there(file: &Path) -> Result<Token, TrustError> {
 async fn join(state_dir: &Path, tracker: &Address, peer: PeerId, token: &Token) -> Result<(), TrustError> {
     let unusable = |error: drizzle_proto::net::tls::enrol::KeyError| TrustError::Refused(error.to_string());
     let key = Key::generate().map_err(unusable)?;
-    let pinned = Transport::secured(Arc::new(Tls::pinned(token.authority)?));
+    let pinned = Transport::pinned(token.authority)?;
     let (mut backoff, mut rng) = (Backoff::new(retry::TRACKER), StdRng::from_rng(&mut rand::rng()));
     let chain = loop {
         match enrol(&pinned, tracker, peer, &key, Some(token)).await {
@@ -187,18 +181,17 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> TrustError {
 fn read(state_dir: &Path) -> Result<(Key, Vec<u8>, Credentials), TrustError> {
     let identity = identity_file(state_dir);
     let root = identity.with_file_name(ROOT);
-    let own = fs::read_to_string(&identity).map_err(failed(&identity))?;
-    let ca = fs::read(&root).map_err(failed(&root))?;
+    let own = files::read(&identity).map_err(failed(&identity))?;
+    let ca = files::read(&root).map_err(failed(&root))?;
     let damaged = |_| {
         failed(&identity)(io::Error::new(
             io::ErrorKind::InvalidData,
             "there is no key in it; delete it and join with a new token",
         ))
     };
-    let key = Key::from_pem(&own).map_err(damaged)?;
+    let key = Key::from_pem(&String::from_utf8_lossy(&own)).map_err(damaged)?;
     let name = identity.display().to_string();
-    let credentials =
-        Credentials::from_pem(own.as_bytes(), own.as_bytes(), &ca, [&name, &name, &root.display().to_string()])?;
+    let credentials = Credentials::from_pem(&own, &own, &ca, [&name, &name, &root.display().to_string()])?;
     Ok((key, ca, credentials))
 }
 
@@ -213,21 +206,14 @@ fn write(state_dir: &Path, key: &str, chain: &Chain) -> Result<(), TrustError> {
     let (shown, root) = chain.to_pem().map_err(|error| TrustError::Refused(error.to_string()))?;
     // The key first: it is the first block that says so that is read.
     for (path, content) in [(identity.with_file_name(ROOT), root), (identity, format!("{key}{shown}"))] {
-        let new = path.with_extension("new");
-        let written =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
-                file.write_all(content.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&new, &path)
-            });
-        written.map_err(failed(&path))?;
+        files::write(&path, content.as_bytes(), 0o600).map_err(failed(&path))?;
     }
-    fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed(&folder))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
 
     use drizzle_proto::net::tls::authority::Authority;
 
@@ -236,12 +222,15 @@ mod tests {
     #[test]
     fn it_is_renewed_when_two_thirds_of_its_life_are_over() {
         let [from, to] = [1_000_000, 1_000_000 + 86_400];
-        assert_eq!(pause(from, to, from, false), Duration::from_secs(57_600));
-        assert_eq!(pause(from, to, from + 60_000, false), LEAST, "overdue");
-        assert_eq!(pause(from, to, to + 5, false), Duration::ZERO, "it has run out: at once");
-        assert_eq!(pause(from, to, from + 57_600, true), Duration::from_secs(600));
-        assert_eq!(pause(from, to, to - 100, true), Duration::from_secs(5));
-        assert_eq!(pause(from, to, to + 5, true), LEAST);
+        let certificate = Certificate { not_before: from, not_after: to, says: None };
+        let pause =
+            |now: i64, failed| pause(&certificate, UNIX_EPOCH + Duration::from_secs(now.unsigned_abs()), failed);
+        assert_eq!(pause(from, false), Duration::from_secs(57_600));
+        assert_eq!(pause(from + 60_000, false), LEAST, "overdue");
+        assert_eq!(pause(to + 5, false), Duration::ZERO, "it has run out: at once");
+        assert_eq!(pause(from + 57_600, true), Duration::from_secs(600));
+        assert_eq!(pause(to - 100, true), Duration::from_secs(5));
+        assert_eq!(pause(to + 5, true), LEAST);
     }
 
     #[test]

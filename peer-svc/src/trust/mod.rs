@@ -15,13 +15,12 @@ mod rights;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use drizzle_proto::{
     Address, PeerId,
     net::{
-        tls::{Certified, Credentials, CredentialsError, Files, Tls, options::Choice, reload},
+        tls::{Certified, Credentials, CredentialsError, Files, options::Choice, reload},
         transport::Transport,
     },
     token::Token,
@@ -104,6 +103,14 @@ pub(crate) fn access_file(state_dir: &Path) -> PathBuf {
     state_dir.join(FOLDER).join("access")
 }
 
+/// What was given in files, read once: a peer takes its id from there at its first start.
+pub(crate) fn given(choice: &Choice) -> Result<Option<Credentials>, TrustError> {
+    match choice {
+        Choice::Files(files, _) => Ok(Some(Credentials::read(files)?)),
+        _ => Ok(None),
+    }
+}
+
 /// What joining needs.
 pub(crate) struct Joining<'a> {
     pub(crate) state_dir: &'a Path,
@@ -115,7 +122,11 @@ pub(crate) struct Joining<'a> {
 }
 
 /// Makes the transport. Waits for the tracker if this peer is to join and it is away.
-pub(crate) async fn open(choice: Choice, joining: Joining<'_>) -> Result<Trusting, TrustError> {
+pub(crate) async fn open(
+    choice: Choice,
+    given: Option<Credentials>,
+    joining: Joining<'_>,
+) -> Result<Trusting, TrustError> {
     let (transport, keeps) = match choice {
         Choice::Off { exposed } => {
             if exposed {
@@ -124,18 +135,17 @@ pub(crate) async fn open(choice: Choice, joining: Joining<'_>) -> Result<Trustin
             (Transport::plaintext(), Keeps::Nothing)
         }
         Choice::Files(files, mode) => {
-            let read = files.clone();
-            let credentials = blocking(move || Credentials::read(&read)).await?;
+            let credentials = given.map_or_else(|| Credentials::read(&files), Ok)?;
             match credentials.says() {
                 Some(Certified::Peer(id)) if id == joining.peer => {}
                 Some(says) => return Err(TrustError::OtherPeer { says, own: joining.peer }),
                 None => return Err(TrustError::NoPeer(joining.peer)),
             }
-            (Transport::secured(Arc::new(Tls::new(&credentials, mode)?)), Keeps::Files(files))
+            (Transport::with(&credentials, mode)?, Keeps::Files(files))
         }
         Choice::Auto(mode) => {
             let (enrolled, credentials) = Enrolled::open(joining).await?;
-            (Transport::secured(Arc::new(Tls::new(&credentials, mode)?)), Keeps::Enrolled(enrolled))
+            (Transport::with(&credentials, mode)?, Keeps::Enrolled(enrolled))
         }
     };
     Ok(Trusting { transport, keeps })

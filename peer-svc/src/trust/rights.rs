@@ -10,9 +10,6 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,6 +22,7 @@ use drizzle_proto::{
     FileId, PeerId,
     access::Access,
     client::{KnownRights, Rights as Told},
+    files,
     net::{
         caller::Caller,
         pass::{Pass, decoded},
@@ -94,6 +92,7 @@ pub(crate) struct Rights {
     holdings: Arc<Holdings>,
     /// Where what the tracker said is kept.
     file: Option<PathBuf>,
+    keeping: Mutex<()>,
 }
 
 /// A requester that is served a file. It is to be asked again with each message.
@@ -110,7 +109,7 @@ impl Rights {
     /// For a daemon that serves anybody until the tracker says otherwise; or, `secured`, nobody until it said something,
     /// in this run or an earlier one. Blocks on the disk.
     pub(crate) fn open(file: Option<PathBuf>, secured: bool, pass: Pass, holdings: Arc<Holdings>) -> Self {
-        let kept = file.as_ref().and_then(|file| fs::read(file).ok()).and_then(|bytes| Access::from_bytes(&bytes));
+        let kept = file.as_ref().and_then(|file| files::read(file).ok()).and_then(|bytes| Access::from_bytes(&bytes));
         let none = Access { enforced: secured, ..Access::default() };
         // Whatever the tracker said earlier, one that is secured does not serve strangers.
         let mut access = kept.unwrap_or(none);
@@ -123,6 +122,7 @@ impl Rights {
             renew_at: Mutex::default(),
             holdings,
             file,
+            keeping: Mutex::default(),
         }
     }
 
@@ -138,29 +138,37 @@ impl Rights {
         KnownRights { access_version: self.access.borrow().version, wants_ticket }
     }
 
-    /// Takes over what the tracker told. Blocks on the disk for a moment if others' rights changed.
-    pub(crate) fn heed(&self, told: Told) {
+    /// Takes over what the tracker told; whether that is to be [kept](Rights::keep).
+    #[must_use]
+    pub(crate) fn heed(&self, told: Told) -> bool {
         if let Some(ticket) = &told.ticket {
             let now = SystemTime::now();
             let half = lifetime(ticket, now).map(|left| now + left / 2);
             *self.renew_at.lock().unwrap_or_else(PoisonError::into_inner) = half;
             self.pass.show(ticket);
         }
-        let Some(access) = told.access else { return };
+        let Some(access) = told.access else { return false };
         let before = self.access.borrow().clone();
         if *before == access {
-            return;
+            return false;
         }
         if before.ticket_keys != access.ticket_keys {
             self.checked.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        if let Some(file) = &self.file
-            && let Err(error) = keep(file, &access.to_bytes())
-        {
-            tracing::warn!(path = %file.display(), %error, "cannot keep what the tracker says of rights; a start without the tracker will not know it");
-        }
         self.access.send_replace(Arc::new(access));
         self.changes.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// Keeps what is known now for a start without the tracker. Blocks on the disk.
+    pub(crate) fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        // One after the other, and each what is known by then: the last one writes the last word.
+        let _one_at_a_time = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = self.access.borrow().to_bytes();
+        if let Err(error) = files::write(file, &access, 0o600) {
+            tracing::warn!(path = %file.display(), %error, "cannot keep what the tracker says of rights; a start without the tracker will not know it");
+        }
     }
 
     /// Lets a requester have a file, which it shows this ticket for; or says why not. Files that are not held pass: that
@@ -248,15 +256,6 @@ impl Permit {
     }
 }
 
-/// Whole or not at all.
-fn keep(path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(new, path)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -302,7 +301,7 @@ mod tests {
             let mut access = (**self.rights.access.borrow()).clone();
             access.version += 1;
             change(&mut access);
-            self.rights.heed(Told { ticket: None, access: Some(access) });
+            assert!(self.rights.heed(Told { ticket: None, access: Some(access) }));
         }
 
         fn enforces(&self) {
@@ -379,6 +378,7 @@ mod tests {
         assert_eq!(world.asks(is(PEER), Some(&ticket)), Some(Refused::NothingKnown));
         world.enforces();
         assert_eq!(world.asks(is(PEER), Some(&ticket)), None);
+        world.rights.keep();
         let Rights { file, holdings, .. } = &*world.rights;
         let again = Arc::new(Rights::open(file.clone(), true, Pass::default(), holdings.clone()));
         assert!(again.permit(is(PEER), Some(&ticket), world.file).is_ok(), "after a restart, without the tracker");

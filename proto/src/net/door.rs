@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::bucket::Bucket;
+
 /// Handshakes a second of one address, over time.
 pub const RATE: u32 = 200;
 /// And at once.
@@ -21,28 +23,23 @@ const MOST: usize = 16 << 10;
 /// Lets connections in.
 #[derive(Debug, Default)]
 pub struct Door {
-    /// When each address would have all of its burst again.
-    full_at: HashMap<IpAddr, Instant>,
+    of: HashMap<IpAddr, Bucket>,
 }
 
 impl Door {
     /// Whether a connection from there may begin its handshake.
     pub fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
         let each = Duration::from_secs(1) / RATE;
-        if self.full_at.len() >= MOST {
-            self.full_at.retain(|_, full_at| *full_at > now);
+        if self.of.len() >= MOST {
+            self.of.retain(|_, bucket| !bucket.is_full(now));
             // As many attackers at once: then all are let in, and the bound on what runs at once holds.
-            if self.full_at.len() >= MOST {
+            if self.of.len() >= MOST {
                 return true;
             }
         }
-        let full_at = self.full_at.entry(network(address)).or_insert(now);
-        let next = (*full_at).max(now) + each;
-        let may = next <= now + each * BURST;
-        if may {
-            *full_at = next;
-        }
-        may
+        let bucket = self.of.entry(network(address)).or_insert_with(|| Bucket::full(now));
+        // One of those that may begin at once finds nothing used.
+        bucket.take(each, each * (BURST - 1), now).is_ok()
     }
 }
 
@@ -77,10 +74,10 @@ mod tests {
         let (mut door, now) = (Door::default(), Instant::now());
         for n in 0..2 * u32::try_from(MOST).unwrap() {
             assert!(door.admits(IpAddr::from(n.to_be_bytes()), now));
-            assert!(door.full_at.len() <= MOST);
+            assert!(door.of.len() <= MOST);
         }
         let later = now + Duration::from_secs(1);
         assert!(door.admits(IpAddr::from([1, 2, 3, 4]), later));
-        assert_eq!(door.full_at.len(), 1, "who waits for nothing is forgotten");
+        assert_eq!(door.of.len(), 1, "who waits for nothing is forgotten");
     }
 }

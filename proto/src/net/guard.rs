@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use rustls::ServerConfig;
@@ -217,8 +217,7 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         };
         let refused = |reason: String| io::Error::new(io::ErrorKind::PermissionDenied, reason);
         let certificate = Certificate::try_from(shown).map_err(|error| refused(error.to_string()))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        if certificate.not_after < i64::try_from(now).unwrap_or(i64::MAX) {
+        if certificate.ran_out(SystemTime::now()) {
             return Err(refused("the certificate has run out since the session began".to_owned()));
         }
         if let Some(says) = certificate.says {

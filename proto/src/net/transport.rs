@@ -27,9 +27,9 @@ use super::{
     line::{Line, Settings},
     meter::{Meter, MeteredConnector},
     pass::Pass,
-    tls::{Credentials, Meant, Mode, Tls},
+    tls::{self, Credentials, Meant, Mode, Tls},
 };
-use crate::{Address, limits::MESSAGE_SIZE};
+use crate::{Address, files, limits::MESSAGE_SIZE};
 
 /// A connection attempt may take this long.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -98,14 +98,23 @@ impl Transport {
         Self { tls: Some(tls), pass: Pass::default() }
     }
 
+    /// TCP secured by TLS with these.
+    pub fn with(credentials: &Credentials, mode: Mode) -> Result<Self, tls::Error> {
+        Ok(Self::secured(Arc::new(Tls::new(credentials, mode)?)))
+    }
+
+    /// For a client that shows nothing, and believes a server whose chain leads to the certificate with this SHA-256.
+    pub fn pinned(fingerprint: [u8; 32]) -> Result<Self, tls::Error> {
+        Ok(Self::secured(Arc::new(Tls::pinned(fingerprint)?)))
+    }
+
     /// For a program of this machine that asks a daemon how it is: believes those whom that authority certified, shows
     /// nothing, and does without TLS where the daemon does. Blocks on the disk; an error is a line for a person.
     pub fn that_only_asks(ca: &Path) -> Result<Self, String> {
         let name = ca.display().to_string();
-        let pem = std::fs::read(ca).map_err(|error| format!("cannot read {name}: {error}"))?;
+        let pem = files::read(ca).map_err(|error| format!("cannot read {name}: {error}"))?;
         let credentials = Credentials::anonymous(&pem, &name).map_err(|error| error.to_string())?;
-        let tls = Tls::new(&credentials, Mode::Preferred).map_err(|error| error.to_string())?;
-        Ok(Self::secured(Arc::new(tls)))
+        Self::with(&credentials, Mode::Preferred).map_err(|error| error.to_string())
     }
 
     /// What it is secured by, if it is.

@@ -2,7 +2,7 @@
 //!
 //! Each entry is a line of the log under the target `drizzle::audit`, and a line of JSON in the file of `--audit-log`. The
 //! file is appended to, and opened anew when it was moved away, as log rotation does. What cannot be written is said in the
-//! log; it holds nobody up.
+//! log. An entry is written before the call that makes it is answered; calls that make none never wait for its disk.
 
 use std::{
     fs::{File, OpenOptions},

@@ -2,18 +2,21 @@
 //! certificate, which it gives itself anew while it runs.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use drizzle_proto::net::tls::{
-    Certified, Credentials, CredentialsError, Tls,
-    authority::{Authority, AuthorityError},
-    enrol,
+use drizzle_proto::{
+    files,
+    net::tls::{
+        Certified, Credentials, CredentialsError, Tls,
+        authority::{Authority, AuthorityError},
+        enrol,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -94,9 +97,8 @@ impl Ours {
             // A first start that was cut short: nobody has seen the certificate.
             (false, _) => {
                 let (new, secret) = Authority::generate(SystemTime::now()).map_err(broken)?;
-                write(&key, secret.as_bytes(), 0o600).map_err(failed(&key))?;
-                write(&certificate, new.as_bytes(), 0o644).map_err(failed(&certificate))?;
-                fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed(&folder))?;
+                files::write(&key, secret.as_bytes(), 0o600).map_err(failed(&key))?;
+                files::write(&certificate, new.as_bytes(), 0o644).map_err(failed(&certificate))?;
             }
             (true, true) => {}
         }
@@ -116,8 +118,8 @@ impl Ours {
 
 /// Renews the tracker's own certificate until `stop`.
 pub(crate) async fn keep(ours: Arc<Ours>, tls: Arc<Tls>, stop: CancellationToken) {
-    let (part, whole) = enrol::RENEWED_AFTER;
-    let every = ours.life.mul_f64(part as f64 / whole as f64);
+    // As peers do with theirs.
+    let every = ours.life * 2 / 3;
     while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
         match ours
             .own()
@@ -128,15 +130,6 @@ pub(crate) async fn keep(ours: Arc<Ours>, tls: Arc<Tls>, stop: CancellationToken
             Err(error) => tracing::error!(%error, "cannot renew the tracker's own certificate"),
         }
     }
-}
-
-/// Writes a file that is whole or not there.
-fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(new, path)
 }
 
 #[cfg(test)]

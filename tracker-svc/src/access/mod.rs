@@ -104,7 +104,7 @@ impl Access {
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros());
         // Another one than before the restart.
         let version = u64::try_from(micros).unwrap_or(u64::MAX / 2);
-        let told = watch::Sender::new(Arc::new(state.told(version, rules.enforced, key.public(), 0)));
+        let told = watch::Sender::new(Arc::new(state.told(version, rules.enforced, key.public())));
         let (state, quotas) = (RwLock::new(state), Mutex::default());
         Ok(Self(Arc::new(Inner { rules, state, store, key, quotas, audit, told, changing: Mutex::default() })))
     }
@@ -146,23 +146,20 @@ impl Access {
     /// Whether the caller may do this with that name. A name that an operator stopped may not be read by anybody.
     pub(crate) fn allowed(&self, caller: Caller, verb: Verb, name: &FileName) -> Result<(), Denied> {
         let peer = self.knows(caller)?;
-        if verb == Verb::Read && self.state().is_stopped(name) {
-            return Err(Denied::Stopped(name.clone()));
-        }
-        self.may(peer, verb, name)
+        if verb == Verb::Read { self.reads(peer, name) } else { self.may(peer, verb, name) }
     }
 
-    /// Whether a watch may go on: as [`Access::allowed`], without counting as a call.
-    pub(crate) fn reads(&self, caller: Caller, name: &FileName) -> Result<(), Denied> {
+    /// Whether a peer that is known may read a name, now and as long as it watches it: without counting as a call.
+    pub(crate) fn reads(&self, peer: Option<PeerId>, name: &FileName) -> Result<(), Denied> {
         let state = self.state();
-        if let Some(peer) = caller.peer().filter(|peer| state.is_revoked(*peer)) {
+        if let Some(peer) = peer.filter(|peer| state.is_revoked(*peer)) {
             return Err(Denied::Revoked(peer));
         }
         if state.is_stopped(name) {
             return Err(Denied::Stopped(name.clone()));
         }
         drop(state);
-        self.may(caller.peer(), Verb::Read, name)
+        self.may(peer, Verb::Read, name)
     }
 
     /// Whether a peer that is known may do this with that name.
@@ -235,7 +232,7 @@ impl Access {
         if tells {
             self.0.told.send_modify(|told| {
                 let version = told.version + 1;
-                *told = Arc::new(state.told(version, self.0.rules.enforced, self.0.key.public(), 0));
+                *told = Arc::new(state.told(version, self.0.rules.enforced, self.0.key.public()));
             });
         }
         Ok(answer)

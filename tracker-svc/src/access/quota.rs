@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use drizzle_proto::PeerId;
+use drizzle_proto::{PeerId, bucket::Bucket};
 
 /// Calls a second.
 pub(crate) const CALLS: u32 = 2000;
@@ -28,24 +28,9 @@ pub(crate) const WATCHES: usize = 4096;
 /// Identities that are remembered before those that rest are forgotten.
 const REMEMBERED: usize = 4096;
 
-/// So much in a second over time, and `burst` seconds' worth at once. What is over is full again at `full_at`.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    full_at: Instant,
-}
-
-impl Bucket {
-    /// Takes so many; how long to wait where that is too much.
-    fn take(&mut self, amount: usize, rate: u32, burst: Duration, now: Instant) -> Result<(), Duration> {
-        let begun = self.full_at.max(now);
-        // What does not fit at all is let through an idle bucket, and paid for afterwards.
-        if begun > now + burst {
-            return Err(begun - now - burst);
-        }
-        let cost = Duration::from_secs_f64(amount as f64 / f64::from(rate));
-        self.full_at = begun + cost;
-        Ok(())
-    }
+/// How long it takes until so much may be used again.
+fn cost(amount: usize, rate: u32) -> Duration {
+    Duration::from_secs_f64(amount as f64 / f64::from(rate))
 }
 
 #[derive(Debug)]
@@ -58,12 +43,12 @@ struct Used {
 
 impl Used {
     fn new(now: Instant) -> Self {
-        let full = Bucket { full_at: now };
+        let full = Bucket::full(now);
         Self { calls: full, names: full, bytes: full, watches: Arc::default() }
     }
 
     fn rests(&self, now: Instant) -> bool {
-        let full = [self.calls, self.names, self.bytes].iter().all(|bucket| bucket.full_at <= now);
+        let full = [self.calls, self.names, self.bytes].iter().all(|bucket| bucket.is_full(now));
         full && self.watches.load(Ordering::Relaxed) == 0
     }
 }
@@ -99,15 +84,15 @@ impl Quotas {
 
     /// One more call; when to come back if that is too much.
     pub(crate) fn call(&mut self, peer: PeerId, now: Instant) -> Result<(), Duration> {
-        self.of(peer, now).calls.take(1, CALLS, Duration::from_secs(10), now)
+        self.of(peer, now).calls.take(cost(1, CALLS), Duration::from_secs(10), now)
     }
 
     /// Names and bytes of manifests; when to come back if that is too much.
     pub(crate) fn bring(&mut self, peer: PeerId, names: usize, bytes: usize, now: Instant) -> Result<(), Duration> {
         let used = self.of(peer, now);
         let burst = Duration::from_secs(100);
-        used.names.take(names, NAMES, burst, now)?;
-        used.bytes.take(bytes, BYTES, burst, now)
+        used.names.take(cost(names, NAMES), burst, now)?;
+        used.bytes.take(cost(bytes, BYTES), burst, now)
     }
 
     /// One more watch, unless there are too many.

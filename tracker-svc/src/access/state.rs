@@ -199,8 +199,7 @@ impl State {
     }
 
     /// What peers are told.
-    pub(crate) fn told(&self, version: u64, enforced: bool, key: [u8; 32], since: Seconds) -> Access {
-        let revoked = |identity: &Identity| identity.revoked.is_some_and(|at| at >= since);
+    pub(crate) fn told(&self, version: u64, enforced: bool, key: [u8; 32]) -> Access {
         let ids = |wanted: &dyn Fn(&Identity) -> bool| -> BTreeSet<PeerId> {
             self.identities.iter().filter(|(_, identity)| wanted(identity)).map(|(id, _)| *id).collect()
         };
@@ -208,7 +207,7 @@ impl State {
             version,
             enforced,
             ticket_keys: vec![key],
-            revoked: ids(&revoked),
+            revoked: ids(&|identity| identity.revoked.is_some()),
             stopped: self.stops.keys().cloned().collect(),
             admins: ids(&|identity| identity.revoked.is_none() && identity.grants.allow_all(Verb::Admin)),
         }
@@ -280,7 +279,7 @@ mod tests {
         let revoked = Identity { revoked: Some(5), ..state.identity(PEER).unwrap().clone() };
         state.apply(Change::Identity(PEER, Some(revoked)));
         assert!(!state.allows(PEER, Verb::Read, &name("a")) && !state.allows(PEER, Verb::Share, &name("models/a")));
-        assert_eq!(state.told(1, true, KEY, 0).revoked, [PEER].into());
+        assert_eq!(state.told(1, true, KEY).revoked, [PEER].into());
     }
 
     #[test]
@@ -324,7 +323,7 @@ mod tests {
         let scope: Scope = "models/".parse().unwrap();
         state.apply(Change::Stop(scope.clone(), Some(1)));
         assert!(state.is_stopped(&name("models/a")) && !state.is_stopped(&name("a")));
-        assert_eq!(state.told(1, false, KEY, 0).stopped, std::slice::from_ref(&scope));
+        assert_eq!(state.told(1, false, KEY).stopped, std::slice::from_ref(&scope));
         state.apply(Change::Stop("models/a".parse().unwrap(), None));
         assert!(state.is_stopped(&name("models/a")));
         state.apply(Change::Stop(scope, None));

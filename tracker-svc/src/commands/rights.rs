@@ -8,10 +8,10 @@ use std::{
 
 use drizzle_proto::{
     Scope,
-    rights::Role,
+    rights::{Grant, Grants, Role},
     wire::{self, rights_client::RightsClient},
 };
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use super::{CommandError, channel};
 use crate::config::{Subject, TokenCommand};
@@ -24,13 +24,15 @@ async fn connect(data_dir: &Path) -> Result<RightsClient<Channel>, CommandError>
 fn grants(role: Role, scopes: &[Scope]) -> Vec<wire::RightsGrant> {
     let all = [Scope::All];
     let scopes = if scopes.is_empty() { &all } else { scopes };
-    let grant = |scope: &Scope| wire::RightsGrant { role: role.to_string(), scope: scope.to_string() };
-    scopes.iter().map(grant).collect()
+    scopes.iter().map(|scope| (&Grant { scope: scope.clone(), role }).into()).collect()
 }
 
-fn said(grants: &[wire::RightsGrant]) -> String {
-    let each: Vec<String> = grants.iter().map(|grant| format!("{} of {}", grant.role, grant.scope)).collect();
-    if each.is_empty() { "nothing".to_owned() } else { each.join(", ") }
+/// What the tracker says is granted.
+fn granted(grants: &[wire::RightsGrant]) -> Result<Grants, CommandError> {
+    let malformed = |text: String| Status::internal(format!("malformed answer: {text}"));
+    let all = grants.iter().map(Grant::try_from).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|error| malformed(error.to_string()))?;
+    Ok(Grants::new(all).map_err(|error| malformed(error.to_string()))?)
 }
 
 fn time(seconds: u64) -> String {
@@ -56,7 +58,7 @@ pub async fn token(data_dir: &Path, command: &TokenCommand) -> Result<(), Comman
             writeln!(out, "{:<16}  {:<20}  {:>9}  GRANTS", "TOKEN", "EXPIRES", "USES LEFT")?;
             for token in tracker.list_tokens(wire::ListTokensRequest {}).await?.into_inner().tokens {
                 let over = if token.expires < now { " (over)" } else { "" };
-                let (expires, grants) = (time(token.expires), said(&token.grants));
+                let (expires, grants) = (time(token.expires), granted(&token.grants)?);
                 writeln!(out, "{:<16}  {expires:<20}  {:>9}  {grants}{over}", token.id, token.uses_left)?;
             }
         }
@@ -78,7 +80,7 @@ pub async fn grant(
 ) -> Result<(), CommandError> {
     let request = wire::GrantRequest { identity: identity.to_string(), grants: grants(role, scopes), only };
     let now = connect(data_dir).await?.grant(request).await?.into_inner().grants;
-    writeln!(io::stdout().lock(), "{identity} is granted: {}", said(&now))?;
+    writeln!(io::stdout().lock(), "{identity} is granted: {}", granted(&now)?)?;
     Ok(())
 }
 
@@ -119,7 +121,7 @@ pub async fn identities(data_dir: &Path) -> Result<(), CommandError> {
         for identity in &identities {
             let certified = if identity.certified == 0 { "elsewhere".to_owned() } else { time(identity.certified) };
             let grants = match identity.revoked {
-                0 => said(&identity.grants),
+                0 => granted(&identity.grants)?.to_string(),
                 at => format!("revoked {}", time(at)),
             };
             writeln!(out, "{:<32}  {certified:<20}  {grants}", identity.identity)?;

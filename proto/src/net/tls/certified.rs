@@ -7,7 +7,11 @@
 //! - a certificate that says two of these says none, and is refused;
 //! - what is no such URI says nothing.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
@@ -82,6 +86,28 @@ impl Certificate {
     }
 }
 
+impl Certificate {
+    /// Whether its time is over.
+    pub fn ran_out(&self, now: SystemTime) -> bool {
+        now > at(self.not_after)
+    }
+
+    /// When it is to be renewed: when two thirds of its life are over.
+    pub fn renew_at(&self) -> SystemTime {
+        at(self.not_before + (self.not_after - self.not_before) * 2 / 3)
+    }
+
+    /// How much of its life is left.
+    pub fn left(&self, now: SystemTime) -> Duration {
+        at(self.not_after).duration_since(now).unwrap_or_default()
+    }
+}
+
+/// Seconds since 1970 as a time; what lies before is as long ago.
+fn at(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
 impl TryFrom<&CertificateDer<'_>> for Certificate {
     type Error = CertificateError;
 
@@ -145,6 +171,17 @@ mod tests {
         for certified in [Certified::Peer(ID), Certified::Tracker] {
             assert_eq!(certified.to_string().parse(), Ok(certified));
         }
+    }
+
+    #[test]
+    fn a_certificate_has_its_time() {
+        let certificate = Certificate { not_before: 1000, not_after: 1300, says: None };
+        let seconds = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(!certificate.ran_out(seconds(1300)) && certificate.ran_out(seconds(1301)));
+        assert_eq!(certificate.renew_at(), seconds(1200));
+        assert_eq!((certificate.left(seconds(1290)).as_secs(), certificate.left(seconds(2000)).as_secs()), (10, 0));
+        let ancient = Certificate { not_before: -5, not_after: -1, says: None };
+        assert!(ancient.ran_out(seconds(1)));
     }
 
     #[test]

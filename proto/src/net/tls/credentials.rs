@@ -1,6 +1,10 @@
 //! What a program shows and what it trusts: its key, its certificate, and the roots it believes.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     RootCertStore,
@@ -10,9 +14,7 @@ use rustls::{
 };
 
 use super::certified::{Certificate, CertificateError, Certified};
-
-/// PEM files are not larger than this.
-pub const MAX_PEM: u64 = 1 << 20;
+use crate::files;
 
 /// A key with its certificate, and the roots that others' certificates have to lead to.
 #[derive(Clone)]
@@ -102,7 +104,7 @@ impl Credentials {
     pub fn read(files: &Files) -> Result<Self, CredentialsError> {
         let [cert, key, ca] = [&files.cert, &files.key, &files.ca];
         let names = [cert, key, ca].map(|path| path.display().to_string());
-        Self::from_pem(&bounded(cert)?, &bounded(key)?, &bounded(ca)?, names.each_ref().map(String::as_str))
+        Self::from_pem(&file(cert)?, &file(key)?, &file(ca)?, names.each_ref().map(String::as_str))
     }
 
     /// What the own certificate says.
@@ -139,14 +141,8 @@ fn roots(all: &[CertificateDer<'static>], what: &str) -> Result<Arc<RootCertStor
     Ok(Arc::new(roots))
 }
 
-/// A file that is not absurdly long.
-fn bounded(path: &PathBuf) -> Result<Vec<u8>, CredentialsError> {
-    let failed = |source| CredentialsError::File { path: path.clone(), source };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_PEM {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB, so no PEM file")));
-    }
-    std::fs::read(path).map_err(failed)
+fn file(path: &Path) -> Result<Vec<u8>, CredentialsError> {
+    files::read(path).map_err(|source| CredentialsError::File { path: path.to_owned(), source })
 }
 
 /// The algorithms that are used: those of aws-lc-rs, AES-128 first, which has half the rounds to go of what is safe

@@ -9,9 +9,6 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use super::{Credentials, CredentialsError};
 use crate::{PeerId, token::NoRandom};
 
-/// A certificate's life, as shares of it: it is renewed when this much of it is over.
-pub const RENEWED_AFTER: (i64, i64) = (2, 3);
-
 /// A private key, on elliptic curve P-256.
 #[derive(Debug)]
 pub struct Key(KeyPair);

@@ -8,6 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{Credentials, Files, Tls};
+use crate::files;
 
 /// They are looked at this often.
 pub const LOOKS: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ pub async fn keep(tls: Arc<Tls>, files: Files, every: Duration, stop: Cancellati
 
 async fn look(files: &Files) -> Seen {
     let files = files.clone();
-    let read = |path: &Path| std::fs::read(path).ok();
+    let read = |path: &Path| files::read(path).ok();
     let looked = tokio::task::spawn_blocking(move || [read(&files.cert), read(&files.key), read(&files.ca)]);
     looked.await.unwrap_or_default()
 }
