@@ -41,6 +41,9 @@ const TLS: u8 = 0x16;
 
 /// An empty SETTINGS frame, and GOAWAY with INADEQUATE_SECURITY: HTTP/2 for "this port speaks TLS".
 const NOT_WITHOUT_TLS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x21\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS only";
+/// Bytes of the SETTINGS frame, which some clients wait for before they ask. The rest is the answer to a question: a client
+/// that has not asked yet would hear of nothing but a closed connection.
+const SETTINGS: usize = 9;
 
 /// Bytes that are encrypted before they are written, so that a message of a chunk is one call.
 const WRITTEN: usize = 288 << 10;
@@ -61,7 +64,9 @@ pub struct Policy {
 
 /// What HTTP/2 begins with: 24 bytes that are always the same, and the head of a SETTINGS frame. Who has said that is
 /// probed from then on.
-const BEGINNING: usize = 24 + 9;
+const BEGINNING: usize = PREFACE + 9;
+/// Of these, what never changes.
+const PREFACE: usize = 24;
 
 /// An accepted connection.
 pub struct Guarded<S = TcpStream> {
@@ -90,12 +95,12 @@ enum State<S> {
         accept: Box<Accept<S>>,
         deadline: Pin<Box<Sleep>>,
     },
-    /// Refused: so many bytes of the reason are written, and then so many are read.
+    /// Refused: so many bytes of the reason are written, and this was read.
     Refused {
         stream: S,
         deadline: Pin<Box<Sleep>>,
         written: usize,
-        read: usize,
+        read: Vec<u8>,
     },
     Plain(S),
     Secure(Box<TlsStream<S>>),
@@ -169,7 +174,7 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                             self.begins = Some(Begins { deadline, read: 0 });
                             State::Plain(stream)
                         }
-                        _ => State::Refused { stream, deadline, written: 0, read: 0 },
+                        _ => State::Refused { stream, deadline, written: 0, read: Vec::new() },
                     };
                     if matches!(self.state, State::Plain(_)) {
                         self.accepted.is(Caller::Plain);
@@ -189,16 +194,19 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                 }
                 State::Refused { stream, deadline, written, read } => {
                     late(deadline, context)?;
-                    while *written < NOT_WITHOUT_TLS.len() {
-                        *written += ready!(Pin::new(&mut *stream).poll_write(context, &NOT_WITHOUT_TLS[*written..]))?;
+                    let answer = if asks(read) { NOT_WITHOUT_TLS } else { &NOT_WITHOUT_TLS[..SETTINGS] };
+                    while *written < answer.len() {
+                        *written += ready!(Pin::new(&mut *stream).poll_write(context, &answer[*written..]))?;
                     }
-                    ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+                    if answer.len() == NOT_WITHOUT_TLS.len() {
+                        ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+                    }
                     // Until the caller has hung up: closed with bytes unread, it would hear of nothing but that.
                     let mut rest = [0; 1024];
                     let mut rest = ReadBuf::new(&mut rest);
                     ready!(Pin::new(&mut *stream).poll_read(context, &mut rest))?;
-                    *read += rest.filled().len();
-                    if rest.filled().is_empty() || *read > MOST_UNREAD {
+                    read.extend_from_slice(rest.filled());
+                    if rest.filled().is_empty() || read.len() > MOST_UNREAD {
                         self.state = State::Over;
                     }
                 }
@@ -227,6 +235,20 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         self.accepted.showed(&certificate);
         Ok(())
     }
+}
+
+/// Whether a client of HTTP/2 has asked something in what it sent: a HEADERS frame has begun to come.
+fn asks(sent: &[u8]) -> bool {
+    const HEADERS: u8 = 1;
+    let mut frames = sent.get(PREFACE..).unwrap_or_default();
+    while let Some((head, rest)) = frames.split_at_checked(9) {
+        if head[3] == HEADERS {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        frames = rest.get(length as usize..).unwrap_or_default();
+    }
+    false
 }
 
 /// An error once it is too late; else whoever waits is woken then.
@@ -332,5 +354,22 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             // Dropped, and so closed.
             State::Shaking { .. } | State::Over => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_a_headers_frame_behind_the_preface() {
+        let preface = [0; PREFACE];
+        let (settings, headers) = (b"\0\0\x02\x04\0\0\0\0\0xx", b"\0\0\x05\x01\x04\0\0\0\x01");
+        let sent = [&preface[..], settings, headers].concat();
+        assert!(asks(&sent));
+        for part in 0..sent.len() {
+            assert!(!asks(&sent[..part]), "{part} bytes of it");
+        }
+        assert!(!asks(&[&preface[..], b"\xff\xff\xff\x04\0\0\0\0\0", headers].concat()), "inside of another frame");
     }
 }
