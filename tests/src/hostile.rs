@@ -34,6 +34,8 @@ pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 /// The headers are whole.
 pub const END_HEADERS: u8 = 4;
+/// Nothing more comes on this stream.
+pub const END_STREAM: u8 = 1;
 
 /// A frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -90,13 +92,35 @@ impl Raw {
 
     /// Connects as HTTP/2 clients do, with windows that let everything come.
     pub async fn new(to: SocketAddr) -> Self {
-        let mut raw = Self::silent(to).await;
-        let mut settings = Vec::new();
+        Self::silent(to).await.opened(0x7fff_ffff).await
+    }
+
+    /// As [`Raw::new`], but with windows in which no byte of an answer has room.
+    pub async fn without_window(to: SocketAddr) -> Self {
+        Self::silent(to).await.opened(0).await
+    }
+
+    /// As [`Raw::new`], but never reads what comes.
+    ///
+    /// # Panics
+    /// If nobody listens there.
+    pub async fn deaf(to: SocketAddr) -> Self {
+        let stream = TcpStream::connect(to).await.expect("somebody listens");
+        let (read, write) = stream.into_split();
+        let reads = tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            last_of(read).await
+        });
+        Self { write, reads }.opened(0x7fff_ffff).await
+    }
+
+    /// Sends what clients begin with. Each stream's window is so wide.
+    async fn opened(mut self, window: u32) -> Self {
         // INITIAL_WINDOW_SIZE
-        settings.extend([0, 4, 0x7f, 0xff, 0xff, 0xff]);
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
         let opening = [PREFACE, &frame(SETTINGS, 0, 0, &settings), &frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])];
-        raw.send(&opening.concat()).await;
-        raw
+        self.send(&opening.concat()).await;
+        self
     }
 
     /// Sends bytes; whether they went, which they do not if the other end has had enough.

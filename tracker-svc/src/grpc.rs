@@ -15,7 +15,7 @@ use drizzle_proto::{
     convert::{hashes, readable},
     layout::MAX_CHUNKS,
     limits::{MAX_BATCH, MAX_BATCH_CHUNKS},
-    net::{caller::Caller, transport::CALL_TIMEOUT},
+    net::transport::CALL_TIMEOUT,
     rights::Verb,
     wire::{self, tracker_server},
 };
@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
-    access::{Access, audit::By, denied::Denied, quota::Watching},
+    access::{Access, audit::By, denied::Denied, gate::peer_of, quota::Watching},
     error::Error,
     limits::{DEFAULT_PAGE, DETAILS_BUDGET, MAX_ANSWERING, MAX_PAGE},
     live::{introductions::MOST, watches::Newcomer},
@@ -54,15 +54,9 @@ impl Service {
         Self { registry, access, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
     }
 
-    /// The caller, if callers are told apart; refused if it may do nothing here.
-    fn caller(&self, extensions: &Extensions) -> Result<Option<PeerId>, Error> {
-        let known = self.access.knows(Caller::of(extensions));
-        Ok(known.inspect_err(|denied| self.refused(extensions, "call", denied))?)
-    }
-
     /// Refused unless the lease is the caller's.
     fn leased(&self, extensions: &Extensions, lease: u64, now: Instant) -> Result<Option<PeerId>, Error> {
-        let peer = self.caller(extensions)?;
+        let peer = peer_of(extensions)?;
         match peer {
             Some(peer) if self.registry.holder_of(lease, now)? != peer => {
                 self.refused(extensions, "lease", &Denied::OtherLease);
@@ -72,10 +66,12 @@ impl Service {
         }
     }
 
-    /// Refused unless the caller may do this with that name.
-    fn allowed(&self, extensions: &Extensions, verb: Verb, name: &FileName) -> Result<(), Error> {
-        let allowed = self.access.allowed(Caller::of(extensions), verb, name);
-        Ok(allowed.inspect_err(|denied| self.refused(extensions, &format!("{verb} {name}"), denied))?)
+    /// The caller, if callers are told apart; refused unless it may read that name.
+    fn reader(&self, extensions: &Extensions, name: &FileName) -> Result<Option<PeerId>, Error> {
+        let peer = peer_of(extensions)?;
+        let allowed = self.access.reads(peer, name);
+        allowed.inspect_err(|denied| self.refused(extensions, &format!("{} {name}", Verb::Read), denied))?;
+        Ok(peer)
     }
 
     fn refused(&self, extensions: &Extensions, what: &str, denied: &Denied) {
@@ -132,7 +128,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl tracker_server::Tracker for Service {
     async fn register_peer(&self, request: Request<wire::RegisterPeerRequest>) -> Answer<wire::RegisterPeerResponse> {
         let now = Instant::now();
-        let certified = self.caller(request.extensions())?;
+        let certified = peer_of(request.extensions()).map_err(Error::from)?;
         let by = By::of(request.extensions());
         let claim = PeerClaim::try_from(request.into_inner())?;
         let claimed = claim.peer.id();
@@ -248,7 +244,7 @@ impl tracker_server::Tracker for Service {
     }
 
     async fn list_files(&self, request: Request<wire::ListFilesRequest>) -> Answer<wire::ListFilesResponse> {
-        let peer = self.caller(request.extensions())?;
+        let peer = peer_of(request.extensions()).map_err(Error::from)?;
         let wire::ListFilesRequest { prefix, page_size, page_token } = request.into_inner();
         let after = list_token(&prefix, &page_token)?;
         let limit = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
@@ -266,7 +262,7 @@ impl tracker_server::Tracker for Service {
     ) -> Answer<wire::FileLocationsResponse> {
         let (_, extensions, request) = request.into_parts();
         let (name, wanted, is_packed) = (file_name(&request.name)?, wanted(&request)?, request.packed);
-        self.allowed(&extensions, Verb::Read, &name)?;
+        self.reader(&extensions, &name)?;
         let _slot = self.slot().await?;
         let locations = self.registry.locate(name, wanted).await?;
         Ok(Response::new(answer(locations, is_packed)))
@@ -277,8 +273,7 @@ impl tracker_server::Tracker for Service {
     async fn watch_file(&self, request: Request<wire::WatchFileRequest>) -> Answer<Self::WatchFileStream> {
         let (_, extensions, request) = request.into_parts();
         let (name, newcomer) = (file_name(&request.name)?, newcomer(&request)?);
-        self.allowed(&extensions, Verb::Read, &name)?;
-        let peer = Caller::of(&extensions).peer();
+        let peer = self.reader(&extensions, &name)?;
         let counted = self.access.watches(peer).map_err(Error::from)?;
         let watcher = self.registry.watch(name.clone(), newcomer, Instant::now()).await?;
         let ends = no_longer_allowed(self.access.clone(), peer, name, counted);

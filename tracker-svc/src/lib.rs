@@ -6,6 +6,10 @@
 //! | `server` | brings it up and down: `bind(config)` gives a handle |
 //! | `gather` | how much of requests is gathered at once |
 //! | `grpc` | the gRPC face; the only place that knows wire messages |
+//! | `access` | who may do what: the gate before every method, identities, tokens, stops, quotas, the audit log |
+//! | `trusting` | from options to how connections are secured and callers judged |
+//! | `enrolment`, `join_file` | how peers get their identities |
+//! | `rights` | what an operator does with rights |
 //! | `operator` | what an operator does with a running tracker, on a socket of its own |
 //! | [`commands`] | what an operator types: the other end of that socket |
 //! | `watch` | the stream that pushes changes of a file's holders |

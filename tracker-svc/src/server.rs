@@ -24,11 +24,12 @@ use drizzle_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::interceptor::InterceptedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
-    access::{audit::By, authority},
+    access::{audit::By, authority, gate::Gate},
     catalogue::{CatalogueError, RedbCatalogue},
     census::Census,
     config::Config,
@@ -161,9 +162,9 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
     let server = transport
         .server()
-        .add_service(Counted::new(
-            TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST),
-            Gathering::default(),
+        .add_service(InterceptedService::new(
+            Counted::new(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST), Gathering::default()),
+            Gate::new(access.clone()),
         ))
         .add_service(
             EnrolmentServer::new(enrolment::Service::new(access, ours)).max_decoding_message_size(MAX_ENROLMENT),

@@ -3,13 +3,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use drizzle_proto::net::guard::IN_TIME;
+use drizzle_proto::{net::guard::IN_TIME, wire};
 use drizzle_tests::{
     Cluster, Content, Peer,
-    hostile::{CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PREFACE, RST_STREAM, Raw, call, frame, message, spelt},
+    hostile::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, Raw, call, frame, message,
+        spelt,
+    },
     until,
 };
-use prost::bytes::Bytes;
+use prost::{Message, bytes::Bytes};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -150,6 +153,32 @@ async fn requests_that_are_never_whole_take_no_more_than_their_share() {
         })
         .await;
         scene.is_served("requests that are never whole").await;
+    }
+}
+
+/// Calls whose answers are long, and are never read: a window of HTTP/2 that is never opened, a socket that is full.
+#[tokio::test]
+async fn callers_that_never_read_their_answers_fill_no_memory() {
+    let scene = Scene::new().await;
+    let file = scene.content.manifest.id().to_string();
+    let list = wire::ListFilesRequest::default().encode_to_vec();
+    let chunk = wire::FetchChunkRequest { file_id: file, ..Default::default() }.encode_to_vec();
+    let calls = [("/drizzle.v1.Tracker/ListFiles", list), ("/drizzle.v1.Peer/FetchChunk", chunk)];
+    for (victim, (path, request)) in scene.victims().into_iter().zip(calls) {
+        let headers = call(path, &[]);
+        let len = u32::try_from(request.len()).expect("a short message");
+        let body = message(false, len, &request);
+        let mut open = Vec::new();
+        for nth in 0..64 {
+            // Half of them say that everything may come, and read nothing from the socket.
+            let mut raw = if nth % 2 == 0 { Raw::deaf(victim).await } else { Raw::without_window(victim).await };
+            let asked = streams(200).flat_map(|id| {
+                [frame(HEADERS, END_HEADERS, id, &headers), frame(DATA, END_STREAM, id, &body)].concat()
+            });
+            raw.send(&asked.collect::<Vec<u8>>()).await;
+            open.push(raw);
+        }
+        scene.is_served("answers that are never read").await;
     }
 }
 

@@ -1,8 +1,16 @@
 //! Nobody gets in, and each does what it was granted: with real daemons that have certificates.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
-use drizzle_proto::net::{tls::Meant, transport::Transport};
+use drizzle_proto::{
+    Address, FileId, PeerId,
+    net::{
+        tls::{Certified, Credentials, Meant, Mode, Tls},
+        transport::Transport,
+    },
+    ticket::HEADER,
+    wire::{self, RegisterPeerResponse, peer_client::PeerClient, tracker_client::TrackerClient},
+};
 use drizzle_tests::{
     Cluster, Content, Place, Secured,
     cluster::Options,
@@ -10,6 +18,8 @@ use drizzle_tests::{
     process::{Ended, Process},
     said, until,
 };
+use prost::Message;
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 
 /// What `peer-cli files` lists.
 async fn listed(peer: &drizzle_tests::Peer) -> Vec<String> {
@@ -267,4 +277,95 @@ async fn peers_wait_for_a_token_that_the_tracker_puts_into_a_file() {
     until("a lease", async || peer.status().await.tracker_connected.then_some(())).await;
     secured.cluster.tracker.daemon.restart().await;
     assert_eq!(fs::read_to_string(file).unwrap(), token, "it is good still");
+}
+
+/// An identity of its own, as `peer-cli join` gets it, and connections that are secured by it.
+struct Member {
+    id: PeerId,
+    transport: Transport,
+}
+
+impl Member {
+    async fn new(secured: &Secured, name: &str, scopes: &[&str]) -> Self {
+        let token = secured.token("reader", scopes).await;
+        let folder = secured.cluster.folder().join(name);
+        let tracker = secured.cluster.tracker.url();
+        let args = ["join", "--tracker", &tracker, "--to", folder.to_str().unwrap(), &token];
+        let Ended { code, stderr, .. } = Process::ran("peer-cli", &args, &secured.cluster.folder().join("logs")).await;
+        assert_eq!(code, 0, "{stderr}");
+        let [cert, key, ca] = ["cert", "key", "ca"].map(|part| fs::read(folder.join(format!("{part}.pem"))).unwrap());
+        let credentials = Credentials::from_pem(&cert, &key, &ca, ["cert", "key", "ca"]).unwrap();
+        let id = credentials.says().and_then(Certified::peer).unwrap();
+        Self { id, transport: Transport::secured(Arc::new(Tls::new(&credentials, Mode::Required).unwrap())) }
+    }
+
+    async fn tracker(&self, secured: &Secured) -> TrackerClient<Channel> {
+        let tracker = Address::from_url(&secured.cluster.tracker.url()).unwrap();
+        TrackerClient::new(self.transport.connect(&tracker, Meant::Tracker).await.unwrap())
+    }
+
+    /// Registers as a peer that listens nowhere.
+    async fn registered(&self, secured: &Secured) -> RegisterPeerResponse {
+        let (peer_id, address) = (self.id.to_string(), "127.0.0.1:9".to_owned());
+        let request = wire::RegisterPeerRequest { peer_id, address, ..Default::default() };
+        self.tracker(secured).await.register_peer(request).await.unwrap().into_inner()
+    }
+
+    /// Whether a holder gives the first chunk of a file for a ticket.
+    async fn fetches(&self, holder: &drizzle_tests::Peer, file: FileId, ticket: Option<&[u8]>) -> Result<(), Status> {
+        let address = holder.address().to_string().parse().unwrap();
+        let mut client = PeerClient::new(self.transport.connect(&address, Meant::AnyPeer).await.unwrap());
+        let message = wire::FetchChunkRequest { file_id: file.to_string(), ..Default::default() };
+        let mut request = Request::new(message);
+        if let Some(ticket) = ticket {
+            request.metadata_mut().insert_bin(HEADER, MetadataValue::from_bytes(ticket));
+        }
+        let mut chunk = client.fetch_chunk(request).await?.into_inner();
+        while chunk.message().await?.is_some() {}
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn tickets_and_leases_of_others_are_of_no_use_to_whoever_stole_them() {
+    let secured = Secured::start(&[]).await;
+    let source = secured.peer("source", "publisher", &[]).await;
+    let content = Content::small_chunks("models/a", 1, 3);
+    source.share(&content).await;
+    let file = content.manifest.id();
+    let reader = Member::new(&secured, "reader", &["models/"]).await;
+    let thief = Member::new(&secured, "thief", &["other/"]).await;
+    let (lease, own) = (reader.registered(&secured).await, thief.registered(&secured).await);
+    let [ticket, own_ticket] = [lease.ticket.unwrap(), own.ticket.unwrap()];
+    let stolen = ticket.encode_to_vec();
+    // Holders hear of what the tracker grants with their next renewal at the latest.
+    reader.fetches(&source, file, Some(&stolen)).await.unwrap();
+
+    let refused = async |ticket: Option<&[u8]>, code: Code, why: &str| {
+        let status = thief.fetches(&source, file, ticket).await.unwrap_err();
+        assert!(status.code() == code && status.message().contains(why), "{why}: {status:?}");
+    };
+    refused(Some(&stolen), Code::Unauthenticated, "another peer's").await;
+    refused(None, Code::Unauthenticated, "a ticket from the tracker is needed").await;
+    refused(Some(b"?"), Code::Unauthenticated, "malformed").await;
+    refused(Some(&own_ticket.encode_to_vec()), Code::PermissionDenied, "may not read this file").await;
+    // With the other's name in it, or its scopes, it is not the one that was signed.
+    let forged = wire::Ticket { signature: own_ticket.signature.clone(), ..ticket };
+    refused(Some(&forged.encode_to_vec()), Code::Unauthenticated, "not signed by this swarm's tracker").await;
+
+    let mut tracker = thief.tracker(&secured).await;
+    let lease_id = lease.lease_id;
+    let not_its = |what: &str, status: Option<Status>| {
+        let status = status.unwrap_or_else(|| panic!("{what} was done"));
+        assert!(status.code() == Code::PermissionDenied && status.message().contains("not this peer's"), "{status:?}");
+    };
+    let renewal = wire::RenewLeaseRequest { lease_id, wants_ticket: true, ..Default::default() };
+    not_its("a renewal", tracker.renew_lease(renewal).await.err());
+    not_its("a departure", tracker.leave(wire::LeaveRequest { lease_id }).await.err());
+    let announcement = wire::RegisterChunkRequest { lease_id, files: Vec::new() };
+    not_its("an announcement", tracker.register_chunk(announcement).await.err());
+    let withdrawal = wire::WithdrawFileRequest { lease_id, name: "models/a".into() };
+    not_its("a withdrawal", tracker.withdraw_file(withdrawal).await.err());
+    // And nothing of it disturbed whoever they belong to.
+    reader.fetches(&source, file, Some(&stolen)).await.unwrap();
 }

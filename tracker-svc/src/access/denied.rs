@@ -5,6 +5,9 @@ use std::time::Duration;
 use drizzle_proto::{FileName, PeerId, client::STOPPED_TRAILER, rights::Verb};
 use tonic::{Status, metadata::MetadataValue};
 
+/// The trailer in which gRPC says when to come back, in milliseconds: its clients heed it by themselves.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// Why a caller may not do what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -76,8 +79,28 @@ impl From<Denied> for Status {
                 status.metadata_mut().insert(STOPPED_TRAILER, MetadataValue::from_static("true"));
                 status
             }
-            Denied::TooOften { .. } | Denied::TooManyWatches(_) => Status::resource_exhausted(text),
+            Denied::TooOften { again, .. } => {
+                let mut status = Status::resource_exhausted(text);
+                let millis = u64::try_from(again.as_millis()).unwrap_or(u64::MAX).max(1);
+                status.metadata_mut().insert(PUSHBACK, millis.into());
+                status
+            }
+            Denied::TooManyWatches(_) => Status::resource_exhausted(text),
             _ => Status::permission_denied(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_too_much_is_told_when_to_come_back_in_words_and_in_a_trailer() {
+        let again = Duration::from_micros(1_250_400);
+        let status = Status::from(Denied::TooOften { peer: PeerId::from_bytes([1; 16]), again });
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(status.message().ends_with("come back in 1250 ms"), "{}", status.message());
+        assert_eq!(status.metadata().get(PUSHBACK).unwrap(), "1250");
     }
 }

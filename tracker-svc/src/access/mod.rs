@@ -4,17 +4,20 @@
 //! |---|---|
 //! | [`state`] | identities, tokens, stops, and the decisions over them; pure |
 //! | `store` | the same on disk |
+//! | [`gate`] | stands before every method |
 //! | [`denied`] | refusals and their texts |
 //! | [`authority`] | what certifies, in the data folder, and the tracker's own certificate |
 //! | [`audit`] | what is noted for those who look later |
 //! | [`quota`] | how much one identity may ask for |
 //!
-//! Every call passes [`Access::allowed`] or [`Access::knows`]; nothing else decides. A change is on disk before it counts
+//! Every call passes the [`gate`], which asks [`Access::knows`]; each that names a file passes [`Access::reads`] or
+//! [`Access::may`] beside that. Nothing else decides, and what no gate let in is refused. A change is on disk before it counts
 //! and before it is answered. Peers are told with their next renewal, some seconds later.
 
 pub(crate) mod audit;
 pub(crate) mod authority;
 pub(crate) mod denied;
+pub(crate) mod gate;
 pub(crate) mod quota;
 pub(crate) mod state;
 pub(crate) mod store;
@@ -143,13 +146,8 @@ impl Access {
         Ok(Some(peer))
     }
 
-    /// Whether the caller may do this with that name. A name that an operator stopped may not be read by anybody.
-    pub(crate) fn allowed(&self, caller: Caller, verb: Verb, name: &FileName) -> Result<(), Denied> {
-        let peer = self.knows(caller)?;
-        if verb == Verb::Read { self.reads(peer, name) } else { self.may(peer, verb, name) }
-    }
-
-    /// Whether a peer that is known may read a name, now and as long as it watches it: without counting as a call.
+    /// Whether a peer that is known may read a name, now and as long as it watches it. A name that an operator stopped
+    /// may not be read by anybody.
     pub(crate) fn reads(&self, peer: Option<PeerId>, name: &FileName) -> Result<(), Denied> {
         let state = self.state();
         if let Some(peer) = peer.filter(|peer| state.is_revoked(*peer)) {

@@ -4,12 +4,12 @@ use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 use drizzle_proto::{
     PeerId, Scope,
-    database::{Reopening, Unusable},
+    database::{Reopening, Unusable, checked},
     rights::{Grant, Grants},
     ticket::TicketKey,
     token::{Kept, TokenId},
 };
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::state::{Change, Identity, Issued, Seconds};
@@ -76,7 +76,7 @@ impl Store {
         // Tokens are kept as hashes, but the key that signs tickets is not.
         let made = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
         made.map_err(Unusable::Io)?;
-        let store = Self(Reopening::new(move || Database::create(&path))?);
+        let store = Self(Reopening::new(move || checked().create(&path))?);
         store.0.run(|database| {
             let write = database.begin_write()?;
             write.open_table(TOKENS)?;

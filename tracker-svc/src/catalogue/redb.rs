@@ -21,7 +21,7 @@ use std::{
 
 use drizzle_proto::{
     Digest, FileId, FileInfo, FileName, PeerId, Signature,
-    database::{Reopening, Unusable},
+    database::{Reopening, Unusable, checked},
 };
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError, WriteTransaction,
@@ -59,7 +59,7 @@ impl RedbCatalogue {
         fs::create_dir_all(directory).map_err(unusable)?;
         let path = directory.join("catalogue.redb");
         let file = path.clone();
-        let open = move || redb::Builder::new().set_cache_size(CACHE).create(&file);
+        let open = move || checked().set_cache_size(CACHE).create(&file);
         let database = Reopening::new(open).map_err(|error| cannot_open(&path, error))?;
         let catalogue = Self { path, database, registering: Group::default() };
         catalogue.check_format()?;

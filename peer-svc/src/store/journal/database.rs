@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, path::Path};
 
-use drizzle_proto::database::Unusable;
+use drizzle_proto::database::{Unusable, checked};
 use redb::{Database, DatabaseError, backends::FileBackend};
 use rustix::{
     fs::{FlockOperation, flock},
@@ -48,7 +48,7 @@ fn make_database(path: &Path, disk: &Disk) -> Result<(), DatabaseError> {
 }
 
 fn open_file(file: File, path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
-    let mut builder = Database::builder();
+    let mut builder = checked();
     builder.set_cache_size(CACHE_BYTES);
     #[cfg(test)]
     if disk.is_watched() {

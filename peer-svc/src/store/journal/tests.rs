@@ -227,3 +227,28 @@ fn a_newer_journal_is_refused_and_left_as_it_is() {
     assert!(error.to_string().contains("newer peer-svc") && error.to_string().contains("--state-dir"), "{error}");
     assert_eq!(number(folder.path()), Some(FORMAT + 1));
 }
+
+/// redb alone takes a file that was closed well for what it was, and some damage then costs seconds and gigabytes.
+#[test]
+fn damage_to_any_page_is_found_when_the_journal_is_opened_or_does_no_harm() {
+    let good = super::fuzzing::valid_journal().unwrap();
+    let mut found = 0;
+    // A leaf that passes for a branch, a branch that passes for a leaf, or anything.
+    let damages: [&[u8]; 3] = [&[2], &[1], &[0xa5; 24]];
+    for (at, damage) in (0..good.len()).step_by(512).flat_map(|at| damages.map(|damage| (at, damage))) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = good.clone();
+        bytes.iter_mut().skip(at).zip(damage).for_each(|(byte, wrong)| *byte = *wrong);
+        fs::write(folder.path().join(super::database::FILE), bytes).unwrap();
+        match open(folder.path()) {
+            Err(JournalError::Damaged { .. }) => found += 1,
+            Err(other) => panic!("at {at}: {other}"),
+            Ok(journal) => {
+                let read =
+                    || journal.peer_id([7; 16]).and(journal.shares()).and(journal.partials()).and(journal.orders());
+                read().unwrap_or_else(|error| panic!("at {at}: {error}"));
+            }
+        }
+    }
+    assert!(found > 0, "some of it is in use");
+}
