@@ -13,7 +13,7 @@ use drizzle_tests::{
     until,
 };
 use prost::{Message, bytes::Bytes};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// No attack may make a daemon take this much.
@@ -166,18 +166,20 @@ async fn callers_that_never_read_their_answers_fill_no_memory() {
     let calls = [("/drizzle.v1.Tracker/ListFiles", list), ("/drizzle.v1.Peer/FetchChunk", chunk)];
     for (victim, (path, request)) in scene.victims().into_iter().zip(calls) {
         let headers = call(path, &[]);
-        let len = u32::try_from(request.len()).expect("a short message");
-        let body = message(false, len, &request);
-        let mut open = Vec::new();
+        let body = message(false, u32::try_from(request.len()).expect("a short message"), &request);
+        let asked = |id| [frame(HEADERS, END_HEADERS, id, &headers), frame(DATA, END_STREAM, id, &body)].concat();
+        let asked: Vec<u8> = streams(200).flat_map(asked).collect();
+        let mut open = JoinSet::new();
         for nth in 0..64 {
-            // Half of them say that everything may come, and read nothing from the socket.
-            let mut raw = if nth % 2 == 0 { Raw::deaf(victim).await } else { Raw::without_window(victim).await };
-            let asked = streams(200).flat_map(|id| {
-                [frame(HEADERS, END_HEADERS, id, &headers), frame(DATA, END_STREAM, id, &body)].concat()
+            let asked = asked.clone();
+            open.spawn(async move {
+                // Half of them say that everything may come, and read nothing from the socket.
+                let mut raw = if nth % 2 == 0 { Raw::deaf(victim).await } else { Raw::without_window(victim).await };
+                raw.send(&asked).await;
+                raw
             });
-            raw.send(&asked.collect::<Vec<u8>>()).await;
-            open.push(raw);
         }
+        let _open = open.join_all().await;
         scene.is_served("answers that are never read").await;
     }
 }
