@@ -188,6 +188,34 @@ fn every_dependency_is_used() {
     assert!(idle.is_empty(), "Cargo.toml lists these, and no package depends on them: {idle:?}");
 }
 
+/// What the packages of this repository depend on, by a lock file: names alone.
+fn locked(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let packages = text.split("[[package]]").filter(|package| !package.contains("\nsource = "));
+    let quoted = |line: &str| line.split('"').nth(1).and_then(|text| text.split(' ').next()).map(str::to_owned);
+    let package = |package: &str| {
+        let name = package.lines().find(|line| line.starts_with("name = ")).and_then(quoted)?;
+        Some((name, package.lines().filter(|line| line.starts_with(" \"")).filter_map(quoted).collect()))
+    };
+    packages.filter_map(package).collect()
+}
+
+/// The fuzz targets are built apart, and would not be built at all with a lock file that lags behind.
+#[test]
+fn the_fuzz_crate_is_locked_as_the_workspace_is() {
+    let root = Path::new(text(&METADATA, "workspace_root"));
+    let locked = locked(&root.join("tests/fuzz/Cargo.lock"));
+    assert!(locked.len() > 3, "it has our packages: {locked:?}");
+    let mut lacking = Vec::new();
+    for package in own() {
+        let Some(has) = locked.get(text(package, "name")) else { continue };
+        let needs = list(package, "dependencies").iter();
+        let needs = needs.filter(|need| need["kind"] != "dev" && need["optional"] == false && need["target"].is_null());
+        lacking.extend(needs.map(|need| text(need, "name")).filter(|need| !has.contains(*need)));
+    }
+    assert!(lacking.is_empty(), "run `cargo update --workspace` in tests/fuzz: it lacks {lacking:?}");
+}
+
 /// All code of one package: its `.rs` files without comment lines.
 fn sources(folder: &Path) -> String {
     let mut all = String::new();
