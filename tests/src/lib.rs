@@ -17,6 +17,7 @@
 //! | [`wait`] | waiting for a condition, with a deadline |
 //! | [`host`] | machines of their own: network namespaces |
 //! | [`line`](mod@line) | a long line to such a machine, with a delay and losses |
+//! | [`false_cluster`] | the API of a Kubernetes cluster, for a tracker that runs in a pod |
 //! | [`place`] | a folder for the daemons on such machines |
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
@@ -34,6 +35,7 @@ pub mod cluster;
 pub mod content;
 pub mod dead_disk;
 pub mod fake_peer;
+pub mod false_cluster;
 pub mod false_tracker;
 pub mod fuzz;
 pub mod gate;

@@ -17,7 +17,10 @@ use drizzle_proto::{
     token::TokenId,
 };
 
-use crate::access::authority;
+use crate::{
+    access::authority,
+    kubernetes::{self, Cluster, SecretName},
+};
 
 /// The tracker of Drizzle: knows which peers are alive, which files they share, and which peer holds which chunk.
 ///
@@ -73,6 +76,23 @@ pub struct Cli {
     /// volume that trusted machines have; made at the first start
     #[arg(long, value_name = "FILE", env = "DRIZZLE_JOIN_FILE")]
     pub join_file: Option<PathBuf>,
+
+    /// With --tls auto, in a pod of Kubernetes: keep such a token in this Secret of the pod's namespace, as its value `token`.
+    /// The pod's service account has to be allowed to get, create and patch it
+    #[arg(long, value_name = "NAME", env = "DRIZZLE_JOIN_SECRET")]
+    pub join_secret: Option<SecretName>,
+
+    /// Where the API of that cluster is, as pods are told
+    #[arg(long, value_name = "HOST", env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub cluster_host: Option<String>,
+
+    /// Likewise
+    #[arg(long, value_name = "PORT", env = "KUBERNETES_SERVICE_PORT", default_value_t = 443, hide = true)]
+    pub cluster_port: u16,
+
+    /// Where the pod's service account is mounted
+    #[arg(long, value_name = "DIR", default_value = kubernetes::ACCOUNT, hide = true)]
+    pub service_account: PathBuf,
 
     /// Also write what happens to rights, and what is refused, to this file, as lines of JSON
     #[arg(long, value_name = "FILE", env = "DRIZZLE_AUDIT_LOG")]
@@ -232,6 +252,8 @@ pub struct Trust {
     pub ticket_life: Duration,
     /// Where a token for everybody is kept.
     pub join_file: Option<PathBuf>,
+    /// And in which Secret of the cluster that this tracker runs in.
+    pub join_secret: Option<(SecretName, Cluster)>,
     /// Where what happens to rights is noted.
     pub audit_log: Option<PathBuf>,
 }
@@ -241,7 +263,7 @@ impl Trust {
     pub fn everybody() -> Self {
         let (tls, names, audit_log) = (Choice::Off { exposed: false }, Vec::new(), None);
         let (certificate_life, ticket_life) = (Duration::from_secs(24 * 3600), Duration::from_secs(3600));
-        Self { tls, names, certificate_life, ticket_life, join_file: None, audit_log }
+        Self { tls, names, certificate_life, ticket_life, join_file: None, join_secret: None, audit_log }
     }
 }
 
@@ -283,7 +305,13 @@ impl Cli {
         }
         names.sort();
         names.dedup();
+        let in_cluster = |name: &SecretName| {
+            let no_pod = "--join-secret: this tracker does not run in a pod of Kubernetes; use --join-file";
+            let host = self.cluster_host.as_deref().ok_or(no_pod)?;
+            Ok::<_, String>((name.clone(), Cluster::new(host, self.cluster_port, self.service_account.clone())))
+        };
         let trust = Trust {
+            join_secret: self.join_secret.as_ref().map(in_cluster).transpose()?,
             tls: tls.map_err(|error| error.to_string())?,
             names,
             certificate_life: self.certificate_life,

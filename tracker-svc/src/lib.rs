@@ -8,7 +8,8 @@
 //! | `grpc` | the gRPC face; the only place that knows wire messages |
 //! | `access` | who may do what: the gate before every method, identities, tokens, stops, quotas, the audit log |
 //! | `trusting` | from options to how connections are secured and callers judged |
-//! | `enrolment`, `join_file` | how peers get their identities |
+//! | `enrolment`, `join_token` | how peers get their identities |
+//! | `kubernetes` | the little that is asked of a cluster: one Secret |
 //! | `rights` | what an operator does with rights |
 //! | `operator` | what an operator does with a running tracker, on a socket of its own |
 //! | [`commands`] | what an operator types: the other end of that socket |
@@ -44,7 +45,8 @@ pub mod error;
 pub mod fuzzing;
 mod gather;
 mod grpc;
-mod join_file;
+mod join_token;
+mod kubernetes;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]
 pub mod live;

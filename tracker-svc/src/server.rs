@@ -36,7 +36,7 @@ use crate::{
     enrolment,
     gather::{Counted, Gathering},
     grpc::Service,
-    join_file::{self, JoinFileError},
+    join_token::{self, JoinTokenError},
     limits::MAX_REQUEST,
     live::leases::PULSE,
     operator, readiness,
@@ -64,7 +64,7 @@ pub enum ServerError {
     },
     /// The token for everybody cannot be kept.
     #[error(transparent)]
-    JoinFile(#[from] JoinFileError),
+    JoinFile(#[from] JoinTokenError),
     /// Callers cannot be told apart.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -113,7 +113,12 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let (fault, faults) = mpsc::channel(1);
     let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone());
     if let (Some(file), Some(ours)) = (&config.trust.join_file, &ours) {
-        join_file::keep(file, &access, ours.authority.fingerprint()).await?;
+        join_token::keep_file(file, &access, ours.authority.fingerprint()).await?;
+    }
+    if let (Some((name, cluster)), Some(ours)) = (&config.trust.join_secret, &ours) {
+        let (name, cluster, authority) = (name.clone(), cluster.clone(), ours.authority.fingerprint());
+        let keeping = join_token::keep_secret(name, cluster, access.clone(), authority, stop.clone());
+        tasks.spawn(shell::guard("task that keeps a token in a Secret", keeping, fault.clone()));
     }
     if let Some(tls) = transport.tls() {
         if let Some(files) = files {

@@ -2,6 +2,8 @@
 
 use std::{fs, sync::Arc};
 
+use ct_codecs::{Base64, Decoder};
+
 use drizzle_proto::{
     Address, FileId, PeerId,
     net::{
@@ -14,6 +16,7 @@ use drizzle_proto::{
 use drizzle_tests::{
     Cluster, Content, Place, Secured,
     cluster::Options,
+    false_cluster::FalseCluster,
     host::Host,
     process::{Ended, Process},
     said, until,
@@ -277,6 +280,54 @@ async fn peers_wait_for_a_token_that_the_tracker_puts_into_a_file() {
     until("a lease", async || peer.status().await.tracker_connected.then_some(())).await;
     secured.cluster.tracker.daemon.restart().await;
     assert_eq!(fs::read_to_string(file).unwrap(), token, "it is good still");
+}
+
+/// The base for Kubernetes needs no other command than the one that applies it.
+#[tokio::test]
+async fn a_tracker_in_a_pod_puts_a_token_into_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = FalseCluster::start(folder.path()).await;
+    cluster.forbids(true);
+    let (host, port) = (cluster.address.ip().to_string(), cluster.address.port().to_string());
+    let mut args = vec!["--join-secret", "drizzle-join", "--service-account", cluster.account.to_str().unwrap()];
+    args.extend(["--cluster-host", &host, "--cluster-port", &port]);
+    let mut secured = Secured::start(&args).await;
+    // A cluster that refuses stops nothing, and is asked again.
+    until("the refusal in the log", async || {
+        secured.cluster.tracker.daemon.process.stderr().contains("the account may not get it").then_some(())
+    })
+    .await;
+    cluster.forbids(false);
+    let token = async |known: Option<&str>| {
+        until("a token", async || {
+            let secret = cluster.secret("drizzle-join")?;
+            let token = String::from_utf8(Base64::decode_to_vec(secret["data"]["token"].as_str()?, None).ok()?).ok()?;
+            (known != Some(&*token)).then_some(token)
+        })
+        .await
+    };
+    let first = token(None).await;
+    let joins = Options::default().args(["--join", first.trim()]);
+    let peer = secured.cluster.peer_with("one", joins).await;
+    until("a lease", async || peer.status().await.tracker_connected.then_some(())).await;
+    let tokens = secured.operator(&["token", "list"]).await;
+    secured.cluster.tracker.daemon.restart().await;
+    until("the tracker's look", async || peer.status().await.tracker_connected.then_some(())).await;
+    assert_eq!(token(None).await, first, "it is good still");
+    assert_eq!(secured.operator(&["token", "list"]).await, tokens, "those that nobody got are not kept");
+    // Deleted: there is another one after the next start.
+    cluster.forbids(false);
+    secured.cluster.tracker.daemon.restart().await;
+    token(Some(&first)).await;
+}
+
+#[tokio::test]
+async fn a_token_for_a_secret_is_refused_where_there_is_no_cluster() {
+    let cluster = Cluster::start().await;
+    let data = cluster.folder().join("elsewhere").to_str().unwrap().to_owned();
+    let args = ["--data-dir", &data, "--listen", "127.0.0.1:0", "--tls", "auto", "--join-secret", "drizzle-join"];
+    let Ended { code, stderr, .. } = Process::ran("tracker-svc", &args, &cluster.folder().join("logs")).await;
+    assert!(code == 1 && stderr.contains("does not run in a pod of Kubernetes"), "{code}: {stderr}");
 }
 
 /// An identity of its own, as `peer-cli join` gets it, and connections that are secured by it.
