@@ -138,6 +138,11 @@ pub struct Config {
     #[arg(long, env = "DRIZZLE_NO_WATCH", value_parser = clap::builder::BoolishValueParser::new())]
     pub no_watch: bool,
 
+    /// Answer Prometheus at http://IP:PORT/metrics: numbers about this peer, without names of files or peers; over plain HTTP,
+    /// to whoever reaches that address
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_METRICS", value_parser = ip_port)]
+    pub metrics: Option<SocketAddr>,
+
     /// Address told to other peers [default: the local address that routes to the tracker and is listened on, with the
     /// real port]
     #[arg(long, value_name = "HOST:PORT", env = "DRIZZLE_ADVERTISE")]

@@ -13,11 +13,32 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes};
 use drizzle_sha256::{Sha256, is_paired, update_both};
+
+/// What threads spent hashing, in nanoseconds, whichever download or share it was for.
+static SPENT: AtomicU64 = AtomicU64::new(0);
+
+/// Hashes, and counts how long it takes.
+pub(crate) fn timed<T>(hash: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let hashed = hash();
+    let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    SPENT.fetch_add(took, Ordering::Relaxed);
+    hashed
+}
+
+/// Time that threads of this process hashed, all together.
+pub(crate) fn spent() -> Duration {
+    Duration::from_nanos(SPENT.load(Ordering::Relaxed))
+}
 
 /// Fewer bytes are not worth a wait.
 const LEAST: usize = 4 << 10;
@@ -63,7 +84,7 @@ impl Hasher {
         // Another thread has it now: it is continued there.
         let mut locked = other.as_ref().and_then(|other| other.try_lock().ok());
         if let Some(theirs) = &mut locked {
-            own.go_on_with(theirs);
+            timed(|| own.go_on_with(theirs));
         }
         let waiting = match (&other, &locked) {
             (Some(other), Some(theirs)) if !theirs.waits.is_empty() => Arc::downgrade(other),
@@ -76,8 +97,10 @@ impl Hasher {
     /// Takes the next bytes and hashes them alone.
     pub(crate) fn take_now(&self, bytes: &[u8]) {
         let mut own = self.lock();
-        own.catch_up();
-        own.sha.update(bytes);
+        timed(|| {
+            own.catch_up();
+            own.sha.update(bytes);
+        });
     }
 
     /// Whether bytes wait to be hashed together with others.
@@ -88,8 +111,10 @@ impl Hasher {
     /// The hash of all bytes that were taken.
     pub(crate) fn finish(self) -> [u8; 32] {
         let mut own = self.lock();
-        own.catch_up();
-        std::mem::take(&mut own.sha).finish()
+        timed(|| {
+            own.catch_up();
+            std::mem::take(&mut own.sha).finish()
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Hash> {

@@ -32,6 +32,7 @@
 //! | `status` | everything that can be asked of this peer, at one moment |
 //! | `control` | the Control service, a thin adapter |
 //! | `limits` | how fast chunks are sent and received |
+//! | `metrics` | what a monitor reads of this peer |
 //! | `ranks` | which of several downloads goes first |
 //! | `lanes` | threads for work that blocks, apart by what it is |
 //! | `shortage` | what this machine runs out of, and how that is waited for |
@@ -55,6 +56,7 @@ mod identity;
 mod lanes;
 mod limits;
 mod locate;
+mod metrics;
 mod notices;
 mod ranks;
 mod readiness;

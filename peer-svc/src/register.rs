@@ -17,6 +17,7 @@ use drizzle_proto::{
     Address, FileInfo, FileName, Labels, Manifest, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::{ClientError, Lease as GrantedLease, Renewal, Rights as ToldRights, TrackerClient},
+    metrics::Counter,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -111,24 +112,33 @@ pub(crate) struct Membership {
 }
 
 /// Says that the tracker is away once, and once that it is back.
-#[derive(Debug, Default)]
-pub(crate) struct Outage(bool);
+#[derive(Debug)]
+pub(crate) struct Outage {
+    is_on: bool,
+    counted: Counter,
+}
 
 impl Outage {
+    /// None yet; each one is counted.
+    pub(crate) fn counted(counted: Counter) -> Self {
+        Self { is_on: false, counted }
+    }
+
     fn begins(&mut self, tracker: &Address, error: &ClientError) {
-        if !std::mem::replace(&mut self.0, true) {
+        if !std::mem::replace(&mut self.is_on, true) {
+            self.counted.inc();
             tracing::warn!(%tracker, %error, "cannot reach the tracker; retrying");
         }
     }
 
     fn without_address(&mut self, error: &AdvertiseError) {
-        if !std::mem::replace(&mut self.0, true) {
+        if !std::mem::replace(&mut self.is_on, true) {
             tracing::warn!("not registered with the tracker, retrying: {error}");
         }
     }
 
     fn ends(&mut self, tracker: &Address) {
-        if std::mem::take(&mut self.0) {
+        if std::mem::take(&mut self.is_on) {
             tracing::info!(%tracker, "the tracker answers again");
         }
     }

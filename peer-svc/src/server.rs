@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
@@ -44,6 +44,7 @@ use crate::{
     identity::Identity,
     lanes::Lanes,
     limits::Limits,
+    metrics::{self, Metrics},
     notices::heed,
     readiness,
     register::{Membership, Outage, Standing},
@@ -149,6 +150,8 @@ impl BindError {
 #[derive(Debug)]
 pub struct Handle {
     peer: SocketAddr,
+    /// Where scrapes are answered.
+    metrics: Option<SocketAddr>,
     control: ControlAt,
     /// Removed as soon as the daemon stops, when it still listens there.
     socket: Option<Socket>,
@@ -198,7 +201,8 @@ impl Handle {
 
 impl Daemon for Handle {
     fn ready(&self) -> String {
-        format!("peer={} control={} id={}", self.peer, self.control, self.id())
+        let metrics = self.metrics.map(|address| format!(" metrics={address}")).unwrap_or_default();
+        format!("peer={} control={} id={}{metrics}", self.peer, self.control, self.id())
     }
 
     async fn failed(&mut self) -> Failure {
@@ -234,6 +238,8 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     let Listening { listener: peer_listener, address: peer, families } = listen(config.listen, "--listen")?;
     let (control_listener, control, socket) =
         control::listen(&config.control).map_err(|source| BindError::Control { at: config.control.clone(), source })?;
+    let scraped = config.metrics.map(|address| listen(address, "--metrics")).transpose()?;
+    let metrics_address = scraped.as_ref().map(|scraped| scraped.address);
     let advertise = match given {
         Some(given) => Advertise::Fixed(given.told(families, &config.tracker)),
         None if !peer.ip().is_unspecified() => Advertise::listened(peer.into(), &config.tracker),
@@ -263,7 +269,9 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     };
     let trusting = trust::open(choice, given, joining).await?;
     let transport = trusting.transport.clone();
-    let tracker = TrackerClient::new(&transport, &config.tracker).map_err(|error| setup(&error))?;
+    let metrics = Arc::<Metrics>::default();
+    let tracker = TrackerClient::observed(&transport, &config.tracker, Some(metrics.observer()));
+    let tracker = tracker.map_err(|error| setup(&error))?;
 
     let (membership, stop, cut) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -299,12 +307,14 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         parts: Arc::new(Semaphore::new(PARTS_KIB)),
         limits: limits.clone(),
         ranks: Arc::default(),
-        downloaded: AtomicU64::new(0),
+        metrics: metrics.clone(),
         downlink: Default::default(),
     });
     let transfers = Arc::new(Transfers::new(context.clone(), tasks.clone(), stop.clone(), seeds.random()));
     let slots = config.upload_slots.into();
-    let uploads = Arc::new(Uploads::new(holdings.clone(), lanes.clone(), slots, pace::SENDING, limits.up.clone()));
+    let uploads =
+        Uploads::new(holdings.clone(), lanes.clone(), slots, pace::SENDING, limits.up.clone(), metrics.clone());
+    let uploads = Arc::new(uploads);
     let news = NewsDesk::new(holdings.clone(), uploads.idle(), stop.clone());
 
     // What the journal vouches for is offered from the start; the rest waits for hashing.
@@ -323,7 +333,7 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
         standing: standing.clone(),
         notices,
         seed: seeds.random(),
-        outage: Outage::default(),
+        outage: Outage::counted(metrics.outages.clone()),
         looking: false,
         last_lease: None,
     };
@@ -350,16 +360,22 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::guard("task that asks for signatures", vouched, fault.clone()));
 
     let (standing_told, ready_until) = (standing.subscribe(), stop.clone());
+    let monitor = Monitor {
+        labels,
+        tracker: config.tracker.clone(),
+        standing: standing.subscribe(),
+        context,
+        uploads: uploads.clone(),
+        transfers: transfers.clone(),
+    };
+    if let Some(Listening { listener, .. }) = scraped {
+        let exposition = metrics::exposition(monitor.clone(), transport.handshakes().clone());
+        let serving = drizzle_proto::metrics::serve(listener, exposition, stop.clone());
+        tasks.spawn(shell::guard("task that answers scrapes", serving, fault.clone()));
+    }
     let backend = Arc::new(Backend {
         tracker,
-        monitor: Monitor {
-            labels,
-            tracker: config.tracker.clone(),
-            standing: standing.subscribe(),
-            context,
-            uploads: uploads.clone(),
-            transfers: transfers.clone(),
-        },
+        monitor,
         standing,
         limits,
         lanes,
@@ -401,7 +417,19 @@ pub async fn bind(config: Config) -> Result<Handle, BindError> {
     tasks.spawn(shell::watch_listener("control service", broken, fault.clone()));
     tasks.spawn(shell::watch_over("peer service", peer_server, stop.clone(), fault.clone()));
     tasks.spawn(shell::watch_over("control service", control_server, stop.clone(), fault));
-    Ok(Handle { peer, control, socket, identity, drain: config.drain, faults, tasks, membership, stop, cut })
+    Ok(Handle {
+        peer,
+        metrics: metrics_address,
+        control,
+        socket,
+        identity,
+        drain: config.drain,
+        faults,
+        tasks,
+        membership,
+        stop,
+        cut,
+    })
 }
 
 /// Makes the folder if there is none, and resolves links once, so that names can be compared.

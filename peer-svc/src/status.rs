@@ -1,7 +1,7 @@
 //! Everything that a person or a monitor may ask of this peer, taken at one moment. The wire, and whatever else shows
 //! it, only renders a [`Snapshot`].
 
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::path::PathBuf;
 
 use drizzle_proto::{Address, FileName, Labels, PeerId, signature::KeyId};
 use tokio::sync::watch;
@@ -49,7 +49,7 @@ pub(crate) struct Snapshot {
 }
 
 /// What a snapshot is taken of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Monitor {
     pub(crate) labels: Labels,
     pub(crate) tracker: Address,
@@ -72,7 +72,7 @@ impl Monitor {
             holdings: sharer.holdings.counts(),
             uploads: self.uploads.counts(),
             limits: self.context.limits.state(),
-            downloaded: self.context.downloaded.load(Ordering::Relaxed),
+            downloaded: self.context.metrics.received.all_bytes(),
             transfers: self.transfers.list(),
             hashing: sharer.progress.read(),
             shelf: sharer.shelf.state(&sharer.dir),

@@ -162,6 +162,7 @@ fn config(folder: &Path, tracker: Address) -> Config {
         listen: any,
         control: any.into(),
         allow_path: Vec::new(),
+        metrics: None,
         dir: folder.to_owned(),
         state_dir: None,
         advertise: None,

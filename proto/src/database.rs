@@ -1,12 +1,13 @@
 //! A redb database that outlives a failed write and a damaged file.
 //!
 //! After a failed write (a full disk, say) redb refuses everything until the database is opened again: that is
-//! done here, once per call, so that a daemon recovers when its disk does. Every page is checked against its checksum
-//! when a database is opened ([`checked`]): redb alone trusts a file that was closed well, and damage done to it since
+//! done here, once per call, so that a daemon recovers when its disk does. Every page of a file of usual
+//! length is checked against its checksum when it is opened ([`checked`]): redb alone trusts a file that was closed well, and damage done to it since
 //! then can cost gigabytes. What makes redb panic all the same is caught, and told as damage.
 
 use std::{
     fmt, io,
+    path::Path,
     sync::{PoisonError, RwLock},
 };
 
@@ -50,10 +51,14 @@ impl From<redb::Error> for Unusable {
     }
 }
 
-/// How a database is to be opened: its whole file is read, and damage to it refused. That takes what reading takes.
-pub fn checked() -> redb::Builder {
+/// A longer file is not read as a whole when it is opened: a tracker of a million files is to serve at once after a restart.
+const MOST_CHECKED: u64 = 256 << 20;
+
+/// How the database in this file is to be opened. A file of usual length is read as a whole, and damage to it refused.
+pub fn checked(path: &Path) -> redb::Builder {
     let mut builder = redb::Builder::new();
-    builder.set_check_integrity_on_open(true);
+    let is_short = std::fs::metadata(path).is_ok_and(|file| file.len() <= MOST_CHECKED);
+    builder.set_check_integrity_on_open(is_short);
     builder
 }
 

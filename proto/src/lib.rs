@@ -28,6 +28,7 @@
 //! | [`files`] | small files that are read and written whole |
 //! | [`net`] | connections and servers: measured settings, health checks, a daemon's shell |
 //! | [`database`] | a redb database that outlives a failed write |
+//! | [`metrics`] | what a monitor reads |
 //! | [`panics`] | what the log says of panics |
 //!
 //! [`wire`], [`convert`], [`client`], [`files`], [`net`], [`access`], [`ticket`] and [`token`] come with the feature
@@ -59,6 +60,8 @@ pub mod labels;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
+#[cfg(feature = "daemon")]
+pub mod metrics;
 pub mod name;
 #[cfg(feature = "net")]
 pub mod net;

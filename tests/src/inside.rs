@@ -17,6 +17,7 @@ pub fn peer_config(tracker: Address, dir: PathBuf, seed: u64) -> peer_svc::Confi
         listen: any,
         control: any.into(),
         allow_path: Vec::new(),
+        metrics: None,
         dir,
         state_dir: None,
         advertise: None,

@@ -21,6 +21,7 @@
 //! | [`place`] | a folder for the daemons on such machines |
 //! | [`dead_disk`] | a file system that never answers |
 //! | [`small_disk`] | a file system that is soon full |
+//! | [`monitor`] | what monitors do: scrapes, and the real Prometheus |
 //! | [`skip`] | saying that a test cannot run here |
 //! | [`fuzz`] | what is fuzzed, and what is known of it |
 //! | [`sim`] | the simulator: a fleet under a virtual clock, no daemons |
@@ -44,6 +45,7 @@ pub mod hostile;
 pub mod inside;
 pub mod line;
 pub mod lying_tracker;
+pub mod monitor;
 pub mod place;
 pub mod process;
 pub mod secured;

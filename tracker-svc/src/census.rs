@@ -26,6 +26,8 @@ pub struct Census {
     pub counts: Counts,
     /// Since the start.
     pub uptime: Duration,
+    /// Bytes of hashes that are kept in memory because they were asked for lately.
+    pub hash_bytes: u64,
 }
 
 impl Counts {

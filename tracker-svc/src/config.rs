@@ -98,6 +98,11 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", env = "DRIZZLE_AUDIT_LOG")]
     pub audit_log: Option<PathBuf>,
 
+    /// Answer Prometheus at http://IP:PORT/metrics: numbers about this tracker, without names of files or peers; over plain
+    /// HTTP, to whoever reaches that address
+    #[arg(long, value_name = "IP:PORT", env = "DRIZZLE_METRICS")]
+    pub metrics: Option<SocketAddr>,
+
     /// Instead of serving: ask or command the tracker that runs with this --data-dir
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -282,6 +287,8 @@ pub struct Config {
     pub drain: Duration,
     /// How it knows its callers.
     pub trust: Trust,
+    /// Where scrapes are answered.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Cli {
@@ -319,7 +326,8 @@ impl Cli {
             join_file: self.join_file.clone(),
             audit_log: self.audit_log.clone(),
         };
-        Ok(Config { listen: self.listen, data_dir, lease, release_after, drain, trust })
+        let metrics = self.metrics;
+        Ok(Config { listen: self.listen, data_dir, lease, release_after, drain, trust, metrics })
     }
 
     /// Where a tracker on this machine answers.

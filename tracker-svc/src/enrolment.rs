@@ -15,6 +15,7 @@ use crate::{
         Access, ChangeError,
         audit::By,
         authority::Ours,
+        denied::Denied,
         state::{ANYBODY, NotEnrolled},
     },
     error::Error,
@@ -46,7 +47,7 @@ impl enrolment_server::Enrolment for Service {
         }
         let asked = Certification::read(&request).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let refused = |status: Status| {
-            self.access.audit().refused(by, &format!("enrol {peer}"), status.message());
+            self.access.audit().refused(by, &format!("enrol {peer}"), Denied::ENROLMENT, status.message());
             status
         };
         let token = if token.is_empty() { None } else { Some(token.parse::<Token>()) };

@@ -29,6 +29,7 @@ use crate::{
     error::Error,
     limits::{DEFAULT_PAGE, DETAILS_BUDGET, MAX_ANSWERING, MAX_PAGE},
     live::{introductions::MOST, watches::Newcomer},
+    metrics::Metrics,
     registry::{HolderPage, Listing, Locations, Registry, Wanted},
     verdict::may_not_share,
     watch,
@@ -46,12 +47,19 @@ pub(crate) struct Service {
     tasks: TaskTracker,
     stop: CancellationToken,
     answering: Semaphore,
+    metrics: Metrics,
 }
 
 impl Service {
     /// Serves a registry to those who may; `stop` ends the watches, whose tasks are counted in `tasks`.
-    pub(crate) fn new(registry: Registry, access: Access, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { registry, access, tasks, stop, answering: Semaphore::new(MAX_ANSWERING) }
+    pub(crate) fn new(
+        registry: Registry,
+        access: Access,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        metrics: Metrics,
+    ) -> Self {
+        Self { registry, access, tasks, stop, answering: Semaphore::new(MAX_ANSWERING), metrics }
     }
 
     /// Refused unless the lease is the caller's.
@@ -75,7 +83,7 @@ impl Service {
     }
 
     fn refused(&self, extensions: &Extensions, what: &str, denied: &Denied) {
-        self.access.audit().refused(By::of(extensions), what, &denied.to_string());
+        self.access.audit().denied(By::of(extensions), what, denied);
     }
 
     /// Which of these names a peer may not register first, and what is wrong with those that it may not even read.
@@ -134,7 +142,7 @@ impl tracker_server::Tracker for Service {
         let claimed = claim.peer.id();
         if let Some(certified) = certified.filter(|certified| *certified != claimed) {
             let denied = Denied::OtherId { claimed, certified };
-            self.access.audit().refused(by, &format!("register as {claimed}"), &denied.to_string());
+            self.access.audit().denied(by, &format!("register as {claimed}"), &denied);
             return Err(Error::from(denied).into());
         }
         let lease_id = self.registry.register_peer(claim, now)?;
@@ -277,7 +285,7 @@ impl tracker_server::Tracker for Service {
         let counted = self.access.watches(peer).map_err(Error::from)?;
         let watcher = self.registry.watch(name.clone(), newcomer, Instant::now()).await?;
         let ends = no_longer_allowed(self.access.clone(), peer, name, counted);
-        let messages = watch::stream(watcher, &self.tasks, ends, self.stop.clone());
+        let messages = watch::stream(watcher, &self.tasks, ends, self.stop.clone(), self.metrics.watch_lag.clone());
         Ok(Response::new(Box::pin(messages.map(|message| Ok((&message?).into())))))
     }
 }

@@ -16,6 +16,7 @@
 //! | `watch` | the stream that pushes changes of a file's holders |
 //! | [`registry`] | the decisions: catalogue and state brought together |
 //! | [`catalogue`] | what must not be forgotten: names and manifests, on disk |
+//! | `metrics` | what a monitor reads |
 //! | [`census`] | everything that a monitor may ask |
 //! | `readiness` | whether the catalogue answers, for health checks |
 //! | `verdict` | what becomes of a claim to a name |
@@ -50,6 +51,7 @@ mod kubernetes;
 pub mod limits;
 #[deny(clippy::disallowed_methods)]
 pub mod live;
+mod metrics;
 mod operator;
 mod readiness;
 #[deny(clippy::disallowed_methods)]

@@ -39,6 +39,7 @@ use crate::{
     join_token::{self, JoinTokenError},
     limits::MAX_REQUEST,
     live::leases::PULSE,
+    metrics::{self, Metrics, Sources, Timed},
     operator, readiness,
     registry::Registry,
     rights,
@@ -62,9 +63,17 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// Likewise, for scrapes.
+    #[error("cannot listen on {address} (--metrics): {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The token for everybody cannot be kept.
     #[error(transparent)]
-    JoinFile(#[from] JoinTokenError),
+    JoinToken(#[from] JoinTokenError),
     /// Callers cannot be told apart.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -79,6 +88,8 @@ pub enum ServerError {
 /// A tracker that serves.
 pub struct Tracker {
     address: SocketAddr,
+    /// Where scrapes are answered.
+    metrics: Option<SocketAddr>,
     config: Config,
     registry: Registry,
     health: HealthReporter,
@@ -101,6 +112,11 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     let failed = |source| ServerError::Listen { address: config.listen, source };
     let Listening { listener, address, families } = listen(config.listen).map_err(failed)?;
 
+    let scraped =
+        config.metrics.map(|address| listen(address).map_err(|source| ServerError::Metrics { address, source }));
+    let scraped = scraped.transpose()?;
+    let metrics_address = scraped.as_ref().map(|scraped| scraped.address);
+    let (metrics, writes) = (Metrics::default(), catalogue.writes());
     let (tasks, stop, cut) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     // Not an option: a tracker that was given the same seed at each start would give new peers the very leases that
     // others still hold from before. Nothing but those ids is drawn from it, so there is no decision to replay.
@@ -111,7 +127,13 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         audited.audit().done(if replaced { "replace" } else { "register" }, by, name.as_str());
     });
     let (fault, faults) = mpsc::channel(1);
-    let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone());
+    let service = Service::new(registry.clone(), access.clone(), tasks.clone(), stop.clone(), metrics.clone());
+    if let Some(Listening { listener, .. }) = scraped {
+        let sources = Sources { registry: registry.clone(), access: access.clone(), metrics: metrics.clone(), writes };
+        let exposition = metrics::exposition(sources, transport.handshakes().clone());
+        let serving = drizzle_proto::metrics::serve(listener, exposition, stop.clone());
+        tasks.spawn(shell::guard("task that answers scrapes", serving, fault.clone()));
+    }
     if let (Some(file), Some(ours)) = (&config.trust.join_file, &ours) {
         join_token::keep_file(file, &access, ours.authority.fingerprint()).await?;
     }
@@ -165,12 +187,11 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
     }
     let mut incoming = transport.incoming(listener, Strangers::Heard, cut.clone());
     tasks.spawn(shell::watch_listener("tracker service", incoming.broken(), fault.clone()));
+    let tracker_service = TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST);
+    let counted = Counted::new(tracker_service, Gathering::default());
     let server = transport
         .server()
-        .add_service(InterceptedService::new(
-            Counted::new(TrackerServer::new(service).max_decoding_message_size(MAX_REQUEST), Gathering::default()),
-            Gate::new(access.clone()),
-        ))
+        .add_service(Timed::new(InterceptedService::new(counted, Gate::new(access.clone())), metrics))
         .add_service(
             EnrolmentServer::new(enrolment::Service::new(access, ours)).max_decoding_message_size(MAX_ENROLMENT),
         )
@@ -180,7 +201,7 @@ pub async fn bind(config: Config) -> Result<Tracker, ServerError> {
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tasks.spawn(shell::watch_over("tracker service", server, stop.clone(), fault));
     info!(%address, %families, data_dir = %config.data_dir.display(), lease = ?config.lease, "serving");
-    Ok(Tracker { address, config, registry, health, faults, tasks, stop, cut })
+    Ok(Tracker { address, metrics: metrics_address, config, registry, health, faults, tasks, stop, cut })
 }
 
 impl Tracker {
@@ -192,7 +213,7 @@ impl Tracker {
     /// Stops taking calls, lets those in progress finish for as long as the configuration allows, then
     /// closes what is left. When this returns, no task, connection or lock of the tracker is left.
     pub async fn shutdown(mut self) -> Drained {
-        let Census { live, counts, uptime } = self.registry.census(Instant::now());
+        let Census { live, counts, uptime, .. } = self.registry.census(Instant::now());
         let (uptime, peers, files) = (uptime.as_secs(), live.peers, live.swarms);
         let (registered, refused) = (counts.registered, counts.refused);
         info!(uptime, peers, files, registered, refused, "draining");
@@ -216,7 +237,8 @@ impl Tracker {
 
 impl Daemon for Tracker {
     fn ready(&self) -> String {
-        format!("tracker={}", self.address)
+        let metrics = self.metrics.map(|address| format!(" metrics={address}")).unwrap_or_default();
+        format!("tracker={}{metrics}", self.address)
     }
 
     async fn failed(&mut self) -> Failure {

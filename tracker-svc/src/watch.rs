@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use drizzle_proto::holder::HolderChanges;
+use drizzle_proto::{holder::HolderChanges, metrics::Histogram};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -27,11 +27,12 @@ pub(crate) fn stream(
     tasks: &TaskTracker,
     ends: impl Future<Output = Error> + Send + 'static,
     stop: CancellationToken,
+    lag: Histogram,
 ) -> ReceiverStream<Result<HolderChanges, Error>> {
     let (sender, receiver) = mpsc::channel(1);
     tasks.spawn(async move {
         let end = tokio::select! {
-            end = push(watcher, &sender) => end,
+            end = push(watcher, &sender, &lag) => end,
             error = ends => Some(error),
             () = stop.cancelled() => Some(Error::Stopping),
             () = sender.closed() => None,
@@ -45,16 +46,25 @@ pub(crate) fn stream(
 }
 
 /// Sends until the name is released; `None` if the stream is gone.
-async fn push(mut watcher: Watcher, sender: &mpsc::Sender<Result<HolderChanges, Error>>) -> Option<Error> {
+async fn push(
+    mut watcher: Watcher,
+    sender: &mpsc::Sender<Result<HolderChanges, Error>>,
+    lag: &Histogram,
+) -> Option<Error> {
     let mut quiet_until = Instant::now();
+    let mut heard = quiet_until;
     loop {
         match watcher.next_message() {
             Ok(Some(changes)) => {
                 quiet_until = Instant::now() + BATCH;
                 sender.send(Ok(changes)).await.ok()?;
+                lag.observe(heard.elapsed().as_secs_f64());
+                // What changed meanwhile was not told for as long as that took, at most.
+                heard = Instant::now();
             }
             Ok(None) => {
                 watcher.changed().await;
+                heard = Instant::now();
                 sleep_until(quiet_until).await;
             }
             Err(error) => return Some(error),

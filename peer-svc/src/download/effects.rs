@@ -87,8 +87,8 @@ pub(super) enum Effect {
     Fetch(Fetch),
     /// Give up this fetch; its end needs no report.
     Abort(FetchId),
-    /// Offer this chunk to other peers; whether it is scarce among them.
-    Offer(StoredChunk, bool),
+    /// Offer this chunk to other peers; whether it is scarce among them, and whether it came from far.
+    Offer { stored: StoredChunk, is_scarce: bool, is_far: bool },
     /// Stop offering these chunks: they are not what was recorded.
     TakeBack(ChunkSet),
     /// Tell those that watch.

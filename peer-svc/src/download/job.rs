@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use crate::{
     identity::Identity,
     lanes::Lanes,
     limits::Limits,
+    metrics::Metrics,
     ranks::Ranks,
     register::Standing,
     share::Sharer,
@@ -64,8 +65,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     /// Which download goes first.
     pub(crate) ranks: Arc<Ranks>,
-    /// Verified bytes since the start.
-    pub(crate) downloaded: AtomicU64,
+    /// What is counted as it happens.
+    pub(crate) metrics: Arc<Metrics>,
     /// What all downloads together take in.
     pub(crate) downlink: Mutex<Downlink>,
 }

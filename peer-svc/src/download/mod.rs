@@ -88,6 +88,19 @@ pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
+    asked: (watch::Receiver<Duration>, Arc<Rank>),
+    cancel: CancellationToken,
+    stop: CancellationToken,
+) -> DownloadEvent {
+    let last = run_to_its_end(context.clone(), job, events, asked, cancel, stop).await;
+    context.metrics.ended(&last);
+    last
+}
+
+async fn run_to_its_end(
+    context: Arc<Context>,
+    job: Job,
+    events: Broadcast,
     (patience, rank): (watch::Receiver<Duration>, Arc<Rank>),
     cancel: CancellationToken,
     stop: CancellationToken,
@@ -152,6 +165,7 @@ pub(crate) async fn run(
         wire: Arc::default(),
         taken_in: 0,
         writing: Meter::default(),
+        written_for: Duration::ZERO,
         with_choice: HashSet::new(),
         had: HashMap::new(),
         held_up: HashMap::new(),
@@ -165,6 +179,7 @@ pub(crate) async fn run(
     };
     let ended = driver.drive(&mut transfer, located, &stop).await;
     driver.hands.stop().await;
+    driver.note_writing(partial.time_writing());
     driver.tasks.shutdown().await;
     locating.abort();
     let _ = locating.await;
@@ -202,6 +217,8 @@ struct Driver {
     taken_in: u64,
     /// For how long its threads wrote, in microseconds.
     writing: Meter,
+    /// Of that, what the monitor was told of.
+    written_for: Duration,
     /// The threads on which its chunks come in.
     receivers: Arc<Receivers>,
     /// The fetches whose holders may choose among alternatives.
@@ -284,8 +301,9 @@ impl Driver {
     }
 
     fn count(&mut self) -> Input {
-        let wrote = self.partial.time_writing().as_micros();
-        self.writing.count(u64::try_from(wrote).unwrap_or(u64::MAX), Instant::now());
+        let wrote = self.partial.time_writing();
+        self.note_writing(wrote);
+        self.writing.count(u64::try_from(wrote.as_micros()).unwrap_or(u64::MAX), Instant::now());
         let wire = self.wire.load(Ordering::Relaxed);
         let new = wire - std::mem::replace(&mut self.taken_in, wire);
         let intake = {
@@ -312,6 +330,12 @@ impl Driver {
             intake,
             receiving: self.context.connections.receiving(),
         })
+    }
+
+    /// Its threads wrote for so long by now.
+    fn note_writing(&mut self, wrote: Duration) {
+        let new = wrote.saturating_sub(std::mem::replace(&mut self.written_for, wrote));
+        self.context.metrics.writing.inc_by(new.as_secs_f64());
     }
 
     /// A fetch has ended: it tells nothing any more.
@@ -370,9 +394,10 @@ impl Driver {
                 self.hands.abort(id);
                 self.forget(id);
             }
-            Effect::Offer(stored, is_scarce) => {
-                let len = partial_len(&self.partial, stored);
-                self.context.downloaded.fetch_add(len, Ordering::Relaxed);
+            Effect::Offer { stored, is_scarce, is_far } => {
+                let received = &self.context.metrics.received;
+                received.bytes(is_far, partial_len(&self.partial, stored));
+                received.chunk(is_far);
                 if self.offered {
                     self.context.sharer.holdings.stored(name, stored, is_scarce);
                 }
@@ -381,13 +406,18 @@ impl Driver {
                 tracing::warn!(%name, chunks = %chunks.ranges(), "chunks of an earlier run are damaged on disk; fetching them again");
                 self.context.sharer.holdings.take_back(name, self.partial.manifest().id(), &chunks);
                 self.partial.take_back(&chunks);
+                self.context.metrics.damaged(chunks.len().into());
             }
-            Effect::Tell(event) => self.events.send(event),
+            Effect::Tell(event) => {
+                self.context.metrics.told(&event);
+                self.events.send(event);
+            }
             Effect::Record(stored) => {
                 let (context, name, partial) = (self.context.clone(), name.clone(), self.partial.clone());
                 let record_it = move || {
                     let begun = Instant::now();
                     let result = record(&context.sharer.journal, &name, &partial, &stored);
+                    context.metrics.synced(begun.elapsed());
                     Report::Recorded(result, begun.elapsed())
                 };
                 self.tasks.spawn_blocking_on(record_it, self.context.lanes.disk.handle());

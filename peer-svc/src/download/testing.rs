@@ -1,10 +1,6 @@
 //! What the tests of a download need: a daemon's context without a daemon.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use drizzle_proto::{
     Address, ChunkSet, FileName, Manifest, RateLimit, client::TrackerClient, net::transport::Transport,
@@ -54,7 +50,7 @@ pub(crate) fn context(folder: &Path, disk: Disk) -> Context {
         parts: Arc::new(Semaphore::new(0)),
         limits: Limits::new(RateLimit::UNLIMITED, RateLimit::UNLIMITED),
         ranks: Arc::default(),
-        downloaded: AtomicU64::new(0),
+        metrics: Arc::default(),
         downlink: Default::default(),
     }
 }

@@ -12,7 +12,7 @@ fn what_the_holder_chose_is_what_is_stored_and_offered_and_what_was_asked_for_is
     let chosen = *fetch.alternatives.iter().find(|chunk| !asked.contains(chunk)).expect("one that waits");
     bench.apply(Input::News(fetch.id, News::Bound(chosen)));
     let effects = bench.stored(&Fetch { chunk: chosen, ..fetch.clone() });
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Offer(stored, _) if stored.chunk() == chosen)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Offer { stored, .. } if stored.chunk() == chosen)));
     assert!(bench.transfer.stored().contains(chosen) && !bench.transfer.stored().contains(fetch.chunk));
     assert!(bench.transfer.missing().contains(fetch.chunk));
     let other = bench.fetches[0].clone();

@@ -218,7 +218,7 @@ impl Recorder {
                 }
                 // Also one that this very input started: a download gives up after it looked for what to fetch.
                 Effect::Abort(id) => assert!(asked.remove(id), "no fetch {id:?} is on its way"),
-                Effect::Offer(stored, _) => assert!(self.written.contains(stored.chunk())),
+                Effect::Offer { stored, .. } => assert!(self.written.contains(stored.chunk())),
                 Effect::Record(stored) => {
                     assert!(!std::mem::replace(&mut self.recording, true), "one record at a time");
                     assert!(stored.difference(&self.written).is_empty(), "only what is written is recorded");

@@ -143,7 +143,9 @@ fn nothing_is_asked_before_the_holders_are_known_and_all_ends_with_the_last_chun
         let fetch = bench.fetches[0].clone();
         let effects = bench.stored(&fetch);
         assert!(
-            effects.iter().any(|effect| matches!(effect, Effect::Offer(stored, _) if stored.chunk() == fetch.chunk))
+            effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Offer { stored, .. } if stored.chunk() == fetch.chunk))
         );
         assert_eq!(end(&effects).is_some(), nth == 2, "{effects:?}");
         if nth == 2 {

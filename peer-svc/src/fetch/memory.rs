@@ -20,6 +20,7 @@ pub(crate) struct ChunkMemory(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    total: u64,
     memory: Memory,
     /// Those that wait.
     waiting: HashMap<Wish, oneshot::Sender<u64>>,
@@ -64,12 +65,18 @@ impl ChunkMemory {
     /// So many bytes.
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
         let (memory, waiting, granted) = (Memory::new(bytes), HashMap::new(), HashMap::new());
-        Arc::new(Self(Mutex::new(Inner { memory, waiting, granted })))
+        Arc::new(Self(Mutex::new(Inner { total: bytes, memory, waiting, granted })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No change of it can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that are taken.
+    pub(crate) fn taken(&self) -> u64 {
+        let inner = self.lock();
+        inner.total - inner.memory.free()
     }
 
     /// For a download that begins.

@@ -11,6 +11,8 @@ pub(crate) struct Counts {
     pub(crate) shared: usize,
     /// Unfinished downloads.
     pub(crate) partial: usize,
+    /// Bytes of the chunks that are held.
+    pub(crate) bytes: u64,
     /// Names of shares that the tracker refused.
     pub(crate) refused: Vec<FileName>,
 }
@@ -21,6 +23,7 @@ impl Holdings {
         let inner = self.lock();
         let mut counts = Counts::default();
         for (name, entry) in &inner.files {
+            counts.bytes += entry.bytes();
             match (&entry.registration, &entry.backing) {
                 (Registration::Refused(_), _) => counts.refused.push(name.clone()),
                 (_, Backing::Shared { .. }) => counts.shared += 1,

@@ -55,7 +55,8 @@ impl PeerService {
     async fn open(&self, asks: Asks, request: wire::FetchChunkRequest) -> Result<ChunkStream, Status> {
         self.check(&request.holder)?;
         let mut request = ChunkRequest::try_from(request)?;
-        let permit = self.rights.permit(asks.caller, asks.ticket.as_ref(), request.file)?;
+        let permit = self.rights.permit(asks.caller, asks.ticket.as_ref(), request.file);
+        let permit = permit.inspect_err(|_| self.uploads.not_permitted())?;
         // A peer that proves who it is cannot take another one's share of the slots.
         if let Some(certified) = asks.caller.peer() {
             request.slot.requester = Some(certified);

@@ -22,7 +22,7 @@ mod slot;
 mod stream;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -56,6 +56,7 @@ use crate::{
     holdings::{Holdings, ReadError, Readable},
     lanes::Lanes,
     limits::Gate,
+    metrics::Metrics,
     shortage::Shortage,
     trust::Permit,
 };
@@ -203,10 +204,11 @@ impl Uploads {
         slots: usize,
         limits: pace::Limits,
         gate: Arc<Gate<Requester>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let slots = Arc::new(Mutex::new(Slots::new(slots)));
         let holds = Holds::new(holdings.clone(), lanes.clone());
-        let way = Way { holdings, lanes, slots, gate, buffers: Buffers::default(), sent: Arc::default() };
+        let way = Way { holdings, lanes, slots, gate, buffers: Buffers::default(), metrics };
         let (idle, choices) = (watch::Sender::new(true), Choices::default());
         Self { way, idle, choices, limits, holds }
     }
@@ -222,7 +224,7 @@ impl Uploads {
         UploadCounts {
             slots: slots.count().max(slots.taken()),
             taken: slots.taken(),
-            sent: self.way.sent.load(Ordering::Relaxed),
+            sent: self.way.metrics.sent.all_bytes(),
         }
     }
 
@@ -268,8 +270,17 @@ impl Uploads {
 
     /// Begins to stream a chunk from an offset to its end, for as long as that is permitted.
     pub(crate) async fn open(&self, request: ChunkRequest, permit: Permit) -> Result<ChunkStream, ServeError> {
+        self.begin(request, permit).await.inspect_err(|error| self.way.metrics.refused(error))
+    }
+
+    /// A requester may not have what it asked for.
+    pub(crate) fn not_permitted(&self) {
+        self.way.metrics.not_permitted();
+    }
+
+    async fn begin(&self, request: ChunkRequest, permit: Permit) -> Result<ChunkStream, ServeError> {
         let ChunkRequest { file, offset, .. } = request;
-        let requester = request.slot.requester;
+        let (requester, is_far) = (request.slot.requester, request.slot.is_far);
         let slot = self.take_slot(request.slot)?;
         let whole = self.way.holdings.whole(file);
         let choice = whole.map(|count| self.choices.choose(&request, count)).transpose()?;
@@ -284,7 +295,7 @@ impl Uploads {
         }
         lock(&self.way.slots).begins(readable.len.into());
         let hold = self.holds.begin(slot, Pace::new(self.limits, Instant::now()));
-        let upload = Upload { readable: Arc::new(readable), named, choice, requester, permit };
+        let upload = Upload { readable: Arc::new(readable), named, choice, requester, is_far, permit };
         Ok(ChunkStream::new(self.way.clone(), upload, offset, hold))
     }
 }

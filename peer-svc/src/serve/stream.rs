@@ -5,10 +5,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -32,6 +29,7 @@ use crate::{
     holdings::{Holdings, Readable},
     lanes::Lanes,
     limits::Gate,
+    metrics::Metrics,
     store::read::{read_and_go_on, read_now},
     trust::Permit,
 };
@@ -45,8 +43,8 @@ pub(super) struct Way {
     /// All that is sent goes through it. Requesters share a limit alike, however many streams each has.
     pub(super) gate: Arc<Gate<Requester>>,
     pub(super) buffers: Buffers,
-    /// Bytes handed to the transport, of all streams.
-    pub(super) sent: Arc<AtomicU64>,
+    /// Bytes and chunks handed to the transport are counted there.
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What is sent.
@@ -58,6 +56,8 @@ pub(super) struct Upload {
     /// If it was chosen here.
     pub(super) choice: Option<Choice>,
     pub(super) requester: Requester,
+    /// Whether it goes far.
+    pub(super) is_far: bool,
     pub(super) permit: Permit,
 }
 
@@ -219,8 +219,10 @@ impl Stream for ChunkStream {
         let is_last = stream.at >= stream.upload.readable.len;
         hold.moved(message.data, is_last, now);
         lock(&stream.way.slots).sent(message.data, now);
-        stream.way.sent.fetch_add(message.data, Ordering::Relaxed);
+        let sent = &stream.way.metrics.sent;
+        sent.bytes(stream.upload.is_far, message.data);
         if is_last {
+            sent.chunk(stream.upload.is_far);
             stream.upload.choice.iter_mut().for_each(Choice::keep);
             stream.hold = None;
         }

@@ -25,7 +25,7 @@ fn uploads(folder: &std::path::Path, slots: usize, limits: pace::Limits) -> (Fil
     let (id, stamp) = (manifest.id(), Stamp::of(&path.metadata().unwrap()));
     holdings.insert_shared(FileName::new("a").unwrap(), manifest, path, stamp);
     let gate = Gate::new(RateLimit::UNLIMITED);
-    (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits, gate))
+    (id, Uploads::new(holdings, Lanes::new(Slots::most(slots)).unwrap(), slots, limits, gate, Arc::default()))
 }
 
 fn request(file: FileId, requester: u8) -> ChunkRequest {

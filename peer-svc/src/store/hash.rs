@@ -18,7 +18,7 @@ use drizzle_sha256::{Sha256, update_both};
 use tokio_util::sync::CancellationToken;
 
 use super::{calls::Calls, extents::Extents, stamp::Stamp, turns::Job};
-use crate::shortage::wait_out;
+use crate::{hasher::timed, shortage::wait_out};
 
 /// Why a file was not hashed.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +167,7 @@ pub(super) fn hash_chunks<T: Send, E: Send>(
 ) -> Result<Vec<T>, E> {
     let pairs: Vec<&[ChunkIndex]> = chunks.chunks(2).collect();
     let cost = 2 * u64::from(layout.chunk_size());
-    Ok(job.each(pairs.len(), cost, |at| hash(pairs[at]))?.into_iter().flatten().collect())
+    Ok(job.each(pairs.len(), cost, |at| timed(|| hash(pairs[at])))?.into_iter().flatten().collect())
 }
 
 /// Bytes that are read of each of two chunks before both are hashed: both are still in the cache of one core then.

@@ -35,6 +35,6 @@ pub async fn enrol(
     // A connection for this one call: the next one shows what came of it.
     let channel = transport.connect(tracker, Meant::Tracker).await;
     let channel = channel.map_err(|error| tonic::Status::from_error(Box::new(error)))?;
-    let answer = call(EnrolmentClient::new(Wary(channel)).enrol(request)).await?;
+    let answer = call(EnrolmentClient::new(Wary::new(channel)).enrol(request)).await?;
     Ok(Chain(answer.chain.into_iter().map(|der| der.to_vec()).collect()))
 }

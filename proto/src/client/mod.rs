@@ -34,7 +34,7 @@ use crate::{
         innermost,
         tls::Meant,
         transport::{CALL_TIMEOUT, Transport},
-        wary::Wary,
+        wary::{Observer, Wary},
     },
     wire::{self, tracker_client},
 };
@@ -163,6 +163,7 @@ struct Shared {
     tracker: Address,
     /// Replaced as a whole, so that the lock is held for a moment only.
     current: Mutex<tracker_client::TrackerClient<Wary>>,
+    observer: Option<Observer>,
 }
 
 /// A text of another program, for a person: cut, and without control characters.
@@ -195,9 +196,19 @@ async fn call_within<T>(
 impl TrackerClient {
     /// Connects when first used, and again whenever the connection is lost.
     pub fn new(transport: &Transport, tracker: &Address) -> Result<Self, tonic::transport::Error> {
-        let channel = Wary(transport.connect_lazy(tracker, Meant::Tracker)?);
+        Self::observed(transport, tracker, None)
+    }
+
+    /// Likewise; of each call an observer hears.
+    pub fn observed(
+        transport: &Transport,
+        tracker: &Address,
+        observer: Option<Observer>,
+    ) -> Result<Self, tonic::transport::Error> {
+        let channel = Wary::observed(transport.connect_lazy(tracker, Meant::Tracker)?, observer.clone());
         let current = Mutex::new(tracker_client::TrackerClient::new(channel));
-        Ok(Self { shared: Arc::new(Shared { transport: transport.clone(), tracker: tracker.clone(), current }) })
+        let (transport, tracker) = (transport.clone(), tracker.clone());
+        Ok(Self { shared: Arc::new(Shared { transport, tracker, current, observer }) })
     }
 
     fn inner(&self) -> tracker_client::TrackerClient<Wary> {
@@ -208,7 +219,7 @@ impl TrackerClient {
     /// changed, for as long as it takes to notice.
     pub fn reconnect(&self) {
         if let Ok(channel) = self.shared.transport.connect_lazy(&self.shared.tracker, Meant::Tracker) {
-            let new = tracker_client::TrackerClient::new(Wary(channel));
+            let new = tracker_client::TrackerClient::new(Wary::observed(channel, self.shared.observer.clone()));
             *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
     }

@@ -101,7 +101,7 @@ impl PeerClient {
             Some(channel) => channel,
             None => {
                 let new = self.transport.connect_lazy(&self.address, Meant::Peer(self.holder));
-                self.channel.insert(Wary(new.map_err(|error| Status::unavailable(error.to_string()))?))
+                self.channel.insert(Wary::new(new.map_err(|error| Status::unavailable(error.to_string()))?))
             }
         };
         let stream = call(peer_client::PeerClient::new(channel.clone()).watch_chunks(request)).await?;

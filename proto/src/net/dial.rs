@@ -18,7 +18,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Uri;
 use tower_service::Service;
 
-use super::tls::{Mode, Tls};
+use super::{
+    handshakes::{End, Handshakes, Went},
+    tls::{Mode, Tls},
+};
 
 /// Bytes that are read of a secured connection at once: by itself rustls reads 4 KiB, a quarter of a record.
 const READ: usize = 128 << 10;
@@ -29,6 +32,7 @@ pub(super) struct Dialler {
     tcp: HttpConnector,
     /// With which, and the name that is dialled; absent: without TLS.
     secured: Option<(Arc<Tls>, ServerName<'static>)>,
+    handshakes: Handshakes,
 }
 
 /// A connection that was made.
@@ -60,8 +64,12 @@ enum Insecure {
 }
 
 impl Dialler {
-    pub(super) fn new(tcp: HttpConnector, secured: Option<(Arc<Tls>, ServerName<'static>)>) -> Self {
-        Self { tcp, secured }
+    pub(super) fn new(
+        tcp: HttpConnector,
+        secured: Option<(Arc<Tls>, ServerName<'static>)>,
+        handshakes: Handshakes,
+    ) -> Self {
+        Self { tcp, secured, handshakes }
     }
 }
 
@@ -78,12 +86,18 @@ impl Service<Uri> for Dialler {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, mut again, secured) = (self.tcp.call(uri.clone()), self.tcp.clone(), self.secured.clone());
+        let handshakes = self.handshakes.clone();
         Box::pin(async move {
             let tcp = connecting.await?.into_inner();
             let Some((tls, name)) = secured else { return Ok(TokioIo::new(Dialled::Plain(tcp))) };
             let dialled = TlsConnector::from(tls.configs().client.clone())
                 .connect(name, BufReader::with_capacity(READ, tcp))
                 .await;
+            let went = match &dialled {
+                Ok(stream) => Went::of(stream.get_ref().1.handshake_kind()),
+                Err(_) => Went::Failed,
+            };
+            handshakes.count(End::Made, went);
             let dialled = match dialled.map_err(insecure) {
                 Ok(stream) => Dialled::Secure(Box::new(stream)),
                 Err(error) if tls.mode() == Mode::Preferred && is_not_spoken(&error) => {

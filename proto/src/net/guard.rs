@@ -30,6 +30,7 @@ use super::{
     ahead::WriteAhead,
     caller::{Accepted, Caller},
     crowd::{Crowd, Place},
+    handshakes::{End, Handshakes, Went},
     tls::Certificate,
 };
 
@@ -60,6 +61,8 @@ pub struct Policy {
     pub(super) plain: bool,
     /// Who has how many.
     pub(super) crowd: Crowd,
+    /// Counts them.
+    pub(super) handshakes: Handshakes,
 }
 
 /// What HTTP/2 begins with: 24 bytes that are always the same, and the head of a SETTINGS frame. Who has said that is
@@ -73,6 +76,7 @@ pub struct Guarded<S = TcpStream> {
     state: State<S>,
     accepted: Accepted,
     crowd: Crowd,
+    handshakes: Handshakes,
     /// Counts it, once it is known whose it is.
     place: Option<Place>,
     begins: Option<Begins>,
@@ -126,9 +130,9 @@ impl Guarded<TcpStream> {
     /// A connection from the network.
     pub(super) fn new(stream: TcpStream, policy: Policy) -> Self {
         let accepted = Accepted::new(stream.peer_addr().ok());
-        let crowd = policy.crowd.clone();
+        let (crowd, handshakes) = (policy.crowd.clone(), policy.handshakes.clone());
         let state = State::Silent { stream, policy, deadline: Box::pin(sleep(IN_TIME)) };
-        Self { state, accepted, crowd, place: None, begins: None }
+        Self { state, accepted, crowd, handshakes, place: None, begins: None }
     }
 }
 
@@ -137,7 +141,14 @@ impl Guarded<UnixStream> {
     pub(super) fn local(stream: UnixStream) -> Self {
         let accepted = Accepted::new(None);
         accepted.is(Caller::Local);
-        Self { state: State::Plain(stream), accepted, crowd: Crowd::default(), place: None, begins: None }
+        Self {
+            state: State::Plain(stream),
+            accepted,
+            crowd: Crowd::default(),
+            handshakes: Handshakes::default(),
+            place: None,
+            begins: None,
+        }
     }
 }
 
@@ -186,7 +197,11 @@ impl<S: Peek + AsyncRead + AsyncWrite + Unpin> Guarded<S> {
                     let State::Shaking { deadline, .. } = std::mem::replace(&mut self.state, State::Over) else {
                         continue;
                     };
-                    let mut stream = shaken.inspect_err(|error| tracing::debug!(%error, "a TLS handshake failed"))?;
+                    let mut stream = shaken.inspect_err(|error| {
+                        self.handshakes.count(End::Accepted, Went::Failed);
+                        tracing::debug!(%error, "a TLS handshake failed");
+                    })?;
+                    self.handshakes.count(End::Accepted, Went::of(stream.get_ref().1.handshake_kind()));
                     self.look_at(&stream)?;
                     stream.get_mut().1.set_buffer_limit(Some(WRITTEN));
                     self.begins = Some(Begins { deadline, read: 0 });

@@ -37,6 +37,7 @@ pub mod cut;
 mod dial;
 pub mod door;
 pub mod guard;
+pub mod handshakes;
 pub mod health;
 pub mod line;
 pub mod listen;
@@ -52,7 +53,7 @@ pub mod shell;
 pub mod stderr;
 pub mod tls;
 pub mod transport;
-pub(crate) mod wary;
+pub mod wary;
 
 /// The last link of an error's chain says what happened; those above it, of a transport, only where.
 pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {

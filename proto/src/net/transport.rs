@@ -24,6 +24,7 @@ use super::{
     dial::Dialler,
     door::Door,
     guard::{Guarded, Policy},
+    handshakes::Handshakes,
     line::{Line, Settings},
     meter::{Meter, MeteredConnector},
     pass::Pass,
@@ -76,6 +77,7 @@ pub struct Transport {
     /// Absent: without encryption and authentication.
     tls: Option<Arc<Tls>>,
     pass: Pass,
+    handshakes: Handshakes,
 }
 
 /// Which connections a listener takes that show no identity.
@@ -95,7 +97,7 @@ impl Transport {
 
     /// TCP secured by TLS.
     pub fn secured(tls: Arc<Tls>) -> Self {
-        Self { tls: Some(tls), pass: Pass::default() }
+        Self { tls: Some(tls), ..Self::default() }
     }
 
     /// TCP secured by TLS with these.
@@ -120,6 +122,11 @@ impl Transport {
     /// What it is secured by, if it is.
     pub fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
+    }
+
+    /// Its TLS handshakes so far.
+    pub fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// What its calls for chunks show.
@@ -164,7 +171,7 @@ impl Transport {
     }
 
     fn dialler(&self, address: &Address, meant: Meant) -> Dialler {
-        Dialler::new(tcp_connector(), self.tls.clone().map(|tls| (tls, meant.name(address))))
+        Dialler::new(tcp_connector(), self.tls.clone().map(|tls| (tls, meant.name(address))), self.handshakes.clone())
     }
 
     /// A server. The receiver's frame size governs what the sender sends, so it is set on both sides.
@@ -178,11 +185,14 @@ impl Transport {
 
     /// A bound listener's connections. Cancelling `cut` closes them all, whatever they are doing.
     pub fn incoming(&self, listener: TcpListener, strangers: Strangers, cut: CancellationToken) -> Incoming {
-        let tls = self.tls.clone();
+        let (tls, handshakes) = (self.tls.clone(), self.handshakes.clone());
         let (door, crowd) = (Mutex::new(Door::default()), Crowd::default());
         let take = move |stream: TcpStream| {
             let Some(tls) = &tls else {
-                return accepted(stream, Policy { tls: None, plain: true, crowd: crowd.clone() });
+                return accepted(
+                    stream,
+                    Policy { tls: None, plain: true, crowd: crowd.clone(), handshakes: handshakes.clone() },
+                );
             };
             if let Ok(from) = stream.peer_addr()
                 && !door.lock().unwrap_or_else(PoisonError::into_inner).admits(from.ip(), Instant::now())
@@ -195,7 +205,15 @@ impl Transport {
                 Strangers::Refused => configs.server.clone(),
                 Strangers::Heard => configs.open_server.clone(),
             };
-            accepted(stream, Policy { tls: config, plain: tls.mode() == Mode::Preferred, crowd: crowd.clone() })
+            accepted(
+                stream,
+                Policy {
+                    tls: config,
+                    plain: tls.mode() == Mode::Preferred,
+                    crowd: crowd.clone(),
+                    handshakes: handshakes.clone(),
+                },
+            )
         };
         Incoming::new(listener, cut, take)
     }

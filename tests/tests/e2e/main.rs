@@ -22,6 +22,7 @@ mod links;
 mod listeners;
 mod lying_tracker;
 mod many;
+mod metrics;
 mod names;
 mod neighbours;
 mod operator;

@@ -10,12 +10,17 @@ use std::{
     net::IpAddr,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use drizzle_proto::net::caller::{Accepted, Caller};
 use serde::Serialize;
+
+use super::denied::Denied;
 
 /// Refusals of one second beyond this are counted, not listed: whoever is refused must not fill a disk.
 const REFUSALS: u32 = 50;
@@ -25,6 +30,7 @@ const REFUSALS: u32 = 50;
 pub(crate) struct Audit {
     file: Option<Mutex<Opened>>,
     refusals: Mutex<Refusals>,
+    denials: [AtomicU64; Denied::REASONS.len()],
 }
 
 #[derive(Debug)]
@@ -83,7 +89,7 @@ impl Audit {
             let file = open(&path)?;
             Ok::<_, io::Error>(Mutex::new(Opened { path, file, failed: false }))
         });
-        Ok(Self { file: file.transpose()?, refusals: Mutex::default() })
+        Ok(Self { file: file.transpose()?, ..Self::default() })
     }
 
     /// Something was done.
@@ -93,8 +99,22 @@ impl Audit {
         self.write(event, by, what, "");
     }
 
-    /// Something was refused.
-    pub(crate) fn refused(&self, by: By, what: &str, why: &str) {
+    /// A caller was refused what it may not do.
+    pub(crate) fn denied(&self, by: By, what: &str, denied: &Denied) {
+        self.refused(by, what, denied.reason(), &denied.to_string());
+    }
+
+    /// How often callers were refused, by reason.
+    pub(crate) fn denials(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.denials.iter().map(|count| count.load(Ordering::Relaxed));
+        Denied::REASONS.into_iter().zip(counts)
+    }
+
+    /// Something was refused, for one of [`Denied::REASONS`].
+    pub(crate) fn refused(&self, by: By, what: &str, reason: &str, why: &str) {
+        if let Some(at) = Denied::REASONS.iter().position(|known| *known == reason) {
+            self.denials[at].fetch_add(1, Ordering::Relaxed);
+        }
         let unlisted = {
             let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
@@ -162,7 +182,7 @@ mod tests {
         let path = dir.path().join("audit.jsonl");
         let audit = Audit::open(Some(path.clone())).unwrap();
         let from = Some("10.0.0.1".parse().unwrap());
-        audit.refused(By { from, ..BY }, "read \"a\nb\"", "not granted");
+        audit.refused(By { from, ..BY }, "read \"a\nb\"", "not_granted", "not granted");
         std::fs::rename(&path, dir.path().join("old")).unwrap();
         audit.done("grant", By { caller: Caller::Local, from: None }, "reader of *");
         let [old, new] = [lines(&dir.path().join("old")), lines(&path)];
@@ -179,7 +199,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let audit = Audit::open(Some(path.clone())).unwrap();
-        (0..10_000).for_each(|_| audit.refused(BY, "read", "no"));
+        (0..10_000).for_each(|_| audit.denied(BY, "read", &Denied::NoIdentity));
+        assert_eq!(audit.denials().next(), Some(("no_identity", 10_000)), "each is counted");
         assert!(lines(&path).len() < 10 * REFUSALS as usize);
     }
 }

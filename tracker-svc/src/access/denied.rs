@@ -61,6 +61,39 @@ pub enum Denied {
     TooManyWatches(PeerId),
 }
 
+impl Denied {
+    /// The reasons, as a monitor has them; and that for which no identity was given.
+    pub(crate) const REASONS: [&str; 10] = [
+        "no_identity",
+        "revoked",
+        "nothing_granted",
+        "not_granted",
+        "other_id",
+        "other_lease",
+        "stopped",
+        "too_often",
+        "too_many_watches",
+        Self::ENROLMENT,
+    ];
+    /// A token or a key that is not good.
+    pub(crate) const ENROLMENT: &str = "enrolment";
+
+    /// One of [`Denied::REASONS`].
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoIdentity => "no_identity",
+            Self::Revoked(_) => "revoked",
+            Self::NothingGranted(_) => "nothing_granted",
+            Self::NotGranted { .. } => "not_granted",
+            Self::OtherId { .. } => "other_id",
+            Self::OtherLease => "other_lease",
+            Self::Stopped(_) => "stopped",
+            Self::TooOften { .. } => "too_often",
+            Self::TooManyWatches(_) => "too_many_watches",
+        }
+    }
+}
+
 fn role(verb: Verb) -> &'static str {
     match verb {
         Verb::Read => "reader",

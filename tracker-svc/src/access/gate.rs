@@ -23,7 +23,7 @@ impl Interceptor for Gate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let extensions = request.extensions();
         let peer = self.0.knows(Caller::of(extensions)).inspect_err(|denied| {
-            self.0.audit().refused(By::of(extensions), "call", &denied.to_string());
+            self.0.audit().denied(By::of(extensions), "call", denied);
         })?;
         request.extensions_mut().insert(Passed(peer));
         Ok(request)

@@ -340,6 +340,11 @@ impl Access {
     }
 
     /// Tokens, identities and stops, to be listed.
+    /// How often callers were refused for who they are, by reason.
+    pub(crate) fn denials(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.audit.denials()
+    }
+
     pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state())
     }

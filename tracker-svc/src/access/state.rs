@@ -100,6 +100,14 @@ impl State {
         }
     }
 
+    /// Identities that may do something, those that were revoked, tokens, and stops.
+    pub(crate) fn counts(&self) -> (u64, u64, u64, u64) {
+        let revoked = self.identities.values().filter(|identity| identity.revoked.is_some()).count();
+        let granted =
+            self.identities.values().filter(|identity| identity.revoked.is_none() && !identity.grants.is_empty());
+        (granted.count() as u64, revoked as u64, self.tokens.len() as u64, self.stops.len() as u64)
+    }
+
     pub(crate) fn identity(&self, id: PeerId) -> Option<&Identity> {
         self.identities.get(&id)
     }

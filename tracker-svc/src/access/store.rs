@@ -76,7 +76,7 @@ impl Store {
         // Tokens are kept as hashes, but the key that signs tickets is not.
         let made = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
         made.map_err(Unusable::Io)?;
-        let store = Self(Reopening::new(move || checked().create(&path))?);
+        let store = Self(Reopening::new(move || checked(&path).create(&path))?);
         store.0.run(|database| {
             let write = database.begin_write()?;
             write.open_table(TOKENS)?;

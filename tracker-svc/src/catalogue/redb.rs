@@ -17,15 +17,19 @@ use std::{
     fs,
     ops::Bound,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use drizzle_proto::{
     Digest, FileId, FileInfo, FileName, PeerId, Signature,
     database::{Reopening, Unusable, checked},
+    metrics::Histogram,
 };
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError, WriteTransaction,
 };
+
+use crate::metrics::times;
 
 use super::{
     Catalogue, CatalogueError, Claim, Known, Record, Verdict,
@@ -46,6 +50,8 @@ pub struct RedbCatalogue {
     path: PathBuf,
     database: Reopening,
     registering: Group<Registering, Registered>,
+    /// How long writes took.
+    writes: Histogram,
 }
 
 /// A peer and the names that it registers.
@@ -59,13 +65,18 @@ impl RedbCatalogue {
         fs::create_dir_all(directory).map_err(unusable)?;
         let path = directory.join("catalogue.redb");
         let file = path.clone();
-        let open = move || checked().set_cache_size(CACHE).create(&file);
+        let open = move || checked(&file).set_cache_size(CACHE).create(&file);
         let database = Reopening::new(open).map_err(|error| cannot_open(&path, error))?;
-        let catalogue = Self { path, database, registering: Group::default() };
+        let catalogue = Self { path, database, registering: Group::default(), writes: times() };
         catalogue.check_format()?;
         // A new file's name is durable only once its folder is.
         fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(unusable)?;
         Ok(catalogue)
+    }
+
+    /// How long its writes took so far, and those to come.
+    pub(crate) fn writes(&self) -> Histogram {
+        self.writes.clone()
     }
 
     fn check_format(&self) -> Result<(), CatalogueError> {
@@ -81,7 +92,7 @@ impl RedbCatalogue {
 
     /// Registers names of several peers in one durable step; the verdicts on each peer's.
     fn register_together(&self, jobs: &[Registering]) -> Result<Vec<Vec<Verdict>>, CatalogueError> {
-        self.run(|database| {
+        self.write(|database| {
             let write = begin_write(database)?;
             let verdicts: Vec<Vec<Verdict>> = {
                 let mut tables = Tables::open(&write)?;
@@ -100,6 +111,13 @@ impl RedbCatalogue {
             }
             Ok(verdicts)
         })
+    }
+
+    fn write<T>(&self, operation: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, CatalogueError> {
+        let begun = Instant::now();
+        let written = self.run(operation);
+        self.writes.observe(begun.elapsed().as_secs_f64());
+        written
     }
 
     fn run<T>(&self, operation: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, CatalogueError> {
@@ -192,7 +210,7 @@ impl Catalogue for RedbCatalogue {
     }
 
     fn release(&self, name: &FileName, by: PeerId) -> Result<bool, CatalogueError> {
-        self.run(|database| {
+        self.write(|database| {
             let write = begin_write(database)?;
             let released = Tables::open(&write)?.release(name, Some(by))?.is_some();
             if released {

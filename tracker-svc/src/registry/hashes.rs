@@ -35,6 +35,11 @@ impl Pages {
         Self(Cache::with_weighter(PAGES, CACHED_HASHES, Size))
     }
 
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.weight()
+    }
+
     /// A page, 32 bytes a hash, if it is here.
     pub(super) fn get(&self, file: FileId, first: u32) -> Option<Bytes> {
         self.0.get(&(file, first))

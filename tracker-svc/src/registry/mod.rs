@@ -118,7 +118,8 @@ impl Registry {
     /// a disk that hangs must not hold it up.
     pub fn census(&self, now: Instant) -> Census {
         let (live, counts) = self.inner.at(now, |guarded| (guarded.live.counts_all(now), guarded.counts));
-        Census { live, counts, uptime: now.saturating_duration_since(self.inner.started) }
+        let uptime = now.saturating_duration_since(self.inner.started);
+        Census { live, counts, uptime, hash_bytes: self.inner.pages.bytes() }
     }
 
     /// Passes if the catalogue answers, and no release of a name hangs.

@@ -31,6 +31,7 @@ pub fn config(directory: &Path, lease: Duration) -> Config {
         release_after: Duration::MAX,
         drain: Duration::from_secs(5),
         trust: Trust::everybody(),
+        metrics: None,
     }
 }
 

@@ -126,7 +126,8 @@ impl Transfer {
         self.waiting.chunk_stored(now);
         self.shortage = None;
         let peer = fetch.holder.address().clone();
-        effects.push(Effect::Offer(stored, self.scheduler.is_scarce(stored.chunk())));
+        let (is_scarce, is_far) = (self.scheduler.is_scarce(stored.chunk()), self.is_far(fetch));
+        effects.push(Effect::Offer { stored, is_scarce, is_far });
         effects.push(Effect::Tell(DownloadEvent::Chunk { step: Step::Stored, chunk: stored.chunk(), peer }));
     }
 }

@@ -48,7 +48,7 @@ fn make_database(path: &Path, disk: &Disk) -> Result<(), DatabaseError> {
 }
 
 fn open_file(file: File, path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
-    let mut builder = checked();
+    let mut builder = checked(path);
     builder.set_cache_size(CACHE_BYTES);
     #[cfg(test)]
     if disk.is_watched() {
