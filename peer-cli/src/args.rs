@@ -65,6 +65,11 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Say why downloads take, or took, as long as they do: what limits them, how their holders stand, what can be done
+    Explain {
+        /// What the file is called in the swarm [default: all downloads that run, and the last 32 that ended]
+        name: Option<FileName>,
+    },
     /// Get a certificate for commands to daemons on other machines, and for tools such as grpcurl
     Join(Join),
     /// Show or change how fast the daemon sends and receives chunks
@@ -145,6 +150,9 @@ pub(crate) struct Download {
     /// Give up after this long without progress, such as 90s or 10m [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
+    /// At the end, well or not, write what `peer-cli explain` tells to this file: as JSON, or for people if it ends in .html
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Which of the daemon's downloads go first: their shares of a limit and of memory are 1, 4 and 16, and without a
     /// limit a lower one runs fewer streams while a higher one gets on. One that runs already is raised, never lowered;
     /// after a restart of the daemon it is normal

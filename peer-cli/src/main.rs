@@ -28,6 +28,7 @@ mod keys;
 mod output;
 mod paths;
 mod progress;
+mod reasons;
 mod render;
 mod rights;
 mod signals;

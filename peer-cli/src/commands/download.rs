@@ -3,9 +3,17 @@
 //! Whatever happens, the view is told exactly one end. The transfer belongs to the daemon: only a signal
 //! cancels it, and a reader of stdout that leaves does not.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use drizzle_proto::wire::{self, download_event::Event};
+use drizzle_proto::{
+    FileName,
+    wire::{self, download_event::Event},
+};
 use tokio::time::MissedTickBehavior;
 use tonic::{Status, Streaming};
 
@@ -16,6 +24,7 @@ use crate::{
     format::bytes,
     paths,
     progress::Progress,
+    reasons::Report,
     render::{self, View},
     signals::Interrupts,
 };
@@ -32,9 +41,15 @@ pub(super) async fn run(
     json: bool,
     interrupts: Interrupts,
 ) -> Result<Exit, Failure> {
+    // That it cannot be written is told before anything is fetched.
+    let report = download.report.as_deref().map(ReportFile::create).transpose()?;
     let mut view = render::view(json);
     let mut progress = Progress::new(download.name.to_string());
-    match follow(peer, &download, view.as_mut(), &mut progress, interrupts).await {
+    let ended = follow(peer, &download, view.as_mut(), &mut progress, interrupts).await;
+    if let Some(report) = report {
+        report.write(peer, &download.name, ended.as_ref().err()).await?;
+    }
+    match ended {
         Ok(done) => {
             view.done(&progress, &done)?;
             Ok(Exit::Done)
@@ -43,6 +58,43 @@ pub(super) async fn run(
             let exit = failure.exit;
             view.failed(&progress, failure)?.map_or(Ok(exit), Err)
         }
+    }
+}
+
+/// Where the reasons of a download are written at its end.
+struct ReportFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> ReportFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let failed = |error| Failure::new(Exit::Other, format!("cannot write the report {}: {error}", path.display()));
+        Ok(Self { path, file: File::create(path).map_err(failed)? })
+    }
+
+    /// Asks the daemon for them once more: it knows them also when the download failed.
+    async fn write(mut self, peer: &Place, name: &FileName, failure: Option<&Failure>) -> Result<(), Failure> {
+        let unknown = || wire::Explanation {
+            name: name.to_string(),
+            state: wire::explanation::State::Failed.into(),
+            failure: failure.map_or_else(String::new, |failure| failure.reason.clone()),
+            ..Default::default()
+        };
+        let told = async {
+            let daemon = Daemon::connect(peer).await.ok()?;
+            let request = wire::ExplainRequest { name: name.to_string() };
+            let answer = daemon.control.clone().explain(request).await.ok()?;
+            answer.into_inner().explanations.into_iter().next()
+        };
+        // Of one that never began to fetch the daemon knows nothing.
+        let reasons = told.await.unwrap_or_else(unknown);
+        let report = Report::new(&reasons);
+        let is_page = self.path.extension().is_some_and(|extension| extension == "html");
+        let text = if is_page { report.html() } else { format!("{:#}\n", serde_json::json!(report)) };
+        let failed =
+            |error| Failure::new(Exit::Other, format!("cannot write the report {}: {error}", self.path.display()));
+        self.file.write_all(text.as_bytes()).map_err(failed)
     }
 }
 

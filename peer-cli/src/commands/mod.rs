@@ -1,6 +1,7 @@
 //! One file per command: ask the daemon, render the answer.
 
 mod download;
+mod explain;
 mod files;
 mod join;
 mod key;
@@ -72,6 +73,7 @@ async fn answer(peer: &Place, command: Command, signing: Option<&SigningKey>, js
         Command::Unshare { name } => unshare(&daemon, name, json, &mut out).await,
         Command::Files { prefix } => files::run(&daemon, prefix, json, &mut out).await,
         Command::Locations { name } => locations::run(&daemon, name, json, &mut out).await,
+        Command::Explain { name } => explain::run(&daemon, name, json, &mut out).await,
         Command::Limit(limit) => limit::run(&daemon, limit, json, &mut out).await,
         Command::Status { watch: false } => status::run(&daemon, json, &mut out).await,
         Command::Status { watch: true } => status::watch(&daemon, json, &mut out).await,

@@ -120,6 +120,10 @@ impl Control for Fake {
         Ok(Response::new(receiver))
     }
 
+    async fn explain(&self, _: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainResponse>, Status> {
+        Err(Status::not_found("no download of it runs, or ended lately"))
+    }
+
     async fn list_transfers(
         &self,
         _: Request<wire::ListTransfersRequest>,

@@ -178,16 +178,19 @@ pub struct Limiting {
     charged: [Duration; Cause::ALL.len()],
     /// Of the last moments, in seconds that fade away.
     recent: [f64; Cause::ALL.len()],
+    /// By the last look.
+    last: Cause,
 }
 
 impl Limiting {
     /// Of a download that begins now.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, charged: Default::default(), recent: Default::default() }
+        Self { since: now, charged: Default::default(), recent: Default::default(), last: Cause::Tracker }
     }
 
     /// So it is now, and was since the last look.
     pub fn look(&mut self, cause: Cause, now: Instant) {
+        self.last = cause;
         let time = now.saturating_duration_since(self.since);
         self.since = self.since.max(now);
         let fades = (-time.as_secs_f64() / LIVE.as_secs_f64()).exp();
@@ -211,6 +214,21 @@ impl Limiting {
         let is_known = self.charged.iter().sum::<Duration>() >= FIRST;
         let most = Cause::ALL.into_iter().max_by(|a, b| self.recent[*a as usize].total_cmp(&self.recent[*b as usize]));
         most.filter(|_| is_known)
+    }
+
+    /// As it is if nothing changed since the last look.
+    pub fn until(&self, now: Instant) -> Self {
+        let mut until = self.clone();
+        until.look(self.last, now);
+        until
+    }
+
+    /// The time that each cause had, the longest first. Together they are all the time that was looked at.
+    pub fn shares(&self) -> Vec<(Cause, Duration)> {
+        let mut shares: Vec<_> = Cause::ALL.into_iter().map(|cause| (cause, self.charged[cause as usize])).collect();
+        shares.retain(|(_, time)| !time.is_zero());
+        shares.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        shares
     }
 
     /// What limited it; `None` if no time passed.
@@ -426,6 +444,10 @@ mod tests {
             }
             let all = now - start - asleep;
             prop_assert_eq!(limiting.charged, charged);
+            let shares = limiting.shares();
+            prop_assert!(shares.is_sorted_by(|(_, longer), (_, shorter)| longer >= shorter));
+            prop_assert!(shares.iter().all(|(cause, time)| charged[*cause as usize] == *time && !time.is_zero()));
+            prop_assert_eq!(shares.iter().map(|(_, time)| *time).sum::<Duration>(), all, "they add up to the whole time");
             prop_assert_eq!(charged.iter().sum::<Duration>(), all);
             match limiting.most() {
                 None => prop_assert!(all.is_zero()),

@@ -162,7 +162,7 @@ impl From<&Progress> for wire::DownloadProgress {
     }
 }
 
-fn limited_by(cause: Option<Cause>) -> i32 {
+pub(super) fn limited_by(cause: Option<Cause>) -> i32 {
     use wire::LimitedBy as Wire;
     let wire = match cause {
         None => Wire::Unspecified,
@@ -350,6 +350,6 @@ fn untrusted((name, reason): (FileName, String)) -> wire::Untrusted {
     wire::Untrusted { name: name.to_string(), reason }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

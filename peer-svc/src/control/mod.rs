@@ -6,6 +6,7 @@
 mod backend;
 mod convert;
 mod listener;
+mod reasons;
 mod sharing;
 mod signing;
 mod socket;
@@ -154,6 +155,17 @@ impl wire::control_server::Control for ControlService {
     ) -> Result<Response<wire::ListTransfersResponse>, Status> {
         let transfers = self.0.transfers.list().iter().map(Into::into).collect();
         Ok(Response::new(wire::ListTransfersResponse { transfers }))
+    }
+
+    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainResponse>, Status> {
+        let text = request.into_inner().name;
+        let wanted = if text.is_empty() { None } else { Some(name(&text)?) };
+        let reasons = self.0.transfers.explain(wanted.as_ref());
+        if let (Some(name), true) = (&wanted, reasons.is_empty()) {
+            return Err(Status::not_found(format!("no download of {name} runs, or ended lately")));
+        }
+        let explanations = reasons.iter().map(|reasons| (&**reasons).into()).collect();
+        Ok(Response::new(wire::ExplainResponse { explanations }))
     }
 
     async fn cancel_transfer(

@@ -8,6 +8,7 @@
 //! | [`ending`] | after the last fetch: the file in its place, or the chunks recorded |
 //! | [`failure`] | why a download fails, and the texts that say so |
 //! | [`events`] | what those that watch are told |
+//! | [`explanation`] | why it takes as long as it does |
 //!
 //! Here is the driver: it waits for one thing at a time, applies it, and performs the effects. Whatever way a
 //! download ends, the chunks that it stored are recorded and stay.
@@ -15,6 +16,7 @@
 mod effects;
 mod ending;
 mod events;
+mod explanation;
 mod failure;
 mod job;
 mod prepare;
@@ -53,6 +55,7 @@ use self::{
 };
 pub(crate) use self::{
     events::{Blamed, Broadcast, Contribution, DownloadEvent, FailureKind, Progress, Step, Subscription, over},
+    explanation::{Explanation, HolderSeen, Reasons},
     failure::{failed_text, named, reason_text},
     job::{Context, Destination, FAR_MEMORY, Job, MEMORY, PARTS_KIB, bytes_of},
     prepare::{Existing, inspect},
@@ -83,12 +86,15 @@ const NEWS: usize = 16;
 /// Progress is told this often while bytes flow.
 const PROGRESS: Duration = Duration::from_millis(200);
 
+/// The reasons for a download's pace are made anew this often.
+const EXPLAINED: Duration = Duration::from_secs(1);
+
 /// Runs a download to its end; the last event tells how it ended. `stop` is the daemon's own end.
 pub(crate) async fn run(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
-    asked: (watch::Receiver<Duration>, Arc<Rank>),
+    asked: (watch::Receiver<Duration>, Arc<Rank>, Reasons),
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
@@ -101,7 +107,7 @@ async fn run_to_its_end(
     context: Arc<Context>,
     job: Job,
     events: Broadcast,
-    (patience, rank): (watch::Receiver<Duration>, Arc<Rank>),
+    (patience, rank, reasons): (watch::Receiver<Duration>, Arc<Rank>, Reasons),
     cancel: CancellationToken,
     stop: CancellationToken,
 ) -> DownloadEvent {
@@ -166,6 +172,9 @@ async fn run_to_its_end(
         taken_in: 0,
         writing: Meter::default(),
         written_for: Duration::ZERO,
+        start,
+        explained: None,
+        reasons: reasons.clone(),
         with_choice: HashSet::new(),
         had: HashMap::new(),
         held_up: HashMap::new(),
@@ -183,7 +192,15 @@ async fn run_to_its_end(
     driver.tasks.shutdown().await;
     locating.abort();
     let _ = locating.await;
-    ending::finish(context, transfer, partial, offered, ended, outside).await
+    let end = Instant::now();
+    let explanation = transfer.explain(start, end);
+    let last = ending::finish(context, transfer, partial, offered, ended, outside).await;
+    let how = match &last {
+        DownloadEvent::Failed { reason, .. } => Err(reason.clone()),
+        _ => Ok(()),
+    };
+    reasons.are(explanation.ended(how, end.elapsed()));
+    last
 }
 
 /// The last event of a download whose task panicked.
@@ -219,6 +236,10 @@ struct Driver {
     writing: Meter,
     /// Of that, what the monitor was told of.
     written_for: Duration,
+    /// When the download was asked for, and when its reasons were made last.
+    start: Instant,
+    explained: Option<Instant>,
+    reasons: Reasons,
     /// The threads on which its chunks come in.
     receivers: Arc<Receivers>,
     /// The fetches whose holders may choose among alternatives.
@@ -256,10 +277,14 @@ impl Driver {
             for input in inputs.drain(..) {
                 let name = &transfer.job().name;
                 tracing::trace!(target: "drizzle::decisions", %name, ?input, "download event");
+                let counts = matches!(input, Input::Begin | Input::Counted(_));
                 for effect in transfer.apply(input, Instant::now()) {
                     if let Some(ended) = self.perform(transfer, effect) {
                         return ended;
                     }
+                }
+                if counts {
+                    self.explain(transfer);
                 }
             }
             let now = Instant::now();
@@ -297,6 +322,15 @@ impl Driver {
             for ended in fetched {
                 self.fetched(ended, &mut inputs);
             }
+        }
+    }
+
+    /// Has the reasons at hand for whoever asks, once a second.
+    fn explain(&mut self, transfer: &Transfer) {
+        let now = Instant::now();
+        if self.explained.is_none_or(|explained| now.duration_since(explained) >= EXPLAINED) {
+            self.explained = Some(now);
+            self.reasons.are(transfer.explain(self.start, now));
         }
     }
 

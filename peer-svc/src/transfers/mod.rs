@@ -4,6 +4,7 @@
 //! when callers leave is decided by [`drizzle_engine::callers`].
 //! At most one transfer runs for a name. What a caller asks for is in [`request`], one that runs in [`underway`].
 
+mod reasons;
 mod request;
 mod underway;
 
@@ -27,13 +28,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::request::{Request, StartError};
 use self::{
+    reasons::Remembered,
     request::{of_task, wanted},
     underway::Underway,
 };
 use crate::{
     download::{
-        self, Broadcast, Context, Destination, DownloadEvent, Existing, FailureKind, Job, Progress, Subscription,
-        inspect,
+        self, Broadcast, Context, Destination, DownloadEvent, Existing, FailureKind, Job, Progress, Reasons,
+        Subscription, inspect,
     },
     holdings::{Backing, Registration},
     share::Sharer,
@@ -96,6 +98,8 @@ pub(crate) struct TransferStatus {
 pub(crate) struct Transfers {
     context: Arc<Context>,
     running: Mutex<BTreeMap<FileName, Arc<Underway>>>,
+    /// Why those that ended took as long as they did.
+    ended: Remembered,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// Gives each download its seed.
@@ -106,7 +110,7 @@ impl Transfers {
     /// None yet. `stop` ends them all; the seed decides every random choice of every download.
     pub(crate) fn new(context: Arc<Context>, tasks: TaskTracker, stop: CancellationToken, seed: u64) -> Self {
         let seeds = Mutex::new(StdRng::seed_from_u64(seed));
-        Self { context, running: Mutex::default(), tasks, stop, seeds }
+        Self { context, running: Mutex::default(), ended: Remembered::default(), tasks, stop, seeds }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Underway>>> {
@@ -231,6 +235,7 @@ impl Transfers {
             job: job.clone(),
             started: Instant::now(),
             events: Broadcast::default(),
+            reasons: Reasons::default(),
             callers: Mutex::new(Callers::new(least)),
             patience,
             rank: rank.clone(),
@@ -244,7 +249,8 @@ impl Transfers {
             let context = this.context.clone();
             let (events, cancel) = (underway.events.clone(), underway.cancel.clone());
             // In a task of its own, so that a panic in there ends the transfer and not this bookkeeping.
-            let run = download::run(context, job.clone(), events, (patient, rank), cancel, this.stop.clone());
+            let asked = (patient, rank, underway.reasons.clone());
+            let run = download::run(context, job.clone(), events, asked, cancel, this.stop.clone());
             let last = tokio::spawn(run).await;
             let last = last.unwrap_or_else(|error| download::panicked(&this.context, &job, &error));
             match &last {
@@ -254,6 +260,9 @@ impl Transfers {
             // What the daemon's end cut short goes on at its next start.
             if !matches!(last, DownloadEvent::Failed { kind: FailureKind::Shutdown, .. }) {
                 this.forget_order(&name).await;
+            }
+            if let Some(reasons) = underway.reasons.latest() {
+                this.ended.add(reasons);
             }
             // A caller that asks now either joined before and hears the end, or begins anew.
             let mut running = this.lock();

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::request::Request;
 use crate::{
-    download::{Broadcast, Destination, Job, Subscription, named},
+    download::{Broadcast, Destination, Job, Reasons, Subscription, named},
     ranks::Rank,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Underway {
     pub(super) job: Job,
     pub(super) started: Instant,
     pub(super) events: Broadcast,
+    /// Why it takes as long as it does.
+    pub(super) reasons: Reasons,
     pub(super) callers: Mutex<Callers>,
     /// As long as its callers want it to wait.
     pub(super) patience: watch::Sender<Duration>,

@@ -27,6 +27,7 @@ mod names;
 mod neighbours;
 mod operator;
 mod readme;
+mod reasons;
 mod refusals;
 mod replace;
 mod resources;

@@ -128,6 +128,12 @@ impl Conduct {
         [&self.soft, &self.hard].into_iter().filter_map(|record| record.until).any(|until| now < until)
     }
 
+    /// For how much longer it rests because of an offence, if it does.
+    pub(super) fn avoided_for(&self, now: Instant) -> Option<Duration> {
+        let ends = [&self.soft, &self.hard].into_iter().filter_map(|record| record.until).max();
+        ends.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
     /// A chunk came whole; the holder carries `load` more fetches of ours and can carry up to `most`.
     pub(super) fn delivered(&mut self, load: usize, most: usize) {
         self.busy_streak = 0;

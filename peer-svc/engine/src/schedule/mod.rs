@@ -35,6 +35,7 @@ mod offence;
 mod picture;
 mod rarity;
 mod room;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,7 @@ pub use self::{
     binding::{Bound, MOST_ALTERNATIVES},
     offence::{Blame, Offence},
     picture::{Picture, Side},
+    standing::{Holds, Standing, State},
 };
 
 /// Bytes of small chunks that are fetched at once.

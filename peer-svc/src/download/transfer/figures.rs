@@ -14,7 +14,14 @@ use drizzle_engine::{
 };
 use drizzle_proto::PeerId;
 
-use super::{super::events::Figures, Transfer};
+use super::{
+    super::{
+        events::Figures,
+        explanation::{Explanation, HolderSeen, foremost},
+        job::bytes_of,
+    },
+    Transfer,
+};
 
 /// Of a download that took less than this there is nothing to tell: it is over before anything could be measured.
 const TOO_SHORT: Duration = Duration::from_millis(50);
@@ -139,6 +146,45 @@ impl Transfer {
         self.account.limiting.look(state.cause(), now);
     }
 
+    /// The reasons for its pace. It was asked for at `start`.
+    pub(in super::super) fn explain(&self, start: Instant, now: Instant) -> Explanation {
+        let account = &self.account;
+        let mut limiting = account.limiting.until(now);
+        limiting.add(Cause::Disk, account.begun.saturating_duration_since(start));
+        let asked = self.sources.asked_so_far();
+        let holders = self.scheduler.standings(now).map(|standing| {
+            let peer = standing.peer.address().clone();
+            let received = asked.iter().find(|asked| asked.peer == peer).map_or(0, |asked| asked.bytes);
+            let rate = account.seen.get(&standing.peer.id()).map_or(0.0, |seen| seen.meter.rate());
+            HolderSeen {
+                is_far: self.locality.is_far(standing.peer.labels()),
+                holds: standing.holds,
+                state: standing.state,
+                fetches: standing.fetches,
+                received,
+                rate: whole(rate),
+                peer,
+            }
+        });
+        let holders: Vec<HolderSeen> = holders.collect();
+        let supply = self.scheduler.supply(now);
+        Explanation {
+            name: self.job.name.clone(),
+            ended: None,
+            elapsed: now.saturating_duration_since(start),
+            wanted: bytes_of(&self.job.manifest, &self.job.wanted),
+            stored: self.stored_bytes,
+            rate: whole(account.intake.rate),
+            limited_by: account.limiting.live(),
+            shares: limiting.shares(),
+            holders_known: holders.len(),
+            holders: foremost(holders),
+            unheld: supply.unheld,
+            avoided: supply.avoided,
+            blamed: self.blamed(),
+        }
+    }
+
     /// How near it came to its bound, if it fetched anything and took long enough to tell. It was asked for at `start`,
     /// and its last byte was in its place when `elapsed` was over.
     pub(in super::super) fn figures(&self, start: Instant, elapsed: Duration) -> Option<Figures> {
@@ -156,6 +202,12 @@ impl Transfer {
         bound.tightest().filter(|_| elapsed >= TOO_SHORT)?;
         Some(Figures { bound, limited: limiting.most()? })
     }
+}
+
+/// A rate in whole bytes.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "no rate is negative, or beyond 64 bits")]
+fn whole(rate: f64) -> u64 {
+    rate.max(0.0) as u64
 }
 
 #[cfg(test)]
