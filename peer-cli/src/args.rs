@@ -61,7 +61,7 @@ pub(crate) enum Command {
     },
     /// Show the state of the daemon and its transfers
     Status {
-        /// Show it again every second, until Ctrl-C
+        /// Show it again every second: on a terminal with rates, downloads and their reasons (q ends it), elsewhere as lines
         #[arg(long)]
         watch: bool,
     },

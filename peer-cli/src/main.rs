@@ -32,6 +32,7 @@ mod reasons;
 mod render;
 mod rights;
 mod signals;
+mod watch;
 
 use std::{io::Write, process::ExitCode};
 

@@ -30,12 +30,13 @@ const BANNED: [(&str, &str); 5] = [
 ];
 
 /// Crates that are built in two versions, and who still needs the older.
-const TWICE: [(&str, &str); 15] = [
+const TWICE: [(&str, &str); 16] = [
     ("base64", "pem, by which certificates are written, needs 0.23, tonic 0.22"),
     ("block-buffer", "scrypt 0.11, by which minisign protects keys with a password, needs sha2 0.10"),
     ("cpufeatures", "as block-buffer"),
     ("crypto-common", "as block-buffer"),
     ("digest", "as block-buffer"),
+    ("foldhash", "with hashbrown: that of petgraph needs 0.1, that of ratatui 0.2"),
     ("hashbrown", "petgraph, a build dependency, needs 0.15"),
     ("itertools", "prost's build half needs 0.14, its derive 0.15"),
     ("logos", "protox-parse, a build dependency, needs 0.15; prost-reflect 0.16"),

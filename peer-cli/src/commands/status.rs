@@ -2,7 +2,6 @@
 
 use std::{fmt::Write, time::Duration};
 
-use console::{Term, truncate_str};
 use drizzle_proto::wire;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
@@ -15,7 +14,7 @@ use crate::{
     format::{bytes, clean, count, limit},
     output::Out,
     progress::Progress,
-    render,
+    render, watch,
 };
 
 #[derive(Serialize)]
@@ -102,9 +101,12 @@ pub(super) async fn run(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Ex
     Ok(Exit::Done)
 }
 
-/// Shows it again and again: on a terminal in the same place, elsewhere one after the other. Ends when the daemon does,
-/// or the reader.
+/// Shows it again and again: on a terminal as a picture, elsewhere one after the other. Ends when the daemon does, or the
+/// reader.
 pub(super) async fn watch(daemon: &Daemon, json: bool, out: &mut Out) -> Result<Exit, Failure> {
+    if !json && render::is_terminal() {
+        return watch::run(daemon).await;
+    }
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_first = true;
@@ -113,9 +115,6 @@ pub(super) async fn watch(daemon: &Daemon, json: bool, out: &mut Out) -> Result<
         let status = daemon.answer(daemon.control.clone().status(wire::StatusRequest {})).await?;
         if json {
             out.json(&document(&status))?;
-        } else if render::is_terminal() {
-            let (height, width) = Term::stdout().size();
-            out.text(&picture(&text(&status), width.into(), height.into(), is_first))?;
         } else {
             let gap = if is_first { "" } else { "\n" };
             out.text(&format!("{gap}{}", text(&status)))?;
@@ -123,21 +122,6 @@ pub(super) async fn watch(daemon: &Daemon, json: bool, out: &mut Out) -> Result<
         is_first = false;
     }
     Ok(Exit::Done)
-}
-
-/// What paints lines over those that were painted before, from the upper left corner on. No line wraps, and none makes
-/// the screen scroll.
-fn picture(text: &str, width: usize, height: usize, is_first: bool) -> String {
-    let mut picture = if is_first { "\u{1b}[2J\u{1b}[H" } else { "\u{1b}[H" }.to_owned();
-    let (count, fit) = (text.lines().count(), height.saturating_sub(1).max(1));
-    let (shown, more) = if count <= fit { (count, None) } else { (fit - 1, Some(count + 1 - fit)) };
-    let more = more.map(|more| format!("and {} more", self::count(more as u64, "line")));
-    for line in text.lines().take(shown).map(str::to_owned).chain(more) {
-        picture += &truncate_str(&line, width.saturating_sub(1).max(1), "…");
-        // What is left of the line that stood here.
-        picture += "\u{1b}[K\n";
-    }
-    picture + "\u{1b}[J"
 }
 
 fn document(status: &wire::StatusResponse) -> Status<'_> {
@@ -284,24 +268,4 @@ fn transfer_line(transfer: &wire::Transfer) -> String {
         bytes(transfer.bytes_wanted),
         count(sources as u64, "source"),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use console::{measure_text_width, strip_ansi_codes};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn no_picture_wraps_or_scrolls(lines in proptest::collection::vec("[a漢é]{0,80}", 0..40), width in 2usize..120, height in 2usize..60) {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            let picture = picture(&text, width, height, false);
-            let shown = strip_ansi_codes(&picture);
-            prop_assert!(shown.lines().count() < height, "{shown}");
-            prop_assert!(shown.lines().all(|line| measure_text_width(line) < width), "{shown}");
-            prop_assert!(width < 20 || shown.contains(" more") == (lines.len() >= height), "{shown}");
-        }
-    }
 }

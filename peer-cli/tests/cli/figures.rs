@@ -124,11 +124,16 @@ fn status_names_it_for_each_transfer() {
 fn status_is_watched_on_a_narrow_terminal_in_one_place() {
     let daemon = Daemon::start(watched());
     let mut terminal = Terminal::run(&daemon.command(&["status", "--watch"]), 41);
-    // Painted at least twice: the cursor goes back to the corner.
-    terminal.until_painted(3, &["download  models/weights.bin: 50 %, 5.0…", "limited by this machine's disk"]);
-    assert_eq!(terminal.screen().matches("peer ").count(), 1, "{}", terminal.screen());
+    terminal.until(&["tracker", "downloads", "models/", " 50 % limited by", "q ends"]);
+    assert_eq!(terminal.screen().matches("downloads").count(), 1, "{}", terminal.screen());
     terminal.type_in(b"\x03");
-    assert_eq!(terminal.ended().0, Some(130));
+    let (code, screen) = terminal.ended();
+    assert_eq!(code, Some(130));
+    assert!(screen.iter().all(|line| !line.contains("downloads")), "it is given back as it was: {screen:#?}");
+    let mut terminal = Terminal::run(&daemon.command(&["status", "--watch"]), 80);
+    terminal.until(&["q ends"]);
+    terminal.type_in(b"q");
+    assert_eq!(terminal.ended().0, Some(0));
 }
 
 #[test]

@@ -86,15 +86,6 @@ impl Terminal {
         }
     }
 
-    /// Waits until this program wrote to the screen so often, and all of this is on it.
-    pub(crate) fn until_painted(&mut self, times: usize, shown: &[&str]) {
-        for _ in 0..times {
-            let more = self.output.recv_timeout(DEADLINE);
-            self.emulator.process(&more.unwrap_or_else(|error| panic!("{error}:\n{}", self.screen())));
-        }
-        self.until(shown);
-    }
-
     pub(crate) fn type_in(&mut self, keys: &[u8]) {
         self.keyboard.write_all(keys).unwrap();
     }
