@@ -3,20 +3,19 @@
 //! | module | is |
 //! |---|---|
 //! | [`sheet`] | numbers that are looked up when they are asked for |
+//! | [`scrapes`] | the server that is asked for them |
 //! | [`machine`] | what every daemon tells of its process and its runtime |
 //!
 //! What holds: no label has a value that grows with files or peers (labels come from enums and fixed lists), no number
 //! tells a file's name or a peer's id, and whoever counts pays an atomic addition.
 
 pub mod machine;
+pub mod scrapes;
 pub mod sheet;
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 pub use prometheus_client::metrics::{
     counter::Counter,
@@ -25,7 +24,7 @@ pub use prometheus_client::metrics::{
 };
 
 use self::sheet::AtScrape;
-pub use self::sheet::Sheet;
+pub use self::{scrapes::serve, sheet::Sheet};
 use crate::net::handshakes::{End, Handshakes, Went};
 
 /// A label with its value. Both are written in this program.
@@ -80,23 +79,6 @@ impl Exposition {
     }
 }
 
-/// Answers scrapes at `/metrics` until `stop`.
-pub async fn serve(listener: TcpListener, exposition: Exposition, stop: CancellationToken) {
-    let exposition = Arc::new(exposition);
-    let scrape = async move || match exposition.text() {
-        Ok(text) => {
-            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
-        Err(error) => {
-            tracing::error!(%error, "the metrics cannot be written");
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    };
-    let router = Router::new().route("/metrics", get(scrape));
-    // It has no errors of its own: those of a connection end that one.
-    let _ = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,30 +113,5 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line}\n in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[tokio::test]
-    async fn a_scrape_is_answered_until_the_end() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Exposition::new("drizzle_test"), stop.clone()));
-        let (head, body) = scrape(address, "/metrics").await;
-        assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("application/openmetrics-text"), "{head}");
-        assert!(body.ends_with("# EOF\n"), "{body}");
-        assert!(scrape(address, "/").await.0.starts_with("HTTP/1.1 404"));
-        stop.cancel();
-        serving.await.unwrap();
-    }
-
-    async fn scrape(address: std::net::SocketAddr, path: &str) -> (String, String) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.to_owned(), body.to_owned())
     }
 }
