@@ -26,8 +26,8 @@ use crate::{
 
 /// Shares the files below a folder with other peers, and downloads into it what they share.
 ///
-/// Prints one line to stdout once it serves: "ready peer=ADDR control=ADDR id=PEER_ID". Everything else goes to
-/// stderr; RUST_LOG sets how much (default: info). Drive it with peer-cli.
+/// Prints one line to stdout once it serves: "ready peer=ADDR control=ADDR id=PEER_ID", and metrics=ADDR with --metrics.
+/// Everything else goes to stderr; RUST_LOG sets how much (default: info). Drive it with peer-cli.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {

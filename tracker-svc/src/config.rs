@@ -24,7 +24,7 @@ use crate::{
 
 /// The tracker of Drizzle: knows which peers are alive, which files they share, and which peer holds which chunk.
 ///
-/// Prints one line to stdout when it serves, `ready tracker=ADDRESS`; everything else goes to stderr
+/// Prints one line to stdout when it serves, `ready tracker=ADDRESS`, and `metrics=ADDRESS` with --metrics; everything else goes to stderr
 /// (RUST_LOG sets how much, `info` by default). SIGINT and SIGTERM drain it.
 #[derive(Debug, Parser)]
 #[command(name = "tracker-svc", version, subcommand_negates_reqs = true, max_term_width = 100)]
