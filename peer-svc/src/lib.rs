@@ -25,6 +25,7 @@
 //! | `download` | one download: drives the way from locate to assemble |
 //! | `transfers` | the downloads that run, and how to join or cancel them |
 //! | `notices` | what the tracker refused or took back |
+//! | `outage` | whether the tracker is away, for the log and a monitor |
 //! | `readiness` | whether there is a lease, for health checks |
 //! | `trust` | certificates, and whom this peer serves which file |
 //! | `identity` | which peer this is: its id, and what tells this run from others |
@@ -58,6 +59,7 @@ mod limits;
 mod locate;
 mod metrics;
 mod notices;
+mod outage;
 mod ranks;
 mod readiness;
 mod register;

@@ -17,7 +17,6 @@ use drizzle_proto::{
     Address, FileInfo, FileName, Labels, Manifest, PeerClaim, PeerId, PeerInfo,
     announcement::{FileChunks, FileOutcome},
     client::{ClientError, Lease as GrantedLease, Renewal, Rights as ToldRights, TrackerClient},
-    metrics::Counter,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -31,6 +30,7 @@ use crate::{
     advertise::{Advertise, AdvertiseError, Told},
     holdings::{Holdings, Refusal, Registration},
     identity::Identity,
+    outage::Outage,
     store::journal::JournalError,
     trust::Rights,
 };
@@ -109,39 +109,6 @@ pub(crate) struct Membership {
     pub(crate) looking: bool,
     /// The last lease that was held in this run.
     pub(crate) last_lease: Option<u64>,
-}
-
-/// Says that the tracker is away once, and once that it is back.
-#[derive(Debug)]
-pub(crate) struct Outage {
-    is_on: bool,
-    counted: Counter,
-}
-
-impl Outage {
-    /// None yet; each one is counted.
-    pub(crate) fn counted(counted: Counter) -> Self {
-        Self { is_on: false, counted }
-    }
-
-    fn begins(&mut self, tracker: &Address, error: &ClientError) {
-        if !std::mem::replace(&mut self.is_on, true) {
-            self.counted.inc();
-            tracing::warn!(%tracker, %error, "cannot reach the tracker; retrying");
-        }
-    }
-
-    fn without_address(&mut self, error: &AdvertiseError) {
-        if !std::mem::replace(&mut self.is_on, true) {
-            tracing::warn!("not registered with the tracker, retrying: {error}");
-        }
-    }
-
-    fn ends(&mut self, tracker: &Address) {
-        if std::mem::take(&mut self.is_on) {
-            tracing::info!(%tracker, "the tracker answers again");
-        }
-    }
 }
 
 /// Why there is no lease.

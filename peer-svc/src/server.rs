@@ -46,8 +46,9 @@ use crate::{
     limits::Limits,
     metrics::{self, Metrics},
     notices::heed,
+    outage::Outage,
     readiness,
-    register::{Membership, Outage, Standing},
+    register::{Membership, Standing},
     serve::{NewsDesk, Peer, PeerService, Uploads},
     share::{
         Exclusions, Sharer, Shelf, Untrusted,

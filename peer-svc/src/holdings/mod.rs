@@ -485,17 +485,6 @@ impl Inner {
 }
 
 impl Entry {
-    /// Bytes of the chunks that are held. Every chunk but the last is as long as any.
-    fn bytes(&self) -> u64 {
-        let layout = self.manifest.layout();
-        if self.chunks.is_full() {
-            return layout.size();
-        }
-        let last = layout.chunk_count().indices().next_back().filter(|last| self.chunks.contains(*last));
-        let missing = last.map_or(0, |last| u64::from(layout.chunk_size() - layout.chunk_len(last)));
-        u64::from(self.chunks.len()) * u64::from(layout.chunk_size()) - missing
-    }
-
     fn held(&self) -> Held {
         Held {
             manifest: self.manifest.clone(),

@@ -1,6 +1,7 @@
 //! Clients that speak domain types. Every unary call has a deadline, so that a tracker that hangs is
 //! an error and not a wait; streams are bounded by the keep-alive of their connection.
 
+mod answers;
 mod chunk_stream;
 mod enrolment;
 mod peer;
@@ -18,6 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 
 pub use self::{
+    answers::{Content, FileSummary, Lease, Renewal, Wish},
     chunk_stream::ChunkStream,
     enrolment::enrol,
     peer::{ChunkWish, GONE_TRAILER, PEER_ID_TRAILER, PeerClient},
@@ -92,63 +94,6 @@ impl From<ClientError> for Status {
             malformed => Status::internal(malformed.to_string()),
         }
     }
-}
-
-/// A granted lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Names the lease in later calls.
-    pub id: u64,
-    /// Renew it this often.
-    pub renew_every: Duration,
-    /// What the peer's operator should look into.
-    pub warning: Option<String>,
-    /// What the peer may do, and what others may.
-    pub rights: Rights,
-}
-
-/// What a renewal tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Renewal {
-    /// Files whose names were released since the last one.
-    pub released: Vec<FileInfo>,
-    /// What the peer's operator should look into.
-    pub warning: Option<String>,
-    /// What is new of rights.
-    pub rights: Rights,
-}
-
-/// What a watcher wants to be introduced to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
-    /// Its lease.
-    pub lease: u64,
-    /// So many peers, about.
-    pub neighbours: u32,
-    /// Those that it has already; at most 256.
-    pub known: Vec<PeerId>,
-}
-
-/// A file and how many hold it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileSummary {
-    /// Its name, id and layout.
-    pub file: FileInfo,
-    /// Live peers with every chunk.
-    pub full_holders: u32,
-    /// Live peers with some chunks.
-    pub partial_holders: u32,
-}
-
-/// What a name stands for, and some of its holders.
-#[derive(Debug, Clone)]
-pub struct Content {
-    /// Checked against the file id.
-    pub manifest: Manifest,
-    /// What its owner signed. A malformed one is as good as none, and only to those that ask for one.
-    pub signature: Result<Option<Signature>, WireError>,
-    /// Some of them.
-    pub holders: Vec<Holder>,
 }
 
 /// Talks to the tracker. Cheap to clone; all clones share one connection, which is made again when it is lost.
