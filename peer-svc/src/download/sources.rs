@@ -17,6 +17,12 @@ struct Account {
     in_flight: u32,
 }
 
+impl Account {
+    fn came(&self) -> u64 {
+        self.received.max(self.verified)
+    }
+}
+
 /// Every holder that was asked.
 #[derive(Debug, Default)]
 pub(super) struct Sources(BTreeMap<PeerId, Account>);
@@ -63,12 +69,17 @@ impl Sources {
         self.0.get(&holder).map(|account| &account.address)
     }
 
+    /// Bytes that came from a holder so far.
+    pub(super) fn came_from(&self, holder: PeerId) -> u64 {
+        self.0.get(&holder).map_or(0, Account::came)
+    }
+
     /// Every holder that was asked, and what came from it. What is verified came, whenever it was counted last.
     pub(super) fn asked_so_far(&self) -> Vec<Contribution> {
         let told = self.0.values().map(|account| Contribution {
             peer: account.address.clone(),
             is_far: account.is_far,
-            bytes: account.received.max(account.verified),
+            bytes: account.came(),
             chunks: account.chunks,
             in_flight: account.in_flight,
         });

@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet},
     metrics::MetricType,
 };
 
@@ -23,9 +23,7 @@ impl Sheet<'_> {
 
     /// What only rises.
     pub fn counter(&mut self, name: &str, help: &str, value: impl Number) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, |encoder| {
-            encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&value.counter(), None)
-        })
+        self.family(name, help, MetricType::Counter, |encoder| count(encoder, &value))
     }
 
     /// Several of one kind that differ in one label.
@@ -54,8 +52,7 @@ impl Sheet<'_> {
         self.family(name, help, MetricType::Counter, |encoder| {
             values.into_iter().try_for_each(|(key, value)| {
                 let labels = [(label, key)];
-                let mut one = encoder.encode_family(&labels)?;
-                one.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&value.counter(), None)
+                count(&mut encoder.encode_family(&labels)?, &value)
             })
         })
     }
@@ -76,6 +73,11 @@ impl Sheet<'_> {
         // Those that are registered end their help so.
         write(&mut self.encoder.encode_descriptor(&name, &format!("{help}."), None, kind)?)
     }
+}
+
+/// A counter's value, without an exemplar.
+fn count(encoder: &mut MetricEncoder<'_>, value: &impl Number) -> fmt::Result {
+    encoder.encode_counter::<NoLabelSet, _, u64>(&value.counter(), None)
 }
 
 /// A number that can be told: whole ones stay whole.

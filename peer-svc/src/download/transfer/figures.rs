@@ -12,7 +12,7 @@ use drizzle_engine::{
     meter::{Intake, Meter},
     senders::Senders,
 };
-use drizzle_proto::PeerId;
+use drizzle_proto::{ChunkSet, PeerId};
 
 use super::{
     super::{
@@ -151,23 +151,28 @@ impl Transfer {
         let account = &self.account;
         let mut limiting = account.limiting.until(now);
         limiting.add(Cause::Disk, account.begun.saturating_duration_since(start));
-        let asked = self.sources.asked_so_far();
         let holders = self.scheduler.standings(now).map(|standing| {
             let peer = standing.peer.address().clone();
-            let received = asked.iter().find(|asked| asked.peer == peer).map_or(0, |asked| asked.bytes);
             let rate = account.seen.get(&standing.peer.id()).map_or(0.0, |seen| seen.meter.rate());
             HolderSeen {
                 is_far: self.locality.is_far(standing.peer.labels()),
                 holds: standing.holds,
                 state: standing.state,
                 fetches: standing.fetches,
-                received,
+                received: self.sources.came_from(standing.peer.id()),
                 rate: whole(rate),
                 peer,
             }
         });
         let holders: Vec<HolderSeen> = holders.collect();
-        let supply = self.scheduler.supply(now);
+        let limited_by = account.limiting.live();
+        // It looks at every chunk of every holder: only where nothing comes it is of use.
+        let lacks = self.running.is_empty() || limited_by == Some(Cause::NoHolder);
+        let none = || ChunkSet::empty(self.job.wanted.count());
+        let (unheld, avoided) = match lacks.then(|| self.scheduler.supply(now)) {
+            Some(supply) => (supply.unheld, supply.avoided),
+            None => (none(), none()),
+        };
         Explanation {
             name: self.job.name.clone(),
             ended: None,
@@ -175,12 +180,12 @@ impl Transfer {
             wanted: bytes_of(&self.job.manifest, &self.job.wanted),
             stored: self.stored_bytes,
             rate: whole(account.intake.rate),
-            limited_by: account.limiting.live(),
+            limited_by,
             shares: limiting.shares(),
             holders_known: holders.len(),
             holders: foremost(holders),
-            unheld: supply.unheld,
-            avoided: supply.avoided,
+            unheld,
+            avoided,
             blamed: self.blamed(),
         }
     }
